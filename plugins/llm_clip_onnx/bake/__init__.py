@@ -1,0 +1,205 @@
+"""BUILDING: a CLIP checkpoint in, a model directory out. Nothing in serving imports this package.
+
+Everything is written to a fresh folder beside the target, manifest.json last, and renamed at the end: whatever happens,
+no directory is left that opens and was not finished.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import model_dir
+from ..errors import CheckpointError, FidelityError
+from ..model_dir import Agreement, File, Manifest, Tower
+from ..preprocess import pixels_of
+from ..tokenizer import ids_of, open_tokenizer
+from ..towers import available_cores, open_tower, run_image, run_text
+from . import fidelity, forward
+from .checkpoint import Checkpoint, open_checkpoint
+from .graph import write_image_tower, write_text_tower
+from .samples import TEXTS, made_images
+
+DEFAULT_SOURCE = "sentence-transformers/clip-ViT-B-32"
+PRECISIONS = ("auto", "fp32", "int8")
+PACKAGES = ("datasette-clip", "onnx", "onnxruntime", "numpy", "tokenizers", "pillow")
+
+Say = Callable[[str], None]
+
+
+def bake(source: str, to: Path, precision: str = "auto", revision: str | None = None, force: bool = False, say: Say = print) -> Manifest:
+    """Bake `source`, a hub id or a folder, to the model directory `to`, and return its manifest.
+
+    precision: "fp32", "int8", or "auto", which takes int8 for each tower where it agrees with the float32 one, else
+    float32. `say` hears what is being done, a line at a time.
+    Raises CheckpointError, or FidelityError where a tower does not agree with its reference; `to` is then as it was.
+    """
+    if to.exists() and not force:
+        raise CheckpointError(f"{to} is there already; --force replaces it")
+    say(f"reading {source}")
+    checkpoint = open_checkpoint(source, revision)
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{to.name}.baking-", dir=to.parent))
+        try:
+            manifest = bake_into(work, checkpoint, precision, say)
+            work.chmod(0o755)  # mkdtemp makes it private; a server may run as another user
+            put_in_place(work, to)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or to} cannot be written: {error.strerror or error}") from error
+    say(f"{to} is ready, {sum(f.bytes for f in manifest.files.values()) / 1e6:.1f} MB")
+    return manifest
+
+
+def put_in_place(work: Path, to: Path) -> None:
+    """Rename `work` to `to`, whatever was there before moved away first and deleted last."""
+    before = None
+    if to.exists():
+        before = Path(tempfile.mkdtemp(prefix=f".{to.name}.before-", dir=to.parent))
+        to.rename(before / to.name)
+    try:
+        work.rename(to)
+    except OSError:
+        if before:
+            (before / to.name).rename(to)
+        raise
+    finally:
+        if before:
+            shutil.rmtree(before, ignore_errors=True)
+
+
+def bake_into(work: Path, checkpoint: Checkpoint, precision: str, say: Say) -> Manifest:
+    """The steps in order: tokenizer, text tower, image tower, published values, and last the manifest."""
+    config, tensors = checkpoint.config, checkpoint.tensors
+    write_tokenizer(work, checkpoint)
+    bpe = open_tokenizer(work / model_dir.VOCAB, work / model_dir.MERGES, config.context_length)
+    ids = [ids_of(bpe, text) for text in TEXTS]
+    images = made_images()
+    pixels = np.stack([pixels_of(image, checkpoint.preprocess) for image in images.values()])
+
+    say(f"text tower: reference embeddings of {len(ids)} texts, in plain numpy")
+    text_reference = forward.embed_text(config, tensors, ids)
+    np.save(work / model_dir.TEXT_REFERENCE, text_reference)
+
+    def embed_ids(graph: Path) -> NDArray[np.float32]:
+        tower = open_tower(graph, threads=available_cores())
+        return np.concatenate([run_text(tower, one[None]) for one in ids])
+
+    def write_text(kind: str, graph: Path, weights: Path) -> None:
+        write_text_tower(config, tensors, kind, graph, weights)
+
+    text = bake_tower("text", work, precision, write_text, embed_ids, text_reference, TEXTS, say)
+
+    say(f"image tower: reference embeddings of {len(images)} images, in plain numpy")
+    image_reference = forward.embed_images(config, tensors, pixels)
+    np.save(work / model_dir.IMAGE_REFERENCE, image_reference)
+
+    def embed_pixels(graph: Path) -> NDArray[np.float32]:
+        tower = open_tower(graph, threads=available_cores())
+        return np.concatenate([run_image(tower, one[None]) for one in pixels])
+
+    def write_image(kind: str, graph: Path, weights: Path) -> None:
+        write_image_tower(config, tensors, kind, graph, weights)
+
+    image = bake_tower("image", work, precision, write_image, embed_pixels, image_reference, list(images), say)
+
+    if checkpoint.source.id in fidelity.PUBLISHED_FOR:
+        say("comparing with published embeddings")
+        check_published(work, bpe, text.precision)
+    manifest = Manifest(
+        format=model_dir.FORMAT,
+        source=checkpoint.source,
+        embed_dim=config.embed_dim,
+        context_length=config.context_length,
+        end_id=bpe.token_to_id("<|endoftext|>"),
+        log_logit_scale=float(tensors["logit_scale"]),
+        preprocess=checkpoint.preprocess,
+        towers={"text": text, "image": image},
+        files={f.name: File(f.stat().st_size, model_dir.sha256_of(f)) for f in sorted(work.iterdir())},
+        versions={name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        baked_at=now(),
+    )
+    (work / model_dir.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    return manifest
+
+
+def write_tokenizer(work: Path, checkpoint: Checkpoint) -> None:
+    vocab = json.dumps(checkpoint.vocab, ensure_ascii=False, separators=(",", ":"))
+    (work / model_dir.VOCAB).write_text(vocab, encoding="utf-8")
+    (work / model_dir.MERGES).write_text("\n".join(["#version: 0.2", *checkpoint.merges, ""]), encoding="utf-8")
+
+
+def bake_tower(
+    name: str,
+    work: Path,
+    precision: str,
+    write: Callable[[str, Path, Path], None],
+    embed: Callable[[Path], NDArray[np.float32]],
+    reference: NDArray[np.float32],
+    inputs: Sequence[str],
+    say: Say,
+) -> Tower:
+    """Write the tower in float32, check it against `reference`, then in 8 bits and check that against the float32 one.
+
+    The better file that agrees is left as NAME.onnx and NAME.bin. Raises FidelityError where a tower that was asked
+    for does not agree.
+    """
+    graph, weights = work / f"{name}.onnx", work / f"{name}.bin"
+    write("fp32", graph, weights)
+    float32 = embed(graph)
+    with_reference = fidelity.agreement(float32, reference, inputs)
+    say(f"{name} tower: fp32, {described(with_reference)} with the reference")
+    if not fidelity.float32_agrees(with_reference):
+        raise fidelity.refusal(name, "fp32", with_reference)
+    measured = {"fp32 with reference": with_reference}
+    if precision == "fp32":
+        return Tower("fp32", measured)
+    kept = work / "fp32"
+    kept.mkdir()
+    for file in (graph, weights):
+        file.rename(kept / file.name)
+    write("int8", graph, weights)
+    with_float32 = fidelity.agreement(embed(graph), float32, inputs)
+    say(f"{name} tower: int8, {described(with_float32)} with fp32")
+    measured["int8 with fp32"] = with_float32
+    fits = fidelity.int8_agrees(name, with_float32)
+    if not fits and precision == "int8":
+        raise fidelity.refusal(name, "int8", with_float32)
+    if not fits:
+        say(f"{name} tower: int8 is not close enough (expected {fidelity.INT8_MINIMUM[name]}), so it stays fp32")
+        for file in (graph, weights):
+            (kept / file.name).replace(file)
+    shutil.rmtree(kept)
+    return Tower("int8" if fits else "fp32", measured)
+
+
+def described(result: Agreement) -> str:
+    return f"worst cosine {result.worst:.6f}, centred {result.worst_centred:.6f}"
+
+
+def check_published(work: Path, bpe, precision: str) -> None:
+    """Raises FidelityError where the text tower is not that of the published embeddings."""
+    tower = open_tower(work / model_dir.TEXT_TOWER, threads=available_cores())
+    differences = fidelity.published_differences(lambda text: run_text(tower, ids_of(bpe, text)[None])[0])
+    if max(differences) > fidelity.PUBLISHED_TOLERANCE[precision]:
+        worst = fidelity.PUBLISHED[int(np.argmax(differences))]
+        raise FidelityError(f"the embedding of {worst['text']!r} is off by {max(differences):.4f} from the one published in {worst['source']}")
+
+
+def now() -> str:
+    """UTC, or the time that SOURCE_DATE_EPOCH says, for builds that must give the same bytes."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    moment = datetime.fromtimestamp(int(epoch), timezone.utc) if epoch else datetime.now(timezone.utc)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

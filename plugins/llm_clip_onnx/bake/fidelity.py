@@ -1,0 +1,82 @@
+"""How far a baked tower agrees with its reference, on fixed inputs, and whether that is enough.
+
+Plain cosine flatters: all CLIP embeddings share a large part, so an error in the part that carries meaning hardly
+shows. Centred cosine takes the mean of the reference's embeddings off both sides first, and is what 8-bit towers are
+judged by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import FidelityError
+from ..model_dir import Agreement
+from ..vectors import unit
+
+FLOAT32_MINIMUM = 0.9999  # worst cosine, plain and centred, with the independent forward pass
+INT8_MINIMUM = {"text": 0.99, "image": 0.98}  # worst centred cosine with the float32 tower
+
+# Values that others published for OpenAI's ViT-B/32. `at` says which numbers of the embedding; unit ones are of norm 1.
+PUBLISHED_FOR = ("sentence-transformers/clip-ViT-B-32", "openai/clip-vit-base-patch32")
+PUBLISHED: tuple[dict, ...] = (
+    {
+        "text": "hello world", "unit": True, "at": slice(0, 5), "source": "qdrant/fastembed tests",
+        "values": (0.0083, 0.0103, -0.0138, 0.0199, -0.0069),
+    },
+    {
+        "text": "she smiled, with pain", "unit": False, "at": slice(0, 3), "source": "jina clip-as-service documentation",
+        "values": (-0.09136295, 0.42720157, -0.05784469),
+    },
+    {
+        "text": "she smiled, with pain", "unit": False, "at": slice(-3, None), "source": "jina clip-as-service documentation",
+        "values": (-0.42873043, 0.04472527, 0.4437953),
+    },
+)  # fmt: skip
+PUBLISHED_TOLERANCE = {"fp32": 1e-3, "int8": 5e-3}  # of a number of the unit embedding; 8-bit rounding alone moves it by 2e-3
+
+
+def agreement(found: NDArray[np.float32], reference: NDArray[np.float32], inputs: Sequence[str]) -> Agreement:
+    """How far embeddings [n, embed_dim] agree with the reference's, row by row; `inputs` names the rows."""
+    plain = (unit(found) * unit(reference)).sum(1, dtype=np.float64)
+    middle = reference.mean(0)
+    centred = (unit(found - middle) * unit(reference - middle)).sum(1, dtype=np.float64)
+    plain, centred = np.nan_to_num(plain, nan=-1.0), np.nan_to_num(centred, nan=-1.0)
+    rounded = [round(float(figure), 6) for figure in (plain.min(), plain.mean(), centred.min(), centred.mean())]
+    return Agreement(len(inputs), *rounded, worst_input=inputs[int(centred.argmin())])
+
+
+def float32_agrees(result: Agreement) -> bool:
+    return min(result.worst, result.worst_centred) >= FLOAT32_MINIMUM
+
+
+def int8_agrees(tower: str, result: Agreement) -> bool:
+    return result.worst_centred >= INT8_MINIMUM[tower]
+
+
+def agrees(tower: str, precision: str, result: Agreement) -> bool:
+    return float32_agrees(result) if precision == "fp32" else int8_agrees(tower, result)
+
+
+def refusal(tower: str, precision: str, result: Agreement) -> FidelityError:
+    """The exception that says which tower failed, by how much and on which input."""
+    minimum = FLOAT32_MINIMUM if precision == "fp32" else INT8_MINIMUM[tower]
+    way_out = "" if precision == "fp32" else "; bake with --precision fp32, or auto"
+    return FidelityError(
+        f"the {precision} {tower} tower does not agree with its reference: worst cosine {result.worst:.4f}, "
+        f"centred {result.worst_centred:.4f} on {result.worst_input[:60]!r}; expected at least {minimum}{way_out}"
+    )
+
+
+def published_differences(embed: Callable[[str], NDArray[np.float32]], published: Sequence[dict] = PUBLISHED) -> list[float]:
+    """For each published value: by how much a number of our unit embedding is off, at most. `embed` embeds one text."""
+    differences = []
+    for golden in published:
+        embedding = embed(golden["text"]).astype(np.float64)
+        norm = np.linalg.norm(embedding)
+        scale = 1 if golden["unit"] else 1 / norm
+        off = np.abs(embedding[golden["at"]] / norm - np.array(golden["values"]) * scale)
+        differences.append(float(off.max()))
+    return differences

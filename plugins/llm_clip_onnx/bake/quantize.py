@@ -1,0 +1,30 @@
+"""Float32 matrices to 8 bits: linear layers per output column, the token table per row.
+
+Nothing here knows what the matrices are for.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def quantize_columns(weight: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]:
+    """A matrix [in, out] as levels [in, out] uint8, scale [out] float32 and zero_point [out] uint8.
+
+    weight is about scale * (levels - zero_point), off by at most half a scale. Unsigned, because signed levels overflow
+    in the 16-bit sums of CPUs without VNNI (worst cosine 0.9972 instead of 0.9994 on ViT-B/32).
+    """
+    low, high = np.minimum(weight.min(0), 0), np.maximum(weight.max(0), 0)
+    scale = ((high - low) / np.float32(255)).astype(np.float32)
+    scale[scale == 0] = 1
+    zero_point = np.clip(np.round(-low / scale), 0, 255).astype(np.uint8)
+    levels = np.clip(np.round(weight / scale) + zero_point, 0, 255).astype(np.uint8)
+    return levels, scale, zero_point
+
+
+def quantize_rows(table: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """A table [rows, width] as levels [rows, width] int8 and scale [rows, 1] float32: table is about scale * levels."""
+    scale = (np.abs(table).max(1, keepdims=True) / np.float32(127)).astype(np.float32)
+    scale[scale == 0] = 1
+    return np.round(table / scale).astype(np.int8), scale

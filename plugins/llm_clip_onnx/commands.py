@@ -1,0 +1,108 @@
+"""The commands `llm clip bake`, `llm clip info` and `llm clip verify`. What they do lies elsewhere; this is what they say."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from .errors import ClipError
+
+
+class Sentences(click.Command):
+    """A command whose refusals are sentences, not tracebacks."""
+
+    def invoke(self, context: click.Context):
+        try:
+            return super().invoke(context)
+        except ClipError as error:
+            raise click.ClickException(str(error)) from error
+        except ImportError as error:
+            raise click.ClickException(
+                f"{error.name} is not installed; `llm clip {self.name}` needs the extra that has it: "
+                "pip install 'datasette-clip[bake]', or [reference] to compare with llm-clip"
+            ) from error
+
+
+@click.group()
+def clip():
+    "Bake, show and verify CLIP models that are served without torch"
+    # datasette-clip's README is the manual
+
+
+@clip.command(cls=Sentences)
+@click.argument("source", default="sentence-transformers/clip-ViT-B-32")
+@click.option("--to", type=click.Path(path_type=Path), help="Model directory to write [default: $CLIP_MODEL_DIR, else clip-model beside llm's files]")
+@click.option("--revision", help="Branch, tag or commit on the hub")
+@click.option("--precision", type=click.Choice(["auto", "fp32", "int8"]), default="auto", show_default=True)
+@click.option("--force", is_flag=True, help="Replace a model directory that is there")
+def bake(source: str, to: Path | None, revision: str | None, precision: str, force: bool):
+    """Turn a CLIP checkpoint into a model directory
+
+    SOURCE is a hub id or a folder. A tower that does not agree with the reference is refused.
+    """
+    from .bake import bake as bake_it
+    from .model_dir import default_path
+
+    begun_s = time.monotonic()
+
+    def say(line: str) -> None:
+        click.echo(f"{time.monotonic() - begun_s:6.1f} s  {line}", err=True)
+
+    bake_it(source, to or default_path(), precision, revision, force, say)
+
+
+@clip.command(cls=Sentences)
+@click.argument("directory", type=click.Path(path_type=Path), required=False)
+@click.option("--json", "as_json", is_flag=True, help="The manifest as it is")
+def info(directory: Path | None, as_json: bool):
+    "Show what is in a model directory"
+    from .model_dir import default_path, read_manifest
+
+    directory = directory or default_path()
+    manifest = read_manifest(directory)
+    if as_json:
+        click.echo(json.dumps(asdict(manifest), indent=2, ensure_ascii=False))
+        return
+    source = manifest.source
+    rows = [
+        ("model directory", str(directory)),
+        ("source", source.id + (f" at {source.revision}" if source.revision else "")),
+        *([("notice", source.notice)] if source.notice else []),
+        *[(f"sha256 of {name}", sha256) for name, sha256 in source.weights_sha256.items()],
+        ("embed_dim", f"{manifest.embed_dim}"),
+        ("context_length", f"{manifest.context_length} ids"),
+        ("image side", f"{manifest.preprocess.crop} pixels"),
+        ("logit_scale", f"{manifest.logit_scale:.2f}"),
+    ]
+    for name, tower in manifest.towers.items():
+        bytes_ = sum(manifest.files[f"{name}.{end}"].bytes for end in ("onnx", "bin"))
+        rows.append((f"{name} tower", f"{tower.precision}, {bytes_ / 1e6:.1f} MB"))
+        for what, result in tower.fidelity.items():
+            figures = f"worst cosine {result.worst:.6f}, centred {result.worst_centred:.6f}, of {result.inputs} inputs"
+            rows.append((f"  {what}", figures))
+    rows += [("baked", f"{manifest.baked_at} with " + ", ".join(f"{k} {v}" for k, v in manifest.versions.items()))]
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        click.echo(f"{name:<{width}}  {value}")
+
+
+@clip.command(cls=Sentences)
+@click.argument("directory", type=click.Path(path_type=Path), required=False)
+@click.option("--reference", type=click.Choice(["llm-clip"]), help="Compare with llm-clip itself, on the checkpoint that was baked")
+@click.option("--checkpoint", help="Where that checkpoint is now, if not where it was baked from: a hub id or a folder")
+def verify(directory: Path | None, reference: str | None, checkpoint: str | None):
+    "Open the towers as the server does and check their fidelity; ends with 1 if anything fails"
+    from .model_dir import default_path
+    from .verify import verify as checks_of
+
+    checks = checks_of(directory or default_path(), reference, checkpoint)
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        verdict = click.style("ok    ", fg="green") if check.ok else click.style("FAILED", fg="red")
+        click.echo(f"{verdict}  {check.name:<{width}}  {check.found}")
+    sys.exit(0 if all(check.ok for check in checks) else 1)

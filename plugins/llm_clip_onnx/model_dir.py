@@ -1,0 +1,178 @@
+"""THE CONTRACT between the bake and the server: what is in a model directory, and what its manifest says.
+
+    manifest.json   the facts below, written last: a directory without one was never finished
+    text.onnx       graph of the text tower,  its weights in text.bin
+    image.onnx      graph of the image tower, its weights in image.bin
+    vocab.json      tokens to ids
+    merges.txt      the byte-pair merges, in order
+    text.npy        the reference's embeddings of the bake's fixed texts, float32, for `llm clip verify`
+    image.npy       the same of its fixed images
+
+Nothing here opens a tower.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from .errors import ModelDirError
+from .preprocess import Preprocess
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+TEXT_TOWER, TEXT_WEIGHTS = "text.onnx", "text.bin"
+IMAGE_TOWER, IMAGE_WEIGHTS = "image.onnx", "image.bin"
+VOCAB, MERGES = "vocab.json", "merges.txt"
+TEXT_REFERENCE, IMAGE_REFERENCE = "text.npy", "image.npy"
+TEXT_FILES = (TEXT_TOWER, TEXT_WEIGHTS, VOCAB, MERGES)
+IMAGE_FILES = (IMAGE_TOWER, IMAGE_WEIGHTS)
+BAKE = "make one with `llm clip bake`, or set CLIP_MODEL_DIR to one"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the weights came from: hub id or folder, its commit there, and sha256 by file name."""
+
+    id: str
+    revision: str | None
+    weights_sha256: dict[str, str]
+    notice: str | None  # what the checkpoint says of itself in its NOTICE.txt, shown to everyone who asks
+
+
+@dataclass(frozen=True)
+class File:
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Cosines of two sets of embeddings of the same inputs, plain and with the reference's mean taken off both sides."""
+
+    inputs: int
+    worst: float
+    mean: float
+    worst_centred: float
+    mean_centred: float
+    worst_input: str
+
+
+@dataclass(frozen=True)
+class Tower:
+    """How a tower was baked. `fidelity`: what was compared with what -> how far they agree."""
+
+    precision: str  # "fp32" or "int8"
+    fidelity: dict[str, Agreement]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The facts of a model directory."""
+
+    format: int
+    source: Source
+    embed_dim: int
+    context_length: int
+    end_id: int  # <|endoftext|>
+    log_logit_scale: float
+    preprocess: Preprocess
+    towers: dict[str, Tower]  # "text", "image"
+    files: dict[str, File]
+    versions: dict[str, str]
+    baked_at: str  # UTC, ISO 8601
+
+    @property
+    def logit_scale(self) -> float:
+        """The exponential of log_logit_scale: what cosines are multiplied by before a softmax."""
+        return math.exp(self.log_logit_scale)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_dict(cls, facts: dict) -> Manifest:
+        """Raises KeyError, TypeError or ValueError where a fact is missing or of another kind."""
+        towers = {
+            name: Tower(tower["precision"], {k: Agreement(**v) for k, v in tower["fidelity"].items()})
+            for name, tower in facts["towers"].items()
+        }
+        how = facts["preprocess"]
+        return cls(
+            **facts
+            | {
+                "source": Source(**facts["source"]),
+                "preprocess": Preprocess(**how | {"mean": tuple(how["mean"]), "std": tuple(how["std"])}),
+                "towers": {name: towers[name] for name in ("text", "image")},
+                "files": {name: File(**file) for name, file in facts["files"].items()},
+            }
+        )
+
+
+def default_path() -> Path:
+    """$CLIP_MODEL_DIR, else `clip-model` in the folder where `llm` keeps its things."""
+    if path := os.environ.get("CLIP_MODEL_DIR"):
+        return Path(path)
+    import llm
+
+    return llm.user_dir() / "clip-model"
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of the model directory at `path`, after a look that all its files are there in their full size.
+
+    Raises ModelDirError saying what is wrong and what to run.
+    """
+    if not path.is_dir():
+        raise ModelDirError(f"{path}: there is no model directory; {BAKE}")
+    file = path / MANIFEST
+    if not file.is_file():
+        raise ModelDirError(f"{path} has no {MANIFEST}, so it is no model directory that a bake finished; {BAKE}")
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        found = facts["format"]
+        manifest = Manifest.from_dict(facts) if found == FORMAT else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelDirError(
+            f"{file} cannot be read ({type(error).__name__}: {error}): bake again with llm clip bake --force"
+        ) from error
+    if manifest is None:
+        raise ModelDirError(f"{file} says format {found}, this version reads {FORMAT}: bake again with llm clip bake --force")
+    for name in (*TEXT_FILES, *IMAGE_FILES, TEXT_REFERENCE, IMAGE_REFERENCE):
+        check_size(path, manifest, name)
+    return manifest
+
+
+def check_size(path: Path, manifest: Manifest, name: str) -> None:
+    if name not in manifest.files:
+        raise ModelDirError(f"{path / MANIFEST} does not list {name}: bake again with llm clip bake --force")
+    expected = manifest.files[name].bytes
+    try:
+        found = (path / name).stat().st_size
+    except OSError as error:
+        raise ModelDirError(f"{path / name} cannot be read ({error.strerror}): bake again with llm clip bake --force") from error
+    if found != expected:
+        raise ModelDirError(f"{path / name} has {found:,} bytes, its manifest says {expected:,}: bake again with llm clip bake --force")
+
+
+def check_sha256(path: Path, manifest: Manifest, names: tuple[str, ...]) -> None:
+    """Raises ModelDirError naming the first of these files whose sha256 is not the manifest's."""
+    for name in names:
+        try:
+            found = sha256_of(path / name)
+        except OSError as error:
+            raise ModelDirError(f"{path / name} cannot be read ({error.strerror}): bake again with llm clip bake --force") from error
+        if found != manifest.files[name].sha256:
+            raise ModelDirError(
+                f"{path / name} has sha256 {found[:12]}..., its manifest says {manifest.files[name].sha256[:12]}...: "
+                "the file is damaged; bake again with llm clip bake --force"
+            )
+
+
+def sha256_of(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

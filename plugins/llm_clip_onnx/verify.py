@@ -1,0 +1,92 @@
+"""Checks a model directory as it would be served: files, fidelity, published embeddings, and llm-clip itself.
+
+The fixed inputs go the whole way through the engine, as text and as images, and are compared with the reference's
+embeddings that the bake left in the directory.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import model_dir
+from .bake import fidelity
+from .bake.samples import TEXTS, made_images
+from .engine import Engine
+from .errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was checked: what, whether it holds, and what was found."""
+
+    name: str
+    ok: bool
+    found: str
+
+
+def verify(path: Path, reference: str | None = None, checkpoint: str | None = None) -> list[Check]:
+    """All checks of the model directory at `path`. Raises ModelDirError where it does not even open.
+
+    reference: "llm-clip" compares with llm-clip too, on `checkpoint`, or else on the source that was baked.
+    """
+    engine = Engine(path)
+    manifest = engine.manifest
+    model_dir.check_sha256(path, manifest, tuple(manifest.files))
+    checks = [Check("files", True, f"{len(manifest.files)} files, every sha256 as the manifest says")]
+    pngs = {name: png_of(image) for name, image in made_images().items()}
+    found = {"text": engine.embed_text(TEXTS), "image": engine.embed_images(list(pngs.values()))}
+    inputs = {"text": list(TEXTS), "image": list(pngs)}
+
+    def compare(tower: str, with_what: str, expected: NDArray[np.float32]) -> Check:
+        result = fidelity.agreement(found[tower], expected, inputs[tower])
+        precision = manifest.towers[tower].precision
+        figures = (
+            f"worst cosine {result.worst:.6f}, mean {result.mean:.6f}; centred {result.worst_centred:.6f}, "
+            f"mean {result.mean_centred:.6f}; worst on {result.worst_input[:40]!r}"
+        )
+        return Check(f"{tower} tower ({precision}) with {with_what}", fidelity.agrees(tower, precision, result), figures)
+
+    stored = {"text": model_dir.TEXT_REFERENCE, "image": model_dir.IMAGE_REFERENCE}
+    checks += [compare(tower, "the bake's reference", np.load(path / file)) for tower, file in stored.items()]
+    if manifest.source.id in fidelity.PUBLISHED_FOR:
+        checks += published_checks(engine)
+    if reference:
+        theirs = llm_clip_embeddings(checkpoint or manifest.source.id, manifest.source.revision, list(pngs.values()))
+        checks += [compare(tower, reference, expected) for tower, expected in theirs.items()]
+    return checks
+
+
+def published_checks(engine: Engine) -> list[Check]:
+    tolerance = fidelity.PUBLISHED_TOLERANCE[engine.manifest.towers["text"].precision]
+    differences = fidelity.published_differences(engine.embed_item)
+    return [
+        Check(f"{golden['text']!r} as published in {golden['source']}", off <= tolerance, f"off by {off:.5f}, {tolerance} is allowed")
+        for golden, off in zip(fidelity.PUBLISHED, differences)
+    ]
+
+
+def png_of(image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def llm_clip_embeddings(source: str, revision: str | None, images: list[bytes]) -> dict[str, NDArray[np.float32]]:
+    """What llm-clip itself makes of the fixed inputs, its model loaded from `source` instead of the one name it knows.
+
+    Raises CheckpointError where `source` cannot be loaded, ImportError where llm-clip is not installed.
+    """
+    import llm_clip
+    from sentence_transformers import SentenceTransformer
+
+    model = llm_clip.ClipEmbeddingModel()
+    try:
+        model._model = SentenceTransformer(source, revision=None if Path(source).is_dir() else revision, device="cpu")
+    except Exception as error:  # transformers raises many kinds, with many lines
+        raise CheckpointError(f"llm-clip cannot load {source}: {str(error).splitlines()[0]}; --checkpoint says where it is now") from error
+    return {kind: np.array(model.embed_batch(items), np.float32) for kind, items in (("text", list(TEXTS)), ("image", images))}
