@@ -1,0 +1,48 @@
+"""THE DOORS: a Datasette plugin that serves the model in SQL, JSON and pages. It only wires; each hook is a line."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+from datasette import hookimpl
+from llm_clip_onnx.errors import ConfigError
+
+from . import sql_functions, views
+from .config import of
+from .opening import opening, wait_for_opening
+
+if sys.argv[1:2] == ["serve"]:
+    opening()  # before the rest of Datasette is even imported
+
+
+@hookimpl
+def startup(datasette):
+    try:
+        of(datasette)
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from error
+    opening()
+
+
+@hookimpl
+def asgi_wrapper():
+    return wait_for_opening
+
+
+@hookimpl(trylast=True)  # after datasette-llm-embed, whose functions ours replace
+def prepare_connection(conn, datasette):
+    sql_functions.register(conn, of(datasette))
+
+
+@hookimpl
+def register_routes():
+    return [
+        (r"^/-/clip$", views.clip_page),
+        (r"^/-/clip\.json$", views.clip_json),
+    ]
+
+
+@hookimpl
+def menu_links(datasette):
+    return [{"href": datasette.urls.path("/-/clip"), "label": "CLIP embeddings"}]
