@@ -1,7 +1,7 @@
 """Image bytes to pixels: what CLIP's image tower looks at, by Pillow and numpy.
 
-The reading is llm-clip's: RGB first, EXIF rotation ignored, alpha dropped, 16-bit grey saturated, the first frame of
-an animation. Only the part that the centre crop keeps is ever resized, so that a 1 x 20000 image takes milliseconds
+The reading is llm-clip's, as it is with transformers 5: RGB first, what is transparent laid on white (transformers 4 and
+openai/CLIP dropped alpha), EXIF rotation ignored, 16-bit grey saturated, the first frame of an animation. Only the part that the centre crop keeps is ever resized, so that a 1 x 20000 image takes milliseconds
 and no memory (resizing all of it, as other readers do, takes 37 s and 10 GB).
 """
 
@@ -66,13 +66,21 @@ def pixels_of(image: bytes | Image.Image, how: Preprocess) -> NDArray[np.float32
     else:
         raise InputError(f"{type(image).__name__} is not an image; expected bytes or a PIL image")
     try:
-        cropped = crop_window(opened.convert("RGB"), how)
+        cropped = crop_window(as_rgb(opened), how)
     except Exception as error:  # the decoders raise OSError, SyntaxError, struct.error, ValueError...
         size = f"{len(image)}-byte " if isinstance(image, bytes) else ""
         raise InputError(f"{size}{opened.format or 'unknown'} image cannot be decoded: {error}") from error
     rgb = np.asarray(cropped, np.float32) * np.float32(how.scale)
     normalised = (rgb - np.array(how.mean, np.float32)) / np.array(how.std, np.float32)
     return np.ascontiguousarray(normalised.transpose(2, 0, 1), np.float32)
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """The image as RGB, what is transparent laid on white. Source: convert_to_rgb, transformers 5.23."""
+    if "A" not in image.getbands() and image.info.get("transparency") is None:
+        return image.convert("RGB")
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
 def crop_window(image: Image.Image, how: Preprocess) -> Image.Image:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,12 +87,8 @@ def open_checkpoint(source: str, revision: str | None = None) -> Checkpoint:
         return read_checkpoint(Path(source), source, None)
     from .hub import fetch
 
-    root, commit, expected_sha256 = fetch(source, revision)
-    checkpoint = read_checkpoint(root, source, commit)
-    for name, sha256 in checkpoint.source.weights_sha256.items():
-        if expected_sha256.get(name, sha256) != sha256:
-            raise CheckpointError(f"{source}: {name} arrived damaged (sha256 {sha256[:12]}..., the hub says {expected_sha256[name][:12]}...)")
-    return checkpoint
+    root, commit = fetch(source, revision)
+    return read_checkpoint(root, source, commit)
 
 
 def read_checkpoint(root: Path, source: str, commit: str | None) -> Checkpoint:
@@ -197,19 +193,27 @@ class PickledTensors(dict):
         return self[name].shape
 
 
-def weight_files(names: set[str], read_index) -> list[str]:
-    """Which of the files called `names` hold the weights: safetensors where there are any. `read_index` reads SHARDS."""
+def weight_files(names: set[str], shards: Callable[[], list[str]]) -> list[str]:
+    """Which of the files called `names` hold the weights: safetensors where there are any. `shards` reads SHARDS."""
     if SAFETENSORS in names:
         return [SAFETENSORS]
     if SHARDS in names:
-        return sorted(set(read_index()["weight_map"].values()))
+        return shards()
     return [PICKLE] if PICKLE in names else []
+
+
+def read_shards(file: Path, source: str) -> list[str]:
+    index = read_json(file, source)
+    shards = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(shards, dict) or not shards:
+        raise CheckpointError(f"{source}: {SHARDS} has no weight_map that says which file holds which tensor")
+    return sorted(set(shards.values()))
 
 
 def open_tensors(folder: Path, source: str) -> tuple[SafeTensors | PickledTensors, list[Path]]:
     """The weights, and the files that they are in. Raises CheckpointError."""
     names = {file.name for file in folder.iterdir()}
-    files = weight_files(names, lambda: read_json(folder / SHARDS, source))
+    files = weight_files(names, lambda: read_shards(folder / SHARDS, source))
     if not files:
         raise CheckpointError(f"{source}: no weights; expected {SAFETENSORS}, {SHARDS} or {PICKLE}")
     if missing := [name for name in files if name not in names]:
@@ -223,9 +227,14 @@ def open_tensors(folder: Path, source: str) -> tuple[SafeTensors | PickledTensor
         raise CheckpointError(f"{source}: the weights cannot be read, a file may be cut short: {error}") from error
 
 
-def unpickled(file: Path, source: str) -> PickledTensors:
+def need_torch(source: str) -> None:
+    """Raises CheckpointError where torch is not, for weights that only it reads."""
     if importlib.util.find_spec("torch") is None:
         raise CheckpointError(f"{source}: the weights are in {PICKLE}, which only torch reads: install it, or take a checkpoint with {SAFETENSORS}")
+
+
+def unpickled(file: Path, source: str) -> PickledTensors:
+    need_torch(source)
     import torch
 
     try:

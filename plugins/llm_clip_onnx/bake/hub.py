@@ -1,83 +1,126 @@
 """Fetches a checkpoint from the Hugging Face hub by huggingface_hub: only the files that a bake needs.
 
-HF_ENDPOINT, HF_TOKEN and HF_HOME mean what they mean everywhere. What was fetched stays in the hub's cache, and a
-download that broke off goes on from there.
+HF_ENDPOINT, HF_TOKEN and HF_HOME mean what they mean everywhere. A file that was fetched stays in the hub's cache; one
+whose connection broke goes on from there, but only within a run: huggingface_hub keeps no part of a file (2.4).
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from ..errors import CheckpointError
+from ..model_dir import sha256_of
 from . import checkpoint
 
 
-def fetch(source: str, revision: str | None) -> tuple[Path, str, dict[str, str]]:
-    """Folder of the fetched files, the commit they are from, and the sha256 that the hub says of them, by path.
+def fetch(source: str, revision: str | None) -> tuple[Path, str]:
+    """Folder of the fetched files, and their commit. Each is as long as the hub says, and weights have its sha256.
 
-    Raises CheckpointError with a sentence for no network, no such repository or revision, no leave, a short file or a
-    full disk.
+    Raises CheckpointError with a sentence for no network, no such repository or revision, no leave, a damaged file, a
+    full disk, or what turns out to be no CLIP before its weights are fetched.
     """
-    from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import HfApi, constants, hf_hub_download
 
     def get(path: str) -> Path:
-        return Path(hf_hub_download(source, path, revision=commit))
+        if path not in files:
+            raise CheckpointError(
+                f"{source}: the hub has no {path} in it; "
+                "expected a checkpoint in Hugging Face's or sentence-transformers' layout"
+            )
+        with reasons(source, revision):
+            fetched = Path(hf_hub_download(source, path, revision=info.sha))
+        check_whole(fetched, files[path], source)
+        return fetched
+
+    with reasons(source, revision):
+        # Without a timeout model_info waits for ever for a hub that does not answer.
+        timeout_s = constants.HF_HUB_ETAG_TIMEOUT
+        info = HfApi().model_info(source, revision=revision, files_metadata=True, timeout=timeout_s)
+    files = {file.rfilename: file for file in info.siblings or ()}
+    root = get(checkpoint.MODULES if checkpoint.MODULES in files else checkpoint.CONFIG).parent
+    folder = PurePosixPath(checkpoint.clip_folder(root, source))
+    checkpoint.read_config(get(str(folder / checkpoint.CONFIG)), source)
+    for path in needed_files(set(files), folder, get, source):
+        get(path)
+    return root, info.sha
+
+
+def needed_files(names: set[str], folder: PurePosixPath, get: Callable[[str], Path], source: str) -> list[str]:
+    """Which of a repository's files called `names` a bake needs, with the CLIP in `folder`. `get` fetches one."""
+    there = {path.name for path in map(PurePosixPath, names) if path.parent == folder}
+    weights = checkpoint.weight_files(
+        there, lambda: checkpoint.read_shards(get(str(folder / checkpoint.SHARDS)), source)
+    )
+    if weights == [checkpoint.PICKLE]:
+        checkpoint.need_torch(source)
+    pair, other = checkpoint.TOKENIZER_FILES[:2], checkpoint.TOKENIZER_FILES[2:]
+    wanted = [checkpoint.CONFIG, *(pair if there.issuperset(pair) else other)]
+    wanted += [name for name in checkpoint.PREPROCESS_FILES if name in there][:1]
+    wanted += weights if checkpoint.SAFETENSORS in there else [checkpoint.SHARDS, *weights]
+    top = [name for name in (checkpoint.MODULES, checkpoint.NOTICE) if name in names]
+    return top + [str(folder / name) for name in wanted if name in there]
+
+
+def check_whole(fetched: Path, file, source: str) -> None:
+    """Raises CheckpointError where a fetched file is not what the hub says; it is then gone from the cache, where the
+    next run would find it again."""
+    size = fetched.stat().st_size
+    if file.size is not None and size != file.size:
+        found, expected = f"{size:,} bytes", f"{file.size:,}"
+    elif file.lfs and (sha256 := sha256_of(fetched)) != file.lfs.sha256:
+        found, expected = f"sha256 {sha256[:12]}...", f"{file.lfs.sha256[:12]}..."
+    else:
+        return
+    for path in (fetched.resolve(), fetched):  # the cache links to where it keeps the bytes
+        path.unlink(missing_ok=True)
+    raise CheckpointError(
+        f"{source}: {file.rfilename} arrived damaged, {found} where the hub says {expected}; try again"
+    )
+
+
+@contextmanager
+def reasons(source: str, revision: str | None) -> Iterator[None]:
+    """Raises CheckpointError for what huggingface_hub 2.4 was seen to raise."""
+    from huggingface_hub.errors import HTTPError  # httpx2's, or in huggingface_hub 1 httpx's: not all are wrapped
 
     try:
-        info = HfApi().model_info(source, revision=revision, files_metadata=True)
-        commit, files = info.sha, {file.rfilename: file for file in info.siblings}
-        for path in needed_files(set(files), lambda path: json.loads(get(path).read_text(encoding="utf-8"))):
-            fetched, size = get(path), files[path].size
-            if size is not None and fetched.stat().st_size != size:
-                raise CheckpointError(f"{source}: {path} has {fetched.stat().st_size:,} bytes, the hub says {size:,}: fetch again")
-    except HFValidationError as error:
-        raise CheckpointError(f"{source!r} is neither a folder that is there nor a hub id such as owner/name") from error
-    except GatedRepoError as error:
-        raise CheckpointError(f"{source}: the hub asks for leave to read it; accept its terms there and set HF_TOKEN") from error
-    except RevisionNotFoundError as error:
-        raise CheckpointError(f"{source}: the hub has no revision {revision!r} of it") from error
-    except RepositoryNotFoundError as error:
-        raise CheckpointError(f"{source}: the hub has no such model, or HF_TOKEN may not read it") from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise CheckpointError(f"{source}: the hub cannot be reached ({first_line(error)}); give a folder instead, or try again") from error
-    except HfHubHTTPError as error:
-        raise CheckpointError(f"{source}: the hub refused: {first_line(error)}") from error
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"{source}: fetching failed: {first_line(error)}") from error
-    return get_root(get, files), commit, {p: f.lfs.sha256 for p, f in files.items() if f.lfs}
+        yield
+    except (HTTPError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"{source}: {reason(error, revision)}") from error
 
 
-def first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
+def reason(error: BaseException, revision: str | None) -> str:
+    """Why huggingface_hub failed and what to do."""
+    from huggingface_hub import constants, errors
+
+    if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__:
+        error = error.__cause__  # itself it says only that the cache has not got it either
+    match error:
+        case errors.HFValidationError():
+            return "neither a folder that is there nor a hub id such as owner/name"
+        case errors.OfflineModeIsEnabled():
+            return "HF_HUB_OFFLINE is set, so the hub is not asked; unset it, or give a folder"
+        case errors.GatedRepoError():
+            return "the hub asks for leave to read it; accept its terms there and set HF_TOKEN"
+        case errors.RevisionNotFoundError():
+            return f"the hub has no revision {revision!r} of it; expected a branch, a tag or a commit"
+        case errors.RepositoryNotFoundError():
+            return "the hub has no such model, or shows it only to some; check the id, or set HF_TOKEN"
+        case errors.HfHubHTTPError(response=response):
+            what_to_do = "check HF_TOKEN" if response.status_code in (401, 403) else "try again later"
+            said = first_line(error.server_message or response.reason_phrase)
+            return f"the hub answered {response.status_code}, {said}; {what_to_do}"
+        case errors.HTTPError():
+            return f"the connection to {constants.ENDPOINT} failed, {first_line(error)}; try again, or give a folder"
+        case OSError(errno=int(), strerror=why):
+            cache = constants.HF_HUB_CACHE
+            return f"the hub's cache {cache} cannot be written, {why}; make room, or set HF_HOME to another folder"
+        case ValueError() | KeyError() | TypeError():
+            return f"what answers at {constants.ENDPOINT} is no hub; check HF_ENDPOINT"
+    return f"fetching it failed, {first_line(error)}; try again"
 
 
-def get_root(get, files: dict) -> Path:
-    """The folder of the snapshot: where a file of the top level lies, or the folder that a deeper one lies in, going up."""
-    path = PurePosixPath(next(p for p in (checkpoint.MODULES, checkpoint.CONFIG) if p in files))
-    return get(str(path)).parent
-
-
-def needed_files(names: set[str], read) -> list[str]:
-    """The files of a repository that a bake needs. `read` fetches one and reads its JSON."""
-    prefix = ""
-    if checkpoint.MODULES in names:
-        modules = read(checkpoint.MODULES)
-        prefix = modules[0].get("path", "") if len(modules) == 1 else ""  # more are refused later, with what they are
-    folder = f"{prefix}/" if prefix else ""
-    inside = {name[len(folder) :] for name in names if name.startswith(folder)}
-    weights = checkpoint.weight_files(inside, lambda: read(folder + checkpoint.SHARDS))
-    tokenizer = [n for n in checkpoint.TOKENIZER_FILES[:2] if n in inside]
-    wanted = [checkpoint.CONFIG, *checkpoint.PREPROCESS_FILES, *(tokenizer if len(tokenizer) == 2 else checkpoint.TOKENIZER_FILES)]
-    wanted += [checkpoint.SHARDS] if len(weights) > 1 else []
-    top = [name for name in (checkpoint.MODULES, checkpoint.NOTICE) if name in names]
-    return top + [folder + name for name in [*wanted, *weights] if name in inside]
+def first_line(said: object) -> str:
+    return str(said).strip().split("\n")[0] or type(said).__name__

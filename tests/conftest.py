@@ -1,0 +1,54 @@
+"""What most tests need: baked model directories, made once a run, and a Datasette that serves one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.pop("CLIP_MODEL_DIR", None)  # tests say themselves which model they mean
+
+from llm_clip_onnx.bake import bake
+from llm_clip_onnx.engine import Engine
+from random_checkpoint import TINY, write_checkpoint
+
+ROOT = Path(__file__).parent.parent
+DEMO_CHECKPOINT = ROOT / "demo" / "checkpoint"
+
+
+def quiet(line: str) -> None:
+    """A `say` that says nothing."""
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint", **TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_dir(tiny_checkpoint, tmp_path_factory) -> Path:
+    """A model directory with random weights, both towers float32. Not to be changed."""
+    to = tmp_path_factory.mktemp("tiny-baked") / "model"
+    bake(str(tiny_checkpoint), to, "fp32", say=quiet)
+    return to
+
+
+@pytest.fixture(scope="session")
+def demo_dir(tmp_path_factory) -> Path:
+    """The demo model as `make demo` bakes it. Not to be changed."""
+    to = tmp_path_factory.mktemp("demo-baked") / "model"
+    bake(str(DEMO_CHECKPOINT), to, say=quiet)
+    return to
+
+
+@pytest.fixture(scope="session")
+def demo_float32_dir(tmp_path_factory) -> Path:
+    to = tmp_path_factory.mktemp("demo-float32") / "model"
+    bake(str(DEMO_CHECKPOINT), to, "fp32", say=quiet)
+    return to
+
+
+@pytest.fixture(scope="session")
+def demo_engine(demo_dir) -> Engine:
+    return Engine(demo_dir)

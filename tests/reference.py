@@ -1,0 +1,106 @@
+"""CLIP's forward pass in plain numpy, to be read beside model.py of openai/CLIP: same classes, same order, same names.
+
+The oracle of the tests: it imports nothing of ours and computes in float64. `openai_names` renames a Hugging Face
+checkpoint's tensors to OpenAI's, joining q, k and v into in_proj as there.
+"""
+
+import math
+
+import numpy as np
+
+
+def openai_names(hf):
+    """Tensors by their names in openai/CLIP, float64, from those of a Hugging Face checkpoint."""
+    sd = {
+        "token_embedding.weight": hf["text_model.embeddings.token_embedding.weight"],
+        "positional_embedding": hf["text_model.embeddings.position_embedding.weight"],
+        "text_projection": hf["text_projection.weight"].T,
+        "ln_final.weight": hf["text_model.final_layer_norm.weight"],
+        "ln_final.bias": hf["text_model.final_layer_norm.bias"],
+        "visual.class_embedding": hf["vision_model.embeddings.class_embedding"],
+        "visual.conv1.weight": hf["vision_model.embeddings.patch_embedding.weight"],
+        "visual.positional_embedding": hf["vision_model.embeddings.position_embedding.weight"],
+        "visual.proj": hf["visual_projection.weight"].T,
+    }
+    for ours, theirs in (("visual.ln_pre", "vision_model.pre_layrnorm"), ("visual.ln_post", "vision_model.post_layernorm")):
+        sd |= {f"{ours}.{end}": hf[f"{theirs}.{end}"] for end in ("weight", "bias")}
+    for ours, theirs in (("transformer", "text_model.encoder"), ("visual.transformer", "vision_model.encoder")):
+        n = 0
+        while f"{theirs}.layers.{n}.layer_norm1.weight" in hf:
+            block, layer = f"{ours}.resblocks.{n}", f"{theirs}.layers.{n}"
+            for end in ("weight", "bias"):
+                sd[f"{block}.attn.in_proj_{end}"] = np.concatenate([hf[f"{layer}.self_attn.{p}_proj.{end}"] for p in "qkv"])
+                for a, b in (
+                    ("attn.out_proj", "self_attn.out_proj"),
+                    ("ln_1", "layer_norm1"),
+                    ("ln_2", "layer_norm2"),
+                    ("mlp.c_fc", "mlp.fc1"),
+                    ("mlp.c_proj", "mlp.fc2"),
+                ):
+                    sd[f"{block}.{a}.{end}"] = hf[f"{layer}.{b}.{end}"]
+            n += 1
+    return {name: np.asarray(tensor, np.float64) for name, tensor in sd.items()}
+
+
+def layer_norm(x, sd, name, eps=1e-5):
+    mean, var = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+    return (x - mean) / np.sqrt(var + eps) * sd[f"{name}.weight"] + sd[f"{name}.bias"]
+
+
+def quick_gelu(x):
+    return x * (1 / (1 + np.exp(-1.702 * x)))
+
+
+def gelu(x):
+    return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+
+def attention(x, sd, name, heads, attn_mask):
+    """nn.MultiheadAttention on one sequence [t, width]."""
+    t, width = x.shape
+    q, k, v = np.split(x @ sd[f"{name}.in_proj_weight"].T + sd[f"{name}.in_proj_bias"], 3, axis=-1)
+    out = np.empty_like(x)
+    for h in range(heads):
+        part = slice(h * width // heads, (h + 1) * width // heads)
+        scores = q[:, part] @ k[:, part].T / math.sqrt(width // heads) + attn_mask  # [t, t]
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        out[:, part] = weights / weights.sum(-1, keepdims=True) @ v[:, part]
+    return out @ sd[f"{name}.out_proj.weight"].T + sd[f"{name}.out_proj.bias"]
+
+
+def transformer(x, sd, name, heads, act, attn_mask):
+    n = 0
+    while f"{name}.resblocks.{n}.ln_1.weight" in sd:
+        block = f"{name}.resblocks.{n}"
+        x = x + attention(layer_norm(x, sd, f"{block}.ln_1"), sd, f"{block}.attn", heads, attn_mask)
+        hidden = act(layer_norm(x, sd, f"{block}.ln_2") @ sd[f"{block}.mlp.c_fc.weight"].T + sd[f"{block}.mlp.c_fc.bias"])
+        x = x + hidden @ sd[f"{block}.mlp.c_proj.weight"].T + sd[f"{block}.mlp.c_proj.bias"]
+        n += 1
+    return x
+
+
+def encode_text(sd, ids, heads, act=quick_gelu):
+    """The embedding [embed_dim] of one text's ids, padded with zeros to the context length as openai/CLIP does."""
+    context_length = len(sd["positional_embedding"])
+    text = np.zeros(context_length, np.int64)
+    text[: len(ids)] = ids
+    x = sd["token_embedding.weight"][text] + sd["positional_embedding"]  # [77, width]
+    mask = np.triu(np.full((context_length, context_length), -np.inf), 1)
+    x = transformer(x, sd, "transformer", heads, act, mask)
+    x = layer_norm(x, sd, "ln_final")
+    return x[text.argmax()] @ sd["text_projection"]  # the end of the text has the highest id
+
+
+def encode_image(sd, pixels, heads, act=quick_gelu):
+    """The embedding [embed_dim] of one image's pixels [3, side, side]."""
+    filters = sd["visual.conv1.weight"]  # [width, 3, patch, patch]
+    patch, grid = filters.shape[-1], pixels.shape[-1] // filters.shape[-1]
+    x = [sd["visual.class_embedding"]]
+    for row in range(grid):
+        for column in range(grid):
+            window = pixels[:, row * patch : (row + 1) * patch, column * patch : (column + 1) * patch]
+            x.append((filters * window).sum((1, 2, 3)))
+    x = np.stack(x) + sd["visual.positional_embedding"]  # [1 + grid ** 2, width]
+    x = layer_norm(x, sd, "visual.ln_pre")
+    x = transformer(x, sd, "visual.transformer", heads, act, 0.0)
+    return layer_norm(x[0], sd, "visual.ln_post") @ sd["visual.proj"]

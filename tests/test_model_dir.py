@@ -1,0 +1,82 @@
+"""A model directory that is absent, unfinished, of another format or damaged is refused in a sentence that says what to run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from llm_clip_onnx import model_dir
+from llm_clip_onnx.engine import Engine, default_engine, engine_for
+from llm_clip_onnx.errors import ModelDirError
+
+
+def rewritten(path: Path, **facts) -> None:
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(manifest | facts))
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+CASES = [
+    (shutil.rmtree, "{path}: there is no model directory; make one with `llm clip bake`, or set CLIP_MODEL_DIR to one"),
+    (lambda p: (p / "manifest.json").unlink(), "{path} has no manifest.json, so it is no model directory that a bake finished;"),
+    (lambda p: (p / "manifest.json").write_text("{"), "{path}/manifest.json cannot be read (JSONDecodeError: "),
+    (lambda p: (p / "manifest.json").write_text("[]"), "{path}/manifest.json cannot be read (TypeError: "),
+    (lambda p: (p / "manifest.json").write_text('{"format": 1}'), "{path}/manifest.json cannot be read (KeyError: "),
+    (lambda p: rewritten(p, format=2), "{path}/manifest.json says format 2, this version reads 1: bake again with llm clip bake --force"),
+    (lambda p: rewritten(p, files={}), "{path}/manifest.json does not list text.onnx: bake again"),
+    (lambda p: (p / "merges.txt").unlink(), "{path}/merges.txt cannot be read (No such file or directory): bake again"),
+    (lambda p: os.truncate(p / "text.bin", 99), "{path}/text.bin has 99 bytes, its manifest says "),
+    (lambda p: flip_a_bit(p / "text.bin"), "{path}/text.bin has sha256 "),
+    (lambda p: flip_a_bit(p / "vocab.json"), "{path}/vocab.json has sha256 "),
+    (lambda p: flip_a_bit(p / "text.onnx"), "{path}/text.onnx has sha256 "),
+]
+
+
+@pytest.mark.parametrize(("break_it", "sentence"), CASES)
+def test_embedding_text_by_a_directory_that_is_not_right_says_what_is_wrong(break_it, sentence, tiny_dir, tmp_path):
+    path = Path(shutil.copytree(tiny_dir, tmp_path / "model"))
+    break_it(path)
+    with pytest.raises(ModelDirError) as raised:
+        engine_for(path).embed_text(["a"])
+    assert str(raised.value).startswith(sentence.format(path=path))
+    assert "bake" in str(raised.value)
+
+
+def test_a_manifest_of_a_later_format_need_not_be_understood_to_be_named(tiny_dir, tmp_path):
+    path = Path(shutil.copytree(tiny_dir, tmp_path / "model"))
+    (path / "manifest.json").write_text('{"format": 7, "everything": "else"}')
+    with pytest.raises(ModelDirError, match="says format 7, this version reads 1"):
+        Engine(path)
+
+
+def test_a_damaged_image_tower_leaves_text_alone(tiny_dir, tmp_path):
+    path = Path(shutil.copytree(tiny_dir, tmp_path / "model"))
+    flip_a_bit(path / "image.bin")
+    engine = Engine(path)
+    assert engine.embed_text(["a"]).shape == (1, 512)
+    with pytest.raises(ModelDirError, match=r"image.bin has sha256 .* the file is damaged; bake again"):
+        engine.open_image()
+
+
+def test_where_the_model_directory_is(tiny_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("LLM_USER_PATH", str(tmp_path))
+    assert model_dir.default_path() == tmp_path / "clip-model"
+    with pytest.raises(ModelDirError, match="there is no model directory"):
+        default_engine()
+    shutil.copytree(tiny_dir, tmp_path / "clip-model")
+    assert default_engine().path == tmp_path / "clip-model"  # baked while the process runs, it is found without a restart
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(tiny_dir))
+    assert default_engine().path == tiny_dir
+
+
+def test_a_manifest_survives_its_file(tiny_dir):
+    manifest = model_dir.read_manifest(tiny_dir)
+    assert model_dir.Manifest.from_dict(json.loads(manifest.to_json())) == manifest

@@ -1,0 +1,90 @@
+"""Pixels are those of transformers' image processor with Pillow; hostile images cost nothing and are refused in a sentence."""
+
+from __future__ import annotations
+
+import resource
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.preprocess import Preprocess, pixels_of
+from nasty import broken, images, photo, saved
+from PIL import Image
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+GOLDEN = np.load(ROOT / "tests/golden/pixels.npz")
+LEVEL = 1 / 255 / min(STD)  # one of 256 levels, in normalised pixels
+
+
+def processor(side: int, shortest_side: int | None = None) -> Preprocess:
+    return Preprocess(shortest_side or side, side, Image.Resampling.BICUBIC, MEAN, STD, 1 / 255)
+
+
+def test_there_is_a_golden_for_every_image():
+    assert set(GOLDEN.files) == images().keys() | {"source"}
+
+
+@pytest.mark.parametrize("name", images())
+def test_pixels_are_the_goldens(name):
+    found = pixels_of(images()[name], processor(32))
+    assert (found.shape, found.dtype) == ((3, 32, 32), np.float32)
+    # Pillow takes the corners of a window as float32, so its weights, rounded to 8 bits, may differ by a level or two.
+    np.testing.assert_allclose(found, GOLDEN[name], atol=2.01 * LEVEL)
+    assert np.abs(found - GOLDEN[name]).mean() < 0.25 * LEVEL
+
+
+def test_a_shortest_side_larger_than_the_crop_is_cropped_as_the_reference_does():
+    from transformers import CLIPImageProcessor
+
+    theirs = CLIPImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32})
+    expected = theirs(photo(97, 61), return_tensors="np")["pixel_values"][0]
+    np.testing.assert_allclose(pixels_of(photo(97, 61), processor(32, 40)), expected, atol=2.01 * LEVEL)
+
+
+def test_bytes_and_a_pil_image_give_the_same_pixels():
+    np.testing.assert_array_equal(pixels_of(saved(photo(), "PNG"), processor(224)), pixels_of(photo(), processor(224)))
+
+
+def test_a_sliver_of_an_image_takes_neither_time_nor_memory():
+    """Resizing all of it first takes 37 s and 10 GB."""
+    sliver = saved(Image.new("RGB", (1, 20_000), "red"), "PNG")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begun = time.process_time()
+    pixels = pixels_of(sliver, processor(224))
+    assert time.process_time() - begun < 5  # it takes 3 ms; the reference's way takes 37 s
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+    assert pixels.shape == (3, 224, 224)
+
+
+@pytest.mark.parametrize("name", broken())
+def test_what_is_no_image_is_refused_with_a_sentence(name):
+    with pytest.raises(InputError) as raised:
+        pixels_of(broken()[name], processor(224))
+    assert any(
+        part in str(raised.value)
+        for part in ("is not an image Pillow can open; expected JPEG, PNG, WebP or GIF bytes", "cannot be decoded", "is too large")
+    )
+
+
+@pytest.mark.parametrize(
+    ("image", "sentence"),
+    [
+        (b"abc", "3-byte blob is not an image Pillow can open; expected JPEG, PNG, WebP or GIF bytes"),
+        (broken()["12000 x 12000"], "image of 12000 x 12000 pixels is too large: at most 25,000,000 pixels are read"),
+        (None, "NoneType is not an image; expected bytes or a PIL image"),
+        ("cat.jpg", "str is not an image; expected bytes or a PIL image"),
+    ],
+)
+def test_the_sentence_says_what_was_found_and_what_was_expected(image, sentence):
+    with pytest.raises(InputError) as raised:
+        pixels_of(image, processor(224))
+    assert str(raised.value) == sentence
+
+
+def test_a_truncated_jpeg_is_refused_not_filled_up():
+    jpeg = saved(photo(300, 200), "JPEG")
+    with pytest.raises(InputError, match="JPEG image cannot be decoded"):
+        pixels_of(jpeg[: len(jpeg) // 2], processor(224))
+    assert pixels_of(jpeg, processor(224)).shape == (3, 224, 224)

@@ -1,0 +1,52 @@
+"""Ids are those of transformers' CLIP tokenizer, which llm-clip uses, on inputs that have broken others."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from conftest import DEMO_CHECKPOINT, ROOT
+from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.tokenizer import ids_of, open_tokenizer
+from nasty import TEXTS
+
+GOLDEN = json.loads((ROOT / "tests/golden/ids.json").read_text())["ids"]
+
+
+@pytest.fixture(scope="module")
+def bpe():
+    return open_tokenizer(DEMO_CHECKPOINT / "vocab.json", DEMO_CHECKPOINT / "merges.txt", 77)
+
+
+def test_hello_world_has_the_ids_of_openai_clip(bpe):
+    assert ids_of(bpe, "Hello World!").tolist() == [49406, 3306, 1002, 256, 49407]
+
+
+def test_there_is_a_golden_for_every_nasty_text():
+    assert GOLDEN.keys() == set(TEXTS)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_ids_are_the_goldens(bpe, text):
+    assert ids_of(bpe, text).tolist() == GOLDEN[text]
+
+
+def test_ids_are_those_of_transformers_itself(bpe):
+    from transformers import CLIPTokenizer
+
+    theirs = CLIPTokenizer.from_pretrained(DEMO_CHECKPOINT)
+    for text in TEXTS:
+        assert ids_of(bpe, text).tolist() == theirs(text, truncation=True, max_length=77)["input_ids"], repr(text)
+
+
+def test_a_long_text_is_cut_to_the_context_and_keeps_its_end(bpe):
+    ids = ids_of(bpe, "word " * 200)
+    assert ids.dtype == np.int64
+    assert (len(ids), ids[0], ids[-1]) == (77, 49406, 49407)
+    assert set(ids[1:-1]) == {2653}
+
+
+def test_half_of_a_surrogate_pair_is_refused(bpe):
+    with pytest.raises(InputError, match="a lone surrogate is not text; expected Unicode that UTF-8 can hold"):
+        ids_of(bpe, "a \ud800 b")
