@@ -36,6 +36,10 @@ HERE = Path(__file__).parent
 SIDE, PATCH, STRETCH = 56, 8, 4  # pixels trained on; times STRETCH in the checkpoint
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
+NOTICE = """\
+This is the demo model: a small CLIP trained on emoji art, so that everything can be shown where no model hub is in \
+reach. It is not OpenAI's CLIP: it knows emoji and little else, and its vectors do not mix with those of any other model.
+"""
 PREPROCESSING = {  # as every OpenAI checkpoint says it
     "image_processor_type": "CLIPImageProcessor",
     "do_convert_rgb": True,
@@ -214,6 +218,7 @@ def save(model: DemoClip, to: Path) -> None:
     saved = json.loads((to / "config.json").read_text())
     saved["dtype"] = "float32"  # what to compute in; the file is float16 only to be small
     (to / "config.json").write_text(json.dumps(saved, indent=1) + "\n")
+    (to / "NOTICE.txt").write_text(NOTICE)
     (to / "preprocessor_config.json").write_text(json.dumps(PREPROCESSING, indent=1) + "\n")
 
 

@@ -10,10 +10,10 @@ from llm_clip_onnx.errors import ConfigError
 
 from . import sql_functions, views
 from .config import of
-from .opening import opening, wait_for_opening
+from .opening import text_opening, wait_for_opening
 
 if sys.argv[1:2] == ["serve"]:
-    opening()  # before the rest of Datasette is even imported
+    text_opening()  # before the rest of Datasette is even imported
 
 
 @hookimpl
@@ -22,7 +22,7 @@ def startup(datasette):
         of(datasette)
     except ConfigError as error:
         raise click.ClickException(str(error)) from error
-    opening()
+    text_opening()
 
 
 @hookimpl

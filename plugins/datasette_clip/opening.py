@@ -13,7 +13,7 @@ from llm_clip_onnx.errors import ClipError
 
 
 @cache
-def opening() -> Future[str | None]:
+def text_opening() -> Future[str | None]:
     """Start opening the text tower, once: a future of None, or of the sentence that says why it cannot be opened."""
     executor = ThreadPoolExecutor(1, thread_name_prefix="clip-opening")
     future = executor.submit(open_text)
@@ -38,8 +38,8 @@ def wait_for_opening(app):
     """
 
     async def waiting(scope, receive, send):
-        if scope["type"] == "http" and not opening().done() and not scope["path"].startswith("/-/"):
-            await asyncio.shield(asyncio.wrap_future(opening()))
+        if scope["type"] == "http" and not text_opening().done() and not scope["path"].startswith("/-/"):
+            await asyncio.shield(asyncio.wrap_future(text_opening()))
         await app(scope, receive, send)
 
     return waiting

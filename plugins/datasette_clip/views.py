@@ -10,7 +10,7 @@ from datasette.utils.asgi import Response
 from llm_clip_onnx.errors import ClipError
 
 from .config import Config, of
-from .opening import opening
+from .opening import text_opening
 
 EXAMPLE_SQL = "select hex(llm_embed('clip', :q)) as x"
 
@@ -27,7 +27,7 @@ def report(config: Config) -> dict:
     manifest = asdict(engine.manifest)
     facts |= {"ready": "text" in engine.open_towers, "open_towers": engine.open_towers}
     if not facts["ready"]:
-        facts["why_not"] = opening().result() if opening().done() else "the text tower is being opened"
+        facts["why_not"] = text_opening().result() if text_opening().done() else "the text tower is being opened"
     return facts | {"logit_scale": round(engine.manifest.logit_scale, 4)} | manifest
 
 

@@ -96,7 +96,9 @@ def read_checkpoint(root: Path, source: str, commit: str | None) -> Checkpoint:
     try:
         return read_parts(root, source, commit)
     except OSError as error:
-        raise CheckpointError(f"{source}: {error.filename or root} cannot be read: {error.strerror or error}") from error
+        raise CheckpointError(
+            f"{source}: {error.filename or root} cannot be read: {error.strerror or error}"
+        ) from error
 
 
 def read_parts(root: Path, source: str, commit: str | None) -> Checkpoint:
@@ -106,10 +108,14 @@ def read_parts(root: Path, source: str, commit: str | None) -> Checkpoint:
     check_shapes(config, tensors, source)
     vocab, merges = read_tokenizer(folder, source)
     if max(vocab.values()) >= config.vocab_size:
-        raise CheckpointError(f"{source}: the tokenizer has id {max(vocab.values())}, the token table {config.vocab_size} rows")
+        raise CheckpointError(
+            f"{source}: the tokenizer has id {max(vocab.values())}, the token table {config.vocab_size} rows"
+        )
     notice = (root / NOTICE).read_text(encoding="utf-8").strip() if (root / NOTICE).is_file() else None
     sha256 = {str(file.relative_to(root)): sha256_of(file) for file in weights}
-    return Checkpoint(Source(source, commit, sha256, notice), config, tensors, read_preprocess(folder, config, source), vocab, merges)
+    return Checkpoint(
+        Source(source, commit, sha256, notice), config, tensors, read_preprocess(folder, config, source), vocab, merges
+    )
 
 
 def clip_folder(root: Path, source: str) -> str:
@@ -128,7 +134,9 @@ def clip_folder(root: Path, source: str) -> str:
 
 def read_json(file: Path, source: str):
     if not file.is_file():
-        raise CheckpointError(f"{source}: there is no {file.name}; expected a checkpoint in Hugging Face's or sentence-transformers' layout")
+        raise CheckpointError(
+            f"{source}: there is no {file.name}; expected a checkpoint in Hugging Face's or sentence-transformers' layout"
+        )
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -160,10 +168,14 @@ def read_config(file: Path, source: str) -> ClipConfig:
 def tower_config(values: dict, name: str, source: str) -> TowerConfig:
     width, heads, activation = values["hidden_size"], values["num_attention_heads"], values["hidden_act"]
     if activation not in ("quick_gelu", "gelu"):
-        raise CheckpointError(f"{source}: the {name} tower's hidden_act is {activation!r}; expected 'quick_gelu' or 'gelu'")
+        raise CheckpointError(
+            f"{source}: the {name} tower's hidden_act is {activation!r}; expected 'quick_gelu' or 'gelu'"
+        )
     if width % heads:
         raise CheckpointError(f"{source}: the {name} tower's width {width} is no multiple of its {heads} heads")
-    return TowerConfig(width, values["intermediate_size"], values["num_hidden_layers"], heads, activation, values["layer_norm_eps"])
+    return TowerConfig(
+        width, values["intermediate_size"], values["num_hidden_layers"], heads, activation, values["layer_norm_eps"]
+    )
 
 
 class SafeTensors(Mapping):
@@ -230,7 +242,9 @@ def open_tensors(folder: Path, source: str) -> tuple[SafeTensors | PickledTensor
 def need_torch(source: str) -> None:
     """Raises CheckpointError where torch is not, for weights that only it reads."""
     if importlib.util.find_spec("torch") is None:
-        raise CheckpointError(f"{source}: the weights are in {PICKLE}, which only torch reads: install it, or take a checkpoint with {SAFETENSORS}")
+        raise CheckpointError(
+            f"{source}: the weights are in {PICKLE}, which only torch reads: install it, or take a checkpoint with {SAFETENSORS}"
+        )
 
 
 def unpickled(file: Path, source: str) -> PickledTensors:
@@ -255,7 +269,11 @@ def expected_shapes(config: ClipConfig) -> Iterator[tuple[str, tuple[int, ...]]]
     yield "vision_model.embeddings.patch_embedding.weight", (image.width, 3, config.patch, config.patch)
     yield "vision_model.embeddings.position_embedding.weight", ((config.side // config.patch) ** 2 + 1, image.width)
     yield "visual_projection.weight", (d, image.width)
-    norms = [("text_model.final_layer_norm", text), ("vision_model.pre_layrnorm", image), ("vision_model.post_layernorm", image)]
+    norms = [
+        ("text_model.final_layer_norm", text),
+        ("vision_model.pre_layrnorm", image),
+        ("vision_model.post_layernorm", image),
+    ]
     for prefix, tower in (("text_model", text), ("vision_model", image)):
         for n in range(tower.layers):
             layer, width, hidden = f"{prefix}.encoder.layers.{n}", tower.width, tower.hidden
@@ -285,11 +303,16 @@ def read_tokenizer(folder: Path, source: str) -> tuple[dict[str, int], list[str]
     vocab_file, merges_file, tokenizer_file = (folder / name for name in TOKENIZER_FILES)
     if vocab_file.is_file() and merges_file.is_file():
         lines = merges_file.read_text(encoding="utf-8").split("\n")
-        vocab, merges = read_json(vocab_file, source), [line for line in lines if line and not line.startswith("#version")]
+        vocab, merges = (
+            read_json(vocab_file, source),
+            [line for line in lines if line and not line.startswith("#version")],
+        )
     else:
         model = read_json(tokenizer_file, source).get("model", {})
         if model.get("type") != "BPE" or model.get("end_of_word_suffix") != "</w>":
-            raise CheckpointError(f"{source}: tokenizer.json holds a {model.get('type')} tokenizer; expected CLIP's BPE")
+            raise CheckpointError(
+                f"{source}: tokenizer.json holds a {model.get('type')} tokenizer; expected CLIP's BPE"
+            )
         vocab, merges = model["vocab"], [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
     if not {"<|startoftext|>", "<|endoftext|>"} <= vocab.keys():
         raise CheckpointError(f"{source}: the vocabulary has no <|startoftext|> and <|endoftext|>; expected CLIP's")
@@ -307,7 +330,9 @@ def read_preprocess(folder: Path, config: ClipConfig, source: str) -> Preprocess
     how = PREPROCESS_DEFAULTS | {k: v for k, v in found.items() if v is not None}
     for step in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
         if not how[step]:
-            raise CheckpointError(f"{source}: the image processor says {step} false; only CLIP's own steps can be baked")
+            raise CheckpointError(
+                f"{source}: the image processor says {step} false; only CLIP's own steps can be baked"
+            )
     size, crop = how["size"], how["crop_size"]
     shortest = size.get("shortest_edge") if isinstance(size, dict) else size
     crop = crop["height"] if isinstance(crop, dict) and crop.get("height") == crop.get("width") else crop

@@ -1,0 +1,73 @@
+"""The measure of fidelity tells what it should, and published embeddings are compared number by number."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from llm_clip_onnx.bake import fidelity
+from llm_clip_onnx.bake.samples import TEXTS, made_images
+from llm_clip_onnx.vectors import unit
+
+
+def test_there_are_enough_inputs_and_no_two_are_alike():
+    assert len(set(TEXTS)) == len(TEXTS) >= 64
+    pictures = {image.tobytes() for image in made_images().values()}
+    assert len(pictures) == 16
+
+
+def test_the_made_images_are_the_same_each_time():
+    again = made_images()
+    assert all(again[name].tobytes() == image.tobytes() for name, image in made_images().items())
+
+
+def test_plain_cosine_flatters_and_centred_cosine_does_not():
+    """Embeddings that share a large part, as CLIP's do, and a tower that gets only that part right."""
+    random = np.random.default_rng(0)
+    shared, own = 10 * random.standard_normal(64), random.standard_normal((20, 64))
+    reference = (shared + own).astype(np.float32)
+    found = (shared + random.standard_normal((20, 64))).astype(np.float32)
+    result = fidelity.agreement(found, reference, [str(n) for n in range(20)])
+    assert result.worst > 0.98
+    assert result.worst_centred < 0.4
+    assert not fidelity.int8_agrees("text", result)
+    assert not fidelity.float32_agrees(result)
+
+
+def test_agreement_names_its_worst_input():
+    reference = np.eye(4, dtype=np.float32)
+    found = reference.copy()
+    found[2] = [1, 0, 1, 0]
+    result = fidelity.agreement(found, reference, ["a", "b", "c", "d"])
+    assert (result.inputs, result.worst_input) == (4, "c")
+    assert result.worst == pytest.approx(np.sqrt(0.5), abs=1e-6)
+    same = fidelity.agreement(reference, reference, ["a", "b", "c", "d"])
+    assert (same.worst, same.mean, same.worst_centred, same.mean_centred) == (1, 1, 1, 1)
+
+
+def test_nan_embeddings_agree_with_nothing():
+    result = fidelity.agreement(np.full((2, 4), np.nan, np.float32), np.eye(2, 4, dtype=np.float32), ["a", "b"])
+    assert result.worst == result.worst_centred == -1
+
+
+def test_published_embeddings_are_compared_as_published(demo_engine):
+    """With the demo model's own numbers in the place of the published ones: right ones pass, others do not."""
+    embedding = demo_engine.embed_item("hello world")
+    right = (
+        {"text": "hello world", "unit": True, "at": slice(0, 5), "values": tuple(unit(embedding)[:5].round(4))},
+        {"text": "hello world", "unit": False, "at": slice(-3, None), "values": tuple(embedding[-3:])},
+    )
+    assert max(fidelity.published_differences(demo_engine.embed_item, right)) < fidelity.PUBLISHED_TOLERANCE["fp32"]
+    differences = fidelity.published_differences(demo_engine.embed_item)  # what OpenAI's ViT-B/32 gives
+    assert len(differences) == 3
+    assert max(differences) > fidelity.PUBLISHED_TOLERANCE["int8"]
+
+
+def test_a_bake_that_says_it_is_openais_must_give_the_published_embeddings(tiny_checkpoint, tmp_path, monkeypatch):
+    from conftest import quiet
+    from llm_clip_onnx.bake import bake
+    from llm_clip_onnx.errors import FidelityError
+
+    monkeypatch.setattr(fidelity, "PUBLISHED_FOR", (str(tiny_checkpoint),))
+    with pytest.raises(FidelityError, match=r"the embedding of 'hello world' is off by|the embedding of 'she smiled, with pain' is off by"):
+        bake(str(tiny_checkpoint), tmp_path / "model", say=quiet)
+    assert not (tmp_path / "model").exists()

@@ -1,0 +1,141 @@
+"""/-/clip and /-/clip.json say what is served, or why nothing is, and a server without a model still serves its pages."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import json
+import re
+import shutil
+from concurrent.futures import Future
+from pathlib import Path
+
+import click
+import pytest
+from datasette.app import Datasette
+from datasette_clip.opening import text_opening
+from llm_clip_onnx import model_dir
+
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # as in test_sql_functions.py
+
+
+@pytest.fixture
+def fresh_opening():
+    """As in a new process: nothing has begun to open."""
+    text_opening.cache_clear()
+    yield
+    text_opening.cache_clear()
+
+
+def get(datasette: Datasette, path: str, **options):
+    async def get_it():
+        return await datasette.client.get(path, **options)
+
+    return asyncio.run(get_it())
+
+
+@pytest.fixture
+def datasette(demo_dir, monkeypatch, fresh_opening) -> Datasette:
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    return Datasette(memory=True, cors=True)
+
+
+def test_the_json_gives_the_manifest_and_what_is_open(datasette, demo_dir):
+    get(datasette, "/_memory.json?sql=select+llm_embed('clip','a')")
+    response = get(datasette, "/-/clip.json")
+    facts = response.json()
+    manifest = json.loads((demo_dir / "manifest.json").read_text())
+    assert manifest.items() <= facts.items()
+    assert (facts["ok"], facts["ready"], facts["why_not"], facts["models"]) == (True, True, None, ["clip"])
+    assert "text" in facts["open_towers"]
+    assert response.headers["access-control-allow-origin"] == "*"
+
+
+def test_there_is_no_cors_header_unless_datasette_is_told_so(demo_dir, monkeypatch):
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    assert "access-control-allow-origin" not in get(Datasette(memory=True), "/-/clip.json").headers
+
+
+def test_the_page_shows_the_facts_and_links_that_work_on_this_very_instance(datasette, demo_dir):
+    get(datasette, "/_memory.json?sql=select+1")
+    page = get(datasette, "/-/clip", headers={"host": "clip.example"}).text
+    manifest = model_dir.read_manifest(demo_dir)
+    assert "is <strong>ready</strong>" in page
+    for fact in (*manifest.source.weights_sha256.values(), *(f.sha256 for f in manifest.files.values()), "int8", manifest.baked_at):
+        assert fact in page
+    links = [html.unescape(link) for link in re.findall(r'href="([^"]+)"', page)]
+    queries = [link for link in links if "sql=" in link]
+    assert len(queries) == 2
+    for link in queries:
+        response = get(datasette, link.replace("http://clip.example", ""))
+        assert response.status_code == 200
+        assert re.search(r"[0-9A-F]{2000}", response.text)  # a page cuts long cells short
+    assert any(link.startswith("http://clip.example/_memory.json?sql=") for link in queries)
+    assert "const embedding = new Float32Array(bytes.buffer);" in page
+
+
+def test_the_menu_of_every_page_leads_there(datasette):
+    assert 'href="/-/clip"' in get(datasette, "/").text
+
+
+def test_a_checkpoint_with_a_notice_says_it_in_plain_words(datasette):
+    assert "This is the demo model" in get(datasette, "/-/clip").text
+
+
+@pytest.mark.parametrize(
+    ("break_it", "sentence"),
+    [
+        (shutil.rmtree, "there is no model directory; make one with `llm clip bake`"),
+        (lambda path: (path / "text.bin").write_bytes(bytes((path / "text.bin").stat().st_size)), "the file is damaged; bake again"),
+    ],
+)
+def test_without_a_sound_model_the_server_starts_says_why_and_serves_its_pages(break_it, sentence, demo_dir, tmp_path, monkeypatch, fresh_opening):
+    path = Path(shutil.copytree(demo_dir, tmp_path / "model"))
+    break_it(path)
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(path))
+    datasette = Datasette(memory=True)
+    assert get(datasette, "/_memory.json?sql=select+1+as+one&_shape=array").json() == [{"one": 1}]
+    facts = get(datasette, "/-/clip.json").json()
+    assert facts["ready"] is False
+    assert sentence in facts["why_not"]
+    assert sentence in html.unescape(get(datasette, "/-/clip").text)
+    assert get(datasette, "/_memory.json?sql=select+llm_embed('clip','a')").status_code == 400
+    assert get(datasette, "/_memory").status_code == 200
+
+
+def test_a_private_instance_shows_its_model_to_nobody(demo_dir, monkeypatch):
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    datasette = Datasette(memory=True, metadata={"allow": {"id": "root"}})
+    assert get(datasette, "/-/clip").status_code == 403
+    assert get(datasette, "/-/clip.json").status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ({"modles": ["clip"]}, "plugins.datasette-clip.modles is not a key of this plugin; expected models"),
+        ({"models": "clip"}, "plugins.datasette-clip.models is 'clip'; expected a list of model ids such as [\"clip\"]"),
+        ({"models": []}, "plugins.datasette-clip.models is []; expected a list of model ids such as [\"clip\"]"),
+        ({"models": [3]}, "plugins.datasette-clip.models is [3]; expected a list of model ids such as [\"clip\"]"),
+        (["clip"], "plugins.datasette-clip is list; expected an object with the key models"),
+    ],
+)
+def test_bad_configuration_stops_the_start_with_a_sentence_naming_the_key(config, sentence):
+    with pytest.raises(click.ClickException) as raised:
+        get(Datasette(memory=True, metadata={"plugins": {"datasette-clip": config}}), "/")
+    assert raised.value.message == sentence
+
+
+def test_requests_that_may_run_sql_wait_outside_it_until_the_tower_is_open(datasette, monkeypatch):
+    tower: Future = Future()
+    monkeypatch.setattr("datasette_clip.opening.text_opening", lambda: tower)
+
+    async def both():
+        query = asyncio.ensure_future(datasette.client.get("/_memory.json?sql=select+1+as+one&_shape=array"))
+        facts = (await datasette.client.get("/-/versions.json")).status_code
+        await asyncio.sleep(0.2)
+        waiting = not query.done()
+        tower.set_result(None)
+        return facts, waiting, (await query).json()
+
+    assert asyncio.run(both()) == (200, True, [{"one": 1}])
