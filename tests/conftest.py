@@ -52,3 +52,21 @@ def demo_float32_dir(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def demo_engine(demo_dir) -> Engine:
     return Engine(demo_dir)
+
+
+@pytest.fixture(scope="module")  # not longer: while it lives, its event loop is the thread's
+def chromium_process():
+    from browser import CHROMIUM, QUIET
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def browser_page(chromium_process):
+    """An empty page of a new browser context."""
+    with chromium_process.new_context() as context:
+        yield context.new_page()

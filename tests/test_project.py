@@ -1,0 +1,122 @@
+"""Who may import whom, what serving never loads, and what must not be in the repository."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from serving import environment
+
+PLUGINS = ROOT / "plugins"
+FILES = sorted(PLUGINS.rglob("*.py"))
+
+
+def imported(file: Path) -> set[str]:
+    """Absolute names of all modules that a file imports, wherever in it."""
+    package = ".".join(file.relative_to(PLUGINS).with_suffix("").parts[:-1])
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package.rsplit(".", node.level - 1)[0] if node.level > 1 else package
+            module = ".".join(filter(None, [base if node.level else "", node.module]))
+            names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def importers(module: str) -> set[str]:
+    return {str(f.relative_to(PLUGINS)) for f in FILES if any(n == module or n.startswith(module + ".") for n in imported(f))}
+
+
+def test_only_the_towers_know_onnxruntime():
+    assert importers("onnxruntime") == {"llm_clip_onnx/towers.py"}
+
+
+def test_the_model_does_not_know_the_doors():
+    assert all(name.startswith("datasette_clip/") for name in importers("datasette_clip") | importers("datasette"))
+
+
+def test_only_commands_and_verify_know_the_bake():
+    outside = {name for name in importers("llm_clip_onnx.bake") if not name.startswith("llm_clip_onnx/bake/")}
+    assert outside == {"llm_clip_onnx/commands.py", "llm_clip_onnx/verify.py"}
+
+
+def test_onnx_safetensors_hub_and_torch_are_only_in_the_bake():
+    for module in ("onnx", "safetensors", "huggingface_hub", "torch"):
+        assert all(name.startswith("llm_clip_onnx/bake/") for name in importers(module)), module
+    assert importers("llm_clip") == importers("sentence_transformers") == {"llm_clip_onnx/verify.py"}
+
+
+def test_errors_import_nothing():
+    assert imported(PLUGINS / "llm_clip_onnx/errors.py") == set()
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PLUGINS)))
+def test_every_file_has_a_sentence_to_say_about_itself(file):
+    docstring = ast.get_docstring(ast.parse(file.read_text()))
+    assert docstring
+    assert docstring[0].isupper()
+
+
+SERVE = """
+import asyncio, json, sys
+from datasette.app import Datasette
+async def main():
+    datasette = Datasette(memory=True)
+    answers = [await datasette.client.get(path) for path in json.loads(sys.argv[1])]
+    print(json.dumps([[a.status_code for a in answers], sorted(sys.modules)]))
+asyncio.run(main())
+"""
+
+
+def test_serving_loads_neither_torch_nor_onnx_nor_the_bake_nor_the_hub(demo_dir, tmp_path):
+    from nasty import photo, saved
+
+    image = f"/_memory.json?sql=select+llm_embed('clip',x'{saved(photo(9, 9), 'PNG').hex()}')"
+    paths = ["/-/clip", "/-/clip.json", "/_memory.json?sql=select+llm_embed('clip','a')", image]
+    env = environment(tmp_path, CLIP_MODEL_DIR=str(demo_dir))
+    done = subprocess.run([sys.executable, "-c", SERVE, json.dumps(paths)], env=env, capture_output=True, text=True, timeout=60)
+    codes, modules = json.loads(done.stdout.splitlines()[-1])
+    assert codes == [200] * 4
+    assert "onnxruntime" in modules
+    for never in ("torch", "onnx", "safetensors", "huggingface_hub", "transformers", "llm_clip_onnx.bake"):
+        assert never not in modules
+
+
+def test_importing_the_llm_plugin_costs_no_onnxruntime(tmp_path):
+    """Over what `llm` itself imports, which may be numpy."""
+    code = "import sys, llm; before = set(sys.modules); import llm_clip_onnx; print(*(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], env=environment(tmp_path), capture_output=True, text=True, check=True)
+    added = {name.split(".")[0] for name in done.stdout.split()}
+    assert added == {"llm_clip_onnx"}
+
+
+def tracked() -> list[Path]:
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [ROOT / name for name in names.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_only_the_demo_and_small_goldens_are_binary():
+    binary = {f.relative_to(ROOT) for f in tracked() if b"\0" in f.read_bytes()}
+    for file in binary:
+        assert file.parts[0] == "demo" or file.parts[:2] == ("tests", "golden"), file
+        assert (ROOT / file).stat().st_size < (20_000_000 if file.parts[0] == "demo" else 200_000), file
+
+
+def test_the_demo_checkpoint_takes_at_most_20_megabytes():
+    assert sum(f.stat().st_size for f in (ROOT / "demo/checkpoint").iterdir()) <= 20_000_000
+
+
+def test_no_file_names_a_place_outside_the_project():
+    home = re.compile(r"(?<![\w.$~])/(home|root|Users|work)/|\.\./sha" + "red")
+    for file in tracked():
+        text = file.read_bytes()
+        if b"\0" not in text and file.suffix != ".txt":
+            assert not home.search(text.decode()), file
