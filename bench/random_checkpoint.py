@@ -1,4 +1,4 @@
-"""A CLIP checkpoint of any shape with random weights: latency, memory and rounding errors are real, similarities are not.
+"""A CLIP checkpoint of any shape with random weights: latency, memory and rounding errors are real, cosines are not.
 
     python bench/random_checkpoint.py FOLDER      writes one of ViT-B/32's shape, 605 MB
 
@@ -13,9 +13,10 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from llm_clip_onnx.bake.checkpoint import ClipConfig, expected_shapes, read_config
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
+
+from llm_clip_onnx.bake.checkpoint import ClipConfig, expected_shapes, read_config
 
 TOKENIZER = Path(__file__).parent.parent / "demo" / "checkpoint"
 VIT_B_32: dict = {}  # every value is transformers' default
