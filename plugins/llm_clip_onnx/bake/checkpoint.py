@@ -1,4 +1,4 @@
-"""Where weights come from: a hub id or a folder in, a CLIP checkpoint out: config, named tensors, tokenizer, preprocessing.
+"""Where weights come from: a hub id or folder in, a checkpoint out: config, named tensors, tokenizer, preprocessing.
 
 Both layouts are read, sentence-transformers' (with its 0_CLIPModel) and plain Hugging Face. Everything is checked here,
 so that what follows may trust it; what is no CLIP is refused.
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError
 from ..model_dir import Source, sha256_of
@@ -24,6 +23,7 @@ CONFIG, MODULES, NOTICE = "config.json", "modules.json", "NOTICE.txt"
 SAFETENSORS, SHARDS, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json")
 PREPROCESS_FILES = ("preprocessor_config.json", "processor_config.json")
+LAYOUTS = "expected a checkpoint in Hugging Face's or sentence-transformers' layout"
 
 # What transformers takes where a config leaves a value out (CLIPTextConfig, CLIPVisionConfig).
 TEXT_DEFAULTS = {
@@ -119,12 +119,13 @@ def read_parts(root: Path, source: str, commit: str | None) -> Checkpoint:
 
 
 def clip_folder(root: Path, source: str) -> str:
-    """Where in `root` the CLIP lies: "" or, in sentence-transformers' layout, what modules.json says of its one module."""
+    """Where in `root` the CLIP lies: "" or, in sentence-transformers' layout, the path of the one module there is."""
     if not (root / MODULES).is_file():
         return ""
     modules = read_json(root / MODULES, source)
-    if not isinstance(modules, list) or len(modules) != 1:
-        kinds = ", ".join(str(m.get("type", m)).rsplit(".", 1)[-1] for m in modules)
+    modules = modules if isinstance(modules, list) else [modules]
+    kinds = ", ".join(str(m.get("type") if isinstance(m, dict) else m).rsplit(".", 1)[-1] for m in modules)
+    if len(modules) != 1 or not isinstance(modules[0], dict):
         raise CheckpointError(f"{source}: {MODULES} lists {kinds}; expected CLIPModel alone")
     path = str(modules[0].get("path", ""))
     if Path(path).is_absolute() or ".." in Path(path).parts:
@@ -134,9 +135,7 @@ def clip_folder(root: Path, source: str) -> str:
 
 def read_json(file: Path, source: str):
     if not file.is_file():
-        raise CheckpointError(
-            f"{source}: there is no {file.name}; expected a checkpoint in Hugging Face's or sentence-transformers' layout"
-        )
+        raise CheckpointError(f"{source}: there is no {file.name}; {LAYOUTS}")
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -182,10 +181,12 @@ class SafeTensors(Mapping):
     """Named tensors of safetensors files, each read when it is asked for, always as float32."""
 
     def __init__(self, files: list[Path]):
-        self._handles = {}
+        from safetensors import safe_open  # here, as in open_tensors: `llm clip verify` does without
+
+        self._handles: dict = {}
         for file in files:
             handle = safe_open(file, framework="np")
-            self._handles |= {name: handle for name in handle.keys()}
+            self._handles |= {name: handle for name in handle.keys()}  # noqa: SIM118, it is no dict
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         return self._handles[name].get_tensor(name).astype(np.float32, copy=False)
@@ -233,6 +234,8 @@ def open_tensors(folder: Path, source: str) -> tuple[SafeTensors | PickledTensor
     paths = [folder / name for name in files]
     if files == [PICKLE]:
         return unpickled(paths[0], source), paths
+    from safetensors import SafetensorError
+
     try:
         return SafeTensors(paths), paths
     except SafetensorError as error:
@@ -243,7 +246,8 @@ def need_torch(source: str) -> None:
     """Raises CheckpointError where torch is not, for weights that only it reads."""
     if importlib.util.find_spec("torch") is None:
         raise CheckpointError(
-            f"{source}: the weights are in {PICKLE}, which only torch reads: install it, or take a checkpoint with {SAFETENSORS}"
+            f"{source}: the weights are in {PICKLE}, which only torch reads: "
+            f"install it, or take a checkpoint with {SAFETENSORS}"
         )
 
 
@@ -303,10 +307,8 @@ def read_tokenizer(folder: Path, source: str) -> tuple[dict[str, int], list[str]
     vocab_file, merges_file, tokenizer_file = (folder / name for name in TOKENIZER_FILES)
     if vocab_file.is_file() and merges_file.is_file():
         lines = merges_file.read_text(encoding="utf-8").split("\n")
-        vocab, merges = (
-            read_json(vocab_file, source),
-            [line for line in lines if line and not line.startswith("#version")],
-        )
+        merges = [line for line in lines if line and not line.startswith("#version")]
+        vocab = read_json(vocab_file, source)
     else:
         model = read_json(tokenizer_file, source).get("model", {})
         if model.get("type") != "BPE" or model.get("end_of_word_suffix") != "</w>":

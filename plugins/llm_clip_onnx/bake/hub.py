@@ -15,7 +15,7 @@ from ..model_dir import sha256_of
 from . import checkpoint
 
 
-def fetch(source: str, revision: str | None) -> tuple[Path, str]:
+def fetch(source: str, revision: str | None) -> tuple[Path, str | None]:
     """Folder of the fetched files, and their commit. Each is as long as the hub says, and weights have its sha256.
 
     Raises CheckpointError with a sentence for no network, no such repository or revision, no leave, a damaged file, a
@@ -25,10 +25,7 @@ def fetch(source: str, revision: str | None) -> tuple[Path, str]:
 
     def get(path: str) -> Path:
         if path not in files:
-            raise CheckpointError(
-                f"{source}: the hub has no {path} in it; "
-                "expected a checkpoint in Hugging Face's or sentence-transformers' layout"
-            )
+            raise CheckpointError(f"{source}: the hub has no {path} in it; {checkpoint.LAYOUTS}")
         with reasons(source, revision):
             fetched = Path(hf_hub_download(source, path, revision=info.sha))
         check_whole(fetched, files[path], source)
@@ -64,8 +61,10 @@ def needed_files(names: set[str], folder: PurePosixPath, get: Callable[[str], Pa
 
 
 def check_whole(fetched: Path, file, source: str) -> None:
-    """Raises CheckpointError where a fetched file is not what the hub says; it is then gone from the cache, where the
-    next run would find it again."""
+    """Raises CheckpointError where a fetched file is not what the hub says of it.
+
+    It is then gone from the cache, where else the next run would find it again.
+    """
     size = fetched.stat().st_size
     if file.size is not None and size != file.size:
         found, expected = f"{size:,} bytes", f"{file.size:,}"
