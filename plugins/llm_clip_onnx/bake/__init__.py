@@ -1,7 +1,7 @@
 """BUILDING: a CLIP checkpoint in, a model directory out. Nothing in serving imports this package.
 
-Everything is written to a fresh folder beside the target, manifest.json last, and renamed at the end: whatever happens,
-no directory is left that opens and was not finished.
+Everything is written to a fresh folder beside the target, renamed at the end, and given its manifest.json last: killed
+at any moment, a bake leaves no directory that opens.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,11 +23,10 @@ from .. import model_dir
 from ..errors import CheckpointError, FidelityError
 from ..model_dir import Agreement, File, Manifest, Tower
 from ..preprocess import pixels_of
-from ..tokenizer import ids_of, open_tokenizer
+from ..tokenizer import END, ids_of, open_tokenizer
 from ..towers import available_cores, open_tower, run_image, run_text
 from . import fidelity, forward
 from .checkpoint import Checkpoint, open_checkpoint
-from .graph import write_image_tower, write_text_tower
 from .samples import TEXTS, made_images
 
 DEFAULT_SOURCE = "sentence-transformers/clip-ViT-B-32"
@@ -37,7 +36,9 @@ PACKAGES = ("datasette-clip", "onnx", "onnxruntime", "numpy", "tokenizers", "pil
 Say = Callable[[str], None]
 
 
-def bake(source: str, to: Path, precision: str = "auto", revision: str | None = None, force: bool = False, say: Say = print) -> Manifest:
+def bake(
+    source: str, to: Path, precision: str = "auto", revision: str | None = None, force: bool = False, say: Say = print
+) -> Manifest:
     """Bake `source`, a hub id or a folder, to the model directory `to`, and return its manifest.
 
     precision: "fp32", "int8", or "auto", which takes int8 for each tower where it agrees with the float32 one, else
@@ -54,17 +55,22 @@ def bake(source: str, to: Path, precision: str = "auto", revision: str | None = 
         try:
             manifest = bake_into(work, checkpoint, precision, say)
             work.chmod(0o755)  # mkdtemp makes it private; a server may run as another user
-            put_in_place(work, to)
+            put_in_place(work, to, manifest)
         finally:
             shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
-        raise CheckpointError(f"{error.filename or to} cannot be written: {error.strerror or error}") from error
+        where, why = error.filename or to, error.strerror or error
+        raise CheckpointError(
+            f"{where} cannot be written: {why}; make room, or choose another folder with --to"
+        ) from error
     say(f"{to} is ready, {sum(f.bytes for f in manifest.files.values()) / 1e6:.1f} MB")
     return manifest
 
 
-def put_in_place(work: Path, to: Path) -> None:
-    """Rename `work` to `to`, whatever was there before moved away first and deleted last."""
+def put_in_place(work: Path, to: Path, manifest: Manifest) -> None:
+    """Rename `work` to `to` and only then give it its manifest; what was there is moved away and deleted last."""
+    unnamed = work / f"{model_dir.MANIFEST}.part"
+    unnamed.write_text(manifest.to_json(), encoding="utf-8")
     before = None
     if to.exists():
         before = Path(tempfile.mkdtemp(prefix=f".{to.name}.before-", dir=to.parent))
@@ -75,13 +81,15 @@ def put_in_place(work: Path, to: Path) -> None:
         if before:
             (before / to.name).rename(to)
         raise
-    finally:
-        if before:
-            shutil.rmtree(before, ignore_errors=True)
+    (to / unnamed.name).rename(to / model_dir.MANIFEST)
+    if before:
+        shutil.rmtree(before, ignore_errors=True)
 
 
 def bake_into(work: Path, checkpoint: Checkpoint, precision: str, say: Say) -> Manifest:
-    """The steps in order: tokenizer, text tower, image tower, published values, and last the manifest."""
+    """The steps in order: tokenizer, text tower, image tower, published values, and last the facts for the manifest."""
+    from .graph import write_image_tower, write_text_tower  # imports onnx, which `llm clip verify` does without
+
     config, tensors = checkpoint.config, checkpoint.tensors
     write_tokenizer(work, checkpoint)
     bpe = open_tokenizer(work / model_dir.VOCAB, work / model_dir.MERGES, config.context_length)
@@ -118,12 +126,12 @@ def bake_into(work: Path, checkpoint: Checkpoint, precision: str, say: Say) -> M
     if checkpoint.source.id in fidelity.PUBLISHED_FOR:
         say("comparing with published embeddings")
         check_published(work, bpe, text.precision)
-    manifest = Manifest(
+    return Manifest(
         format=model_dir.FORMAT,
         source=checkpoint.source,
         embed_dim=config.embed_dim,
         context_length=config.context_length,
-        end_id=bpe.token_to_id("<|endoftext|>"),
+        end_id=checkpoint.vocab[END],
         log_logit_scale=float(tensors["logit_scale"]),
         preprocess=checkpoint.preprocess,
         towers={"text": text, "image": image},
@@ -131,8 +139,6 @@ def bake_into(work: Path, checkpoint: Checkpoint, precision: str, say: Say) -> M
         versions={name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
         baked_at=now(),
     )
-    (work / model_dir.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-    return manifest
 
 
 def write_tokenizer(work: Path, checkpoint: Checkpoint) -> None:
@@ -195,11 +201,14 @@ def check_published(work: Path, bpe, precision: str) -> None:
     differences = fidelity.published_differences(lambda text: run_text(tower, ids_of(bpe, text)[None])[0])
     if max(differences) > fidelity.PUBLISHED_TOLERANCE[precision]:
         worst = fidelity.PUBLISHED[int(np.argmax(differences))]
-        raise FidelityError(f"the embedding of {worst['text']!r} is off by {max(differences):.4f} from the one published in {worst['source']}")
+        raise FidelityError(
+            f"the embedding of {worst['text']!r} is off by {max(differences):.4f} "
+            f"from the one published in {worst['source']}"
+        )
 
 
 def now() -> str:
     """UTC, or the time that SOURCE_DATE_EPOCH says, for builds that must give the same bytes."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    moment = datetime.fromtimestamp(int(epoch), timezone.utc) if epoch else datetime.now(timezone.utc)
+    moment = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
