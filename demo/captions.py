@@ -25,7 +25,16 @@ COLOURS = {
     "white": ["white"],
     "gray": ["gray", "grey", "silver"],
 }
-HUES = [(0, "red"), (14, "orange"), (38, "yellow"), (66, "green"), (170, "blue"), (252, "purple"), (300, "pink"), (340, "red")]
+HUES = [
+    (0, "red"),
+    (14, "orange"),
+    (38, "yellow"),
+    (66, "green"),
+    (170, "blue"),
+    (252, "purple"),
+    (300, "pink"),
+    (340, "red"),
+]
 NEVER = {  # queries of demo/README.md that ask for understanding rather than for a name
     "red fruit", "sad face", "animal that lives in water", "purple and gold", "green vegetable", "flying vehicle",
     "scary monster", "wild cat", "birthday party", "bad weather", "yellow bird", "rescue vehicle", "winter sport",
@@ -108,7 +117,7 @@ GROUP_NOUNS = {
     "objects": ["object", "thing"],
     "symbols": ["symbol", "sign"],
 }
-SMALL_WORDS = set("with and of the in on a an for to no or".split())
+SMALL_WORDS = set(["with", "and", "of", "the", "in", "on", "a", "an", "for", "to", "no", "or"])
 
 
 def colour_shares(picture: np.ndarray) -> np.ndarray:
@@ -219,7 +228,9 @@ class Captions:
             text, attributes = self._coloured(k, text, attributes)
         elif dice < 0.7 and e["tags"]:
             tag = random.choice(e["tags"])
-            form = random.choice(["{tag} {text}", "{text} {tag}", "{text} that is {tag}", "{text} with {tag}", "{text}, {tag}"])
+            form = random.choice(
+                ["{tag} {text}", "{text} {tag}", "{text} that is {tag}", "{text} with {tag}", "{text}, {tag}"]
+            )
             text, attributes = form.format(tag=tag, text=text), [*attributes, ("tag", tag)]
         return dressed(text), attributes
 
@@ -236,4 +247,10 @@ class Captions:
         texts = {t for e in self.emoji for t in [*e["names"], *e["tags"], e["subgroup"]]}
         texts |= {n for nouns in [*SUBGROUP_NOUNS.values(), *GROUP_NOUNS.values(), *COLOURS.values()] for n in nouns}
         texts |= {form.format(*"xx") for form in TEMPLATES + PAIRS + SINGLES}
-        return texts | {f"({t})" for t in texts} | {f"{t}, {t}" for t in texts} | {f"{t}." for t in texts} | {"that is", "with", "and"}
+        return (
+            texts
+            | {f"({t})" for t in texts}
+            | {f"{t}, {t}" for t in texts}
+            | {f"{t}." for t in texts}
+            | {"that is", "with", "and"}
+        )

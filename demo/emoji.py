@@ -72,7 +72,10 @@ def is_variant(codepoints: str, subgroup: str) -> bool:
     """A gendered form of an emoji that also has a plain one, or one of the many families."""
     return (
         codepoints.endswith(("-200d-2640", "-200d-2642"))
-        or (re.match(r"^1f46[89]-200d-", codepoints) is not None and subgroup in ("person-role", "person", "person-activity"))
+        or (
+            re.match(r"^1f46[89]-200d-", codepoints) is not None
+            and subgroup in ("person-role", "person", "person-activity")
+        )
         or (subgroup == "family" and "200d" in codepoints)
     )
 

@@ -25,12 +25,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from captions import Captions
-from emoji import HELD_OUT
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from captions import Captions
+from emoji import HELD_OUT
 
 HERE = Path(__file__).parent
 SIDE, PATCH, STRETCH = 56, 8, 4  # pixels trained on; times STRETCH in the checkpoint
@@ -38,7 +39,8 @@ MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
 NOTICE = """\
 This is the demo model: a small CLIP trained on emoji art, so that everything can be shown where no model hub is in \
-reach. It is not OpenAI's CLIP: it knows emoji and little else, and its vectors do not mix with those of any other model.
+reach. It is not OpenAI's CLIP: it knows emoji and little else, and its vectors do not mix with those of any other \
+model.
 """
 PREPROCESSING = {  # as every OpenAI checkpoint says it
     "image_processor_type": "CLIPImageProcessor",
@@ -77,12 +79,20 @@ def config(side: int, patch: int) -> CLIPConfig:
 def clip_tokenizer(data: Path, to: Path) -> Tokenizer:
     """CLIP's tokenizer, from the merges that the PyPI package open-clip-torch carries; saved in `to`."""
     if not list(data.glob("open_clip_torch-*.whl")):
-        subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(data), "open-clip-torch==3.3.0"], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(data), "open-clip-torch==3.3.0"],
+            check=True,
+        )
     with zipfile.ZipFile(next(data.glob("open_clip_torch-*.whl"))) as wheel:
         text = gzip.decompress(wheel.read("open_clip/bpe_simple_vocab_16e6.txt.gz")).decode()
     merges = text.split("\n")[1 : ROWS - 512 - 2 + 1]
     letters = list(bytes_to_unicode().values())
-    tokens = letters + [c + "</w>" for c in letters] + [m.replace(" ", "") for m in merges] + ["<|startoftext|>", "<|endoftext|>"]
+    tokens = (
+        letters
+        + [c + "</w>" for c in letters]
+        + [m.replace(" ", "") for m in merges]
+        + ["<|startoftext|>", "<|endoftext|>"]
+    )
     (to / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}, separators=(",", ":")))
     (to / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
     (to / "tokenizer_config.json").write_text(json.dumps(TOKENIZER, indent=1) + "\n")
@@ -108,7 +118,7 @@ class Pictures:
         return (x.clamp(0, 1) - MEAN) / STD
 
     def changed(self, ks: list[int]) -> torch.Tensor:
-        """Turned, scaled, moved, mirrored, recoloured a little, on a random ground: [n, 3, 56, 56] float32, normalised."""
+        """Turned, scaled, moved, mirrored, recoloured, on a random ground: [n, 3, 56, 56] float32, normalised."""
         n, x = len(ks), self.rgba[ks].float() / 255
 
         def rand(*shape):
@@ -118,7 +128,9 @@ class Pictures:
         mirror = torch.where((rand() < 0.3) & self.may_flip[ks], -1.0, 1.0) * (0.9 + 0.2 * rand())
         move = (rand(2) - 0.5) * 0.2
         c, s = angle.cos() * scale, angle.sin() * scale
-        affine = torch.stack([torch.stack([c * mirror, -s, move[:, 0]], 1), torch.stack([s * mirror, c, move[:, 1]], 1)], 1)
+        affine = torch.stack(
+            [torch.stack([c * mirror, -s, move[:, 0]], 1), torch.stack([s * mirror, c, move[:, 1]], 1)], 1
+        )
         grid = F.affine_grid(affine, [n, 4, SIDE, SIDE], align_corners=False)
         x = F.grid_sample(x, grid, mode="bilinear", align_corners=False)
         alpha, rgb = x[:, 3:], x[:, :3] / x[:, 3:].clamp_min(1e-3)
@@ -164,7 +176,7 @@ class DemoClip(nn.Module):
 
     @torch.no_grad()
     def start_patches(self, pixels: torch.Tensor) -> None:
-        """Patch filters that whiten the patches of `pixels`, and 2-d sine positions: a small model finds neither by itself in time."""
+        """Patch filters that whiten the patches of `pixels`, and 2-d sine positions: it would find neither in time."""
         embeddings = self.clip.vision_model.embeddings
         filters = embeddings.patch_embedding.weight
         width, side = filters.shape[0], SIDE // PATCH
@@ -174,7 +186,9 @@ class DemoClip(nn.Module):
         mix = torch.linalg.qr(torch.randn(width, width)).Q
         filters.copy_((0.25 * mix @ whiten).view_as(filters))
         frequencies = 30 ** (-torch.arange(width // 4) / (width // 4))
-        y, x = (p.reshape(-1, 1) * frequencies for p in torch.meshgrid(*[torch.arange(side).float()] * 2, indexing="ij"))
+        y, x = (
+            p.reshape(-1, 1) * frequencies for p in torch.meshgrid(*[torch.arange(side).float()] * 2, indexing="ij")
+        )
         embeddings.position_embedding.weight.zero_()
         embeddings.position_embedding.weight[1:] = 0.25 * torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], 1)
 
@@ -191,7 +205,7 @@ class DemoClip(nn.Module):
         return F.normalize(self.clip.visual_projection(tower.post_layernorm(x[:, 0])), dim=-1)
 
     def texts(self, ids: list[list[int]]) -> torch.Tensor:
-        """Unit embeddings [n, 512] of lists of token ids; those of like length go together, so that little is padded."""
+        """Unit embeddings [n, 512] of lists of token ids; those of like length go together, to pad little."""
         by_length = torch.tensor([len(i) for i in ids]).argsort()
         pooled = []
         for some in by_length.chunk(6):
@@ -203,7 +217,10 @@ class DemoClip(nn.Module):
     def stretched(self) -> CLIPModel:
         """The checkpoint's model: full token table, 224 pixels, patches of 32."""
         weights = {k: v.clone() for k, v in self.clip.state_dict().items()}
-        table, filters = "text_model.embeddings.token_embedding.weight", "vision_model.embeddings.patch_embedding.weight"
+        table, filters = (
+            "text_model.embeddings.token_embedding.weight",
+            "vision_model.embeddings.patch_embedding.weight",
+        )
         full = torch.zeros(ROWS, weights[table].shape[1])
         full[self.used] = weights[table][:-1]
         weights[table] = full
@@ -296,7 +313,8 @@ def main() -> None:
     prototypes = nn.Parameter(torch.randn(len(emoji), 512) * 0.05)
     optims = optimizers(model, prototypes)
     full_rates = [o.param_groups[0]["lr"] for o in optims]
-    print(f"{sum(p.numel() for p in model.stretched().parameters()):,} parameters, {len(used):,} of {ROWS:,} token rows trained")
+    parameters = sum(p.numel() for p in model.stretched().parameters())
+    print(f"{parameters:,} parameters, {len(used):,} of {ROWS:,} token rows trained")
 
     @torch.no_grad()
     def measure() -> str:

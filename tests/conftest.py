@@ -56,8 +56,9 @@ def demo_engine(demo_dir) -> Engine:
 
 @pytest.fixture(scope="module")  # not longer: while it lives, its event loop is the thread's
 def chromium_process():
-    from browser import CHROMIUM, QUIET
     from playwright.sync_api import sync_playwright
+
+    from browser import CHROMIUM, QUIET
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)

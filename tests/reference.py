@@ -22,14 +22,19 @@ def openai_names(hf):
         "visual.positional_embedding": hf["vision_model.embeddings.position_embedding.weight"],
         "visual.proj": hf["visual_projection.weight"].T,
     }
-    for ours, theirs in (("visual.ln_pre", "vision_model.pre_layrnorm"), ("visual.ln_post", "vision_model.post_layernorm")):
+    for ours, theirs in (
+        ("visual.ln_pre", "vision_model.pre_layrnorm"),
+        ("visual.ln_post", "vision_model.post_layernorm"),
+    ):
         sd |= {f"{ours}.{end}": hf[f"{theirs}.{end}"] for end in ("weight", "bias")}
     for ours, theirs in (("transformer", "text_model.encoder"), ("visual.transformer", "vision_model.encoder")):
         n = 0
         while f"{theirs}.layers.{n}.layer_norm1.weight" in hf:
             block, layer = f"{ours}.resblocks.{n}", f"{theirs}.layers.{n}"
             for end in ("weight", "bias"):
-                sd[f"{block}.attn.in_proj_{end}"] = np.concatenate([hf[f"{layer}.self_attn.{p}_proj.{end}"] for p in "qkv"])
+                sd[f"{block}.attn.in_proj_{end}"] = np.concatenate(
+                    [hf[f"{layer}.self_attn.{p}_proj.{end}"] for p in "qkv"]
+                )
                 for a, b in (
                     ("attn.out_proj", "self_attn.out_proj"),
                     ("ln_1", "layer_norm1"),
@@ -57,7 +62,7 @@ def gelu(x):
 
 def attention(x, sd, name, heads, attn_mask):
     """nn.MultiheadAttention on one sequence [t, width]."""
-    t, width = x.shape
+    width = x.shape[1]
     q, k, v = np.split(x @ sd[f"{name}.in_proj_weight"].T + sd[f"{name}.in_proj_bias"], 3, axis=-1)
     out = np.empty_like(x)
     for h in range(heads):
@@ -73,7 +78,9 @@ def transformer(x, sd, name, heads, act, attn_mask):
     while f"{name}.resblocks.{n}.ln_1.weight" in sd:
         block = f"{name}.resblocks.{n}"
         x = x + attention(layer_norm(x, sd, f"{block}.ln_1"), sd, f"{block}.attn", heads, attn_mask)
-        hidden = act(layer_norm(x, sd, f"{block}.ln_2") @ sd[f"{block}.mlp.c_fc.weight"].T + sd[f"{block}.mlp.c_fc.bias"])
+        hidden = act(
+            layer_norm(x, sd, f"{block}.ln_2") @ sd[f"{block}.mlp.c_fc.weight"].T + sd[f"{block}.mlp.c_fc.bias"]
+        )
         x = x + hidden @ sd[f"{block}.mlp.c_proj.weight"].T + sd[f"{block}.mlp.c_proj.bias"]
         n += 1
     return x

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 import reference
 from conftest import DEMO_CHECKPOINT, quiet
 from llm_clip_onnx import model_dir
@@ -32,7 +33,12 @@ PICTURES = ["rings", "fine noise", "house", "tall"]
 
 
 def tower(width: int, layers: int, heads: int, **more) -> dict:
-    return {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": layers, "num_attention_heads": heads} | more
+    return {
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+    } | more
 
 
 SHAPES = {
@@ -47,7 +53,10 @@ SHAPES = {
         "vision": tower(32, 3, 2, patch_size=16),
         "embed_dim": 640,
     },
-    "patches that do not fill the side": {"text": tower(64, 1, 2), "vision": tower(64, 1, 2, image_size=70, patch_size=32)},
+    "patches that do not fill the side": {
+        "text": tower(64, 1, 2),
+        "vision": tower(64, 1, 2, image_size=70, patch_size=32),
+    },
 }
 
 
@@ -143,7 +152,9 @@ def test_a_float32_tower_that_differs_from_the_reference_is_refused(tiny_checkpo
     from llm_clip_onnx.bake import graph
 
     genuine = graph.linear
-    monkeypatch.setattr(graph, "linear", lambda g, p, n, x, w, b=None: genuine(g, p, n, x, w * 0.9 if "fc2" in n else w, b))
+    monkeypatch.setattr(
+        graph, "linear", lambda g, p, n, x, w, b=None: genuine(g, p, n, x, w * 0.9 if "fc2" in n else w, b)
+    )
     with pytest.raises(FidelityError, match="the fp32 text tower does not agree"):
         bake(str(tiny_checkpoint), tmp_path / "model", say=quiet)
     assert list(tmp_path.iterdir()) == []
@@ -232,13 +243,28 @@ def test_killed_at_any_moment_it_leaves_no_directory_that_opens(tiny_checkpoint,
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda c: c.update(model_type="siglip"), "config.json says 'siglip'; only 'clip', with both its towers, can be baked"),
+        (
+            lambda c: c.update(model_type="siglip"),
+            "config.json says 'siglip'; only 'clip', with both its towers, can be baked",
+        ),
         (lambda c: (c.clear(), c.update(architectures=["BertModel"])), "config.json says 'BertModel'; only 'clip'"),
-        (lambda c: c["text_config"].update(hidden_act="relu"), "the text tower's hidden_act is 'relu'; expected 'quick_gelu' or 'gelu'"),
-        (lambda c: c["text_config"].update(num_attention_heads=5), "the text tower's width 64 is no multiple of its 5 heads"),
+        (
+            lambda c: c["text_config"].update(hidden_act="relu"),
+            "the text tower's hidden_act is 'relu'; expected 'quick_gelu' or 'gelu'",
+        ),
+        (
+            lambda c: c["text_config"].update(num_attention_heads=5),
+            "the text tower's width 64 is no multiple of its 5 heads",
+        ),
         (lambda c: c["vision_config"].update(num_channels=1), "images of 1 channels; only 3 can be baked"),
-        (lambda c: c.update(projection_dim=99), "tensor text_projection.weight is [512, 64], config.json makes it [99, 64]"),
-        (lambda c: c["text_config"].update(num_hidden_layers=3), "the weights have no tensor text_model.encoder.layers.2"),
+        (
+            lambda c: c.update(projection_dim=99),
+            "tensor text_projection.weight is [512, 64], config.json makes it [99, 64]",
+        ),
+        (
+            lambda c: c["text_config"].update(num_hidden_layers=3),
+            "the weights have no tensor text_model.encoder.layers.2",
+        ),
     ],
 )
 def test_what_is_no_clip_that_can_be_baked_is_refused_with_what_was_found(change, sentence, tiny_checkpoint, tmp_path):
@@ -258,7 +284,10 @@ def test_what_is_no_clip_that_can_be_baked_is_refused_with_what_was_found(change
         (lambda f: (f / "config.json").unlink(), "there is no config.json"),
         (lambda f: (f / "config.json").write_text("{"), "config.json is not JSON"),
         (lambda f: (f / "model.safetensors").unlink(), "no weights; expected model.safetensors"),
-        (lambda f: os.truncate(f / "model.safetensors", 100_000), "the weights cannot be read, a file may be cut short"),
+        (
+            lambda f: os.truncate(f / "model.safetensors", 100_000),
+            "the weights cannot be read, a file may be cut short",
+        ),
         (lambda f: (f / "vocab.json").unlink(), "there is no tokenizer.json"),
         (lambda f: (f / "vocab.json").write_text('{"a": 0}'), "no <|startoftext|> and <|endoftext|>"),
         (lambda f: (f / "preprocessor_config.json").write_text('{"do_resize": false}'), "do_resize false"),
@@ -287,7 +316,9 @@ def test_both_layouts_shards_half_floats_and_tokenizer_json_give_the_same_towers
 
     inner = tmp_path / "st" / "0_CLIPModel"
     shutil.copytree(tiny_checkpoint, inner)
-    (tmp_path / "st" / "modules.json").write_text('[{"idx": 0, "path": "0_CLIPModel", "type": "sentence_transformers.models.CLIPModel"}]')
+    (tmp_path / "st" / "modules.json").write_text(
+        '[{"idx": 0, "path": "0_CLIPModel", "type": "sentence_transformers.models.CLIPModel"}]'
+    )
     tensors = load_file(inner / "model.safetensors")
     (inner / "model.safetensors").unlink()
     names = sorted(tensors)
@@ -307,7 +338,9 @@ def test_both_layouts_shards_half_floats_and_tokenizer_json_give_the_same_towers
     assert (tmp_path / "model" / "merges.txt").read_bytes() == (tiny_dir / "merges.txt").read_bytes()
 
 
-def test_pickled_weights_are_read_where_torch_is_and_named_where_it_is_not(tiny_checkpoint, tiny_dir, tmp_path, monkeypatch):
+def test_pickled_weights_are_read_where_torch_is_and_named_where_it_is_not(
+    tiny_checkpoint, tiny_dir, tmp_path, monkeypatch
+):
     import torch
     from safetensors.torch import load_file
 
@@ -329,7 +362,11 @@ def test_nothing_of_the_baking_machine_is_in_the_graphs(tiny_checkpoint, tiny_di
     for name in ("text.onnx", "image.onnx"):
         model = onnx.load(tiny_dir / name, load_external_data=False)
         domains |= {node.domain for node in model.graph.node}
-        assert {node.op_type for node in model.graph.node} >= {"MultiHeadAttention", "SkipLayerNormalization", "QuickGelu"}
+        assert {node.op_type for node in model.graph.node} >= {
+            "MultiHeadAttention",
+            "SkipLayerNormalization",
+            "QuickGelu",
+        }
         layers = sum(node.op_type == "MultiHeadAttention" for node in model.graph.node)
         assert sum("qkv" in i for node in model.graph.node if node.op_type == "MatMul" for i in node.input) == layers
         assert str(tiny_checkpoint.parent).encode() not in (tiny_dir / name).read_bytes()

@@ -8,12 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from llm_clip_onnx import engine as engine_module
 from llm_clip_onnx import towers
 from llm_clip_onnx.engine import Engine, Lazy, engine_for
 from llm_clip_onnx.errors import InputError
 from nasty import TEXTS, images, photo, saved
-from PIL import Image
 
 
 def test_embeddings_come_in_the_order_of_the_texts_whatever_the_company(demo_engine):
@@ -27,7 +28,9 @@ def test_embeddings_come_in_the_order_of_the_images_as_bytes_or_pil(demo_engine)
     found = demo_engine.embed_images(blobs)
     assert (found.shape, found.dtype) == ((len(blobs), 512), np.float32)
     np.testing.assert_array_equal(demo_engine.embed_images(blobs[::-1])[::-1], found)
-    np.testing.assert_array_equal(demo_engine.embed_images([photo()]), demo_engine.embed_images([saved(photo(), "PNG")]))
+    np.testing.assert_array_equal(
+        demo_engine.embed_images([photo()]), demo_engine.embed_images([saved(photo(), "PNG")])
+    )
 
 
 def test_nothing_gives_an_empty_array_of_the_right_width(demo_engine):
@@ -44,8 +47,14 @@ def test_embeddings_are_not_normalised(demo_engine):
     [
         (lambda e: e.embed_text(["a", "b", 3]), "texts[2]: int is not text; expected a str"),
         (lambda e: e.embed_text(["a", b"b"]), "texts[1]: bytes is not text; expected a str"),
-        (lambda e: e.embed_text(["\ud800"]), "texts[0]: a lone surrogate is not text; expected Unicode that UTF-8 can hold"),
-        (lambda e: e.embed_images([saved(photo(), "PNG"), b"abc"]), "images[1]: 3-byte blob is not an image Pillow can open; expected"),
+        (
+            lambda e: e.embed_text(["\ud800"]),
+            "texts[0]: a lone surrogate is not text; expected Unicode that UTF-8 can hold",
+        ),
+        (
+            lambda e: e.embed_images([saved(photo(), "PNG"), b"abc"]),
+            "images[1]: 3-byte blob is not an image Pillow can open; expected",
+        ),
         (lambda e: e.embed_images(["cat.jpg"]), "images[0]: str is not an image; expected bytes or a PIL image"),
         (lambda e: e.embed_item(3.5), "float is neither text nor image bytes; expected str or bytes"),
     ],
@@ -81,7 +90,9 @@ def test_what_is_remembered_is_bounded_in_bytes_and_cannot_be_changed(demo_dir, 
 def test_many_threads_get_what_one_gets_and_each_tower_opens_once(demo_dir, monkeypatch):
     opened = []
     genuine = towers.open_tower
-    monkeypatch.setattr(towers, "open_tower", lambda graph, threads: opened.append((graph.name, threads)) or genuine(graph, threads))
+    monkeypatch.setattr(
+        towers, "open_tower", lambda graph, threads: opened.append((graph.name, threads)) or genuine(graph, threads)
+    )
     engine = Engine(demo_dir)
     texts, blobs = [f"{n % 23} {TEXTS[n % len(TEXTS)]}" for n in range(200)], list(images().values()) * 2
     with ThreadPoolExecutor(16) as pool:

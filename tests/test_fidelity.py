@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from llm_clip_onnx.bake import fidelity
 from llm_clip_onnx.bake.samples import TEXTS, made_images
 from llm_clip_onnx.vectors import unit
@@ -68,6 +69,9 @@ def test_a_bake_that_says_it_is_openais_must_give_the_published_embeddings(tiny_
     from llm_clip_onnx.errors import FidelityError
 
     monkeypatch.setattr(fidelity, "PUBLISHED_FOR", (str(tiny_checkpoint),))
-    with pytest.raises(FidelityError, match=r"the embedding of 'hello world' is off by|the embedding of 'she smiled, with pain' is off by"):
+    with pytest.raises(
+        FidelityError,
+        match=r"the embedding of 'hello world' is off by|the embedding of 'she smiled, with pain' is off by",
+    ):
         bake(str(tiny_checkpoint), tmp_path / "model", say=quiet)
     assert not (tmp_path / "model").exists()

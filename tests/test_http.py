@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import numpy as np
 import pytest
+
 from browser import chromium
 from conftest import ROOT
 from llm_clip_onnx.engine import Engine
@@ -42,7 +43,9 @@ def server(demo_dir, database, tmp_path_factory):
 
 def test_the_recipes_curl(server, demo_dir):
     """The very URL of the recipe."""
-    response = httpx.get(f"{server}/_memory.json?sql=select+hex(llm_embed('clip',+:q))+as+x&q=purple+and+gold&_shape=array")
+    response = httpx.get(
+        f"{server}/_memory.json?sql=select+hex(llm_embed('clip',+:q))+as+x&q=purple+and+gold&_shape=array"
+    )
     [row] = response.json()
     found = np.array(struct.unpack("<512f", bytes.fromhex(row["x"])), np.float32)
     np.testing.assert_array_equal(found, Engine(demo_dir).embed_item("purple and gold"))
@@ -51,7 +54,9 @@ def test_the_recipes_curl(server, demo_dir):
 
 def test_the_recipes_page(server, demo_dir):
     page = httpx.get(f"{server}/_memory?sql=select+hex(llm_embed('clip',+:q))+as+x&q=purple+and+gold").text
-    assert Engine(demo_dir).embed_item("purple and gold").tobytes().hex().upper()[:2000] in page  # a page cuts long cells short
+    assert (
+        Engine(demo_dir).embed_item("purple and gold").tobytes().hex().upper()[:2000] in page
+    )  # a page cuts long cells short
 
 
 def test_the_canned_query_needs_no_sql(server, demo_dir):
@@ -110,7 +115,10 @@ def test_bad_configuration_ends_serve_with_its_sentence(tmp_path):
         env=environment(tmp_path / "llm"), capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "Error: plugins.datasette-clip.models is 'clip'; expected a list of model ids such as [\"clip\"]"
+    assert (
+        done.stderr.splitlines()[-1]
+        == "Error: plugins.datasette-clip.models is 'clip'; expected a list of model ids such as [\"clip\"]"
+    )
 
 
 NOTEBOOK = """<!doctype html><title>a notebook elsewhere</title><script>

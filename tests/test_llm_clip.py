@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from conftest import DEMO_CHECKPOINT
 from llm_clip_onnx import verify
 from llm_clip_onnx.bake.samples import TEXTS, made_images
@@ -40,7 +41,9 @@ def test_float32_towers_agree_with_llm_clip(which, llm_clip_on, demo_float32_dir
     texts = [*TEXTS, *NASTY_TEXTS]
     theirs = np.array(model.embed_batch(texts), np.float32)
     assert min(map(cosine, engine.embed_text(texts), theirs)) >= 0.9999
-    np.testing.assert_allclose(np.linalg.norm(engine.embed_text(texts), axis=1), np.linalg.norm(theirs, axis=1), rtol=1e-3)
+    np.testing.assert_allclose(
+        np.linalg.norm(engine.embed_text(texts), axis=1), np.linalg.norm(theirs, axis=1), rtol=1e-3
+    )
     blobs = [*images().values(), *map(verify.png_of, made_images().values())]
     theirs = np.array(model.embed_batch(blobs), np.float32)
     assert min(map(cosine, engine.embed_images(blobs), theirs)) >= 0.9999
@@ -48,7 +51,10 @@ def test_float32_towers_agree_with_llm_clip(which, llm_clip_on, demo_float32_dir
 
 def test_verify_compares_with_llm_clip(demo_dir):
     checks = verify.verify(demo_dir, "llm-clip", str(DEMO_CHECKPOINT))
-    assert [(c.name, c.ok) for c in checks][-2:] == [("text tower (int8) with llm-clip", True), ("image tower (int8) with llm-clip", True)]
+    assert [(c.name, c.ok) for c in checks][-2:] == [
+        ("text tower (int8) with llm-clip", True),
+        ("image tower (int8) with llm-clip", True),
+    ]
 
 
 def test_verify_finds_another_checkpoint_out(demo_dir, tiny_checkpoint):
@@ -68,7 +74,9 @@ def test_where_llm_clip_is_installed_too_clip_is_ours_and_llm_clip_stays_within_
     (tmp_path / "clip-ViT-B-32").symlink_to(DEMO_CHECKPOINT)
     env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir)) | {"PYTHONPATH": os.pathsep.join(sys.path)}
     del env["LLM_LOAD_PLUGINS"]
-    done = subprocess.run([sys.executable, "-c", WHO_IS_WHO], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", WHO_IS_WHO], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     ours, theirs, same, found, expected = json.loads(done.stdout.splitlines()[-1])
     assert (ours, theirs, same) == ("llm_clip_onnx", "llm_clip", True)

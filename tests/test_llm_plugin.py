@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
+import sys
 
 import llm
-import llm_clip_onnx
 import pytest
+
+import llm_clip_onnx
 from conftest import DEMO_CHECKPOINT
 from llm_clip_onnx.errors import InputError, ModelDirError
 from nasty import photo, saved
@@ -20,7 +23,10 @@ def env(demo_dir, tmp_path):
 
 
 def test_embed_text(env, demo_engine):
-    assert json.loads(run_llm("embed", "-m", "clip", "-c", "hello", env=env).stdout) == demo_engine.embed_item("hello").tolist()
+    assert (
+        json.loads(run_llm("embed", "-m", "clip", "-c", "hello", env=env).stdout)
+        == demo_engine.embed_item("hello").tolist()
+    )
 
 
 def test_embed_an_image_file(env, demo_engine, tmp_path):
@@ -36,12 +42,26 @@ def test_embed_multi_and_similar(env, tmp_path):
 
         (tmp_path / "photos" / f"{colour}.jpg").write_bytes(saved(Image.new("RGB", (80, 60), colour), "JPEG"))
     database = str(tmp_path / "photos.db")
-    run_llm("embed-multi", "photos", "-m", "clip", "--binary", "--files", str(tmp_path / "photos"), "*.jpg", "-d", database, env=env)
+    run_llm(
+        "embed-multi",
+        "photos",
+        "-m",
+        "clip",
+        "--binary",
+        "--files",
+        str(tmp_path / "photos"),
+        "*.jpg",
+        "-d",
+        database,
+        env=env,
+    )
     with sqlite3.connect(database) as connection:
-        assert sorted(connection.execute("select id, length(embedding) from embeddings")) == [(f"{c}.jpg", 2048) for c in ("blue", "green", "red")]
+        assert sorted(connection.execute("select id, length(embedding) from embeddings")) == [
+            (f"{c}.jpg", 2048) for c in ("blue", "green", "red")
+        ]
         assert connection.execute("select model from collections").fetchall() == [("clip",)]
     lines = run_llm("similar", "photos", "-c", "green", "-d", database, env=env).stdout.splitlines()
-    assert [json.loads(line)["id"] for line in lines][0] == "green.jpg"
+    assert json.loads(lines[0])["id"] == "green.jpg"
     assert len(lines) == 3
 
 
@@ -61,7 +81,10 @@ def test_a_mixed_batch_keeps_its_order(demo_dir, demo_engine, monkeypatch):
     [
         (["a", 3], "items[1]: int is neither text nor image bytes; expected str or bytes"),
         (["a", None], "items[1]: NoneType is neither text nor image bytes; expected str or bytes"),
-        (["a", "b", b"abc"], "items[2]: 3-byte blob is not an image Pillow can open; expected JPEG, PNG, WebP or GIF bytes"),
+        (
+            ["a", "b", b"abc"],
+            "items[2]: 3-byte blob is not an image Pillow can open; expected JPEG, PNG, WebP or GIF bytes",
+        ),
     ],
 )
 def test_a_bad_item_raises_by_its_position_and_is_not_skipped(items, sentence, demo_dir, monkeypatch):
@@ -71,18 +94,24 @@ def test_a_bad_item_raises_by_its_position_and_is_not_skipped(items, sentence, d
     assert str(raised.value) == sentence
 
 
-def test_without_a_model_directory_the_command_says_what_to_run(env, tmp_path):
+def test_without_a_model_directory_the_command_says_what_to_run(env, tmp_path, monkeypatch):
     done = run_llm("embed", "-m", "clip", "-c", "hello", env=env | {"CLIP_MODEL_DIR": str(tmp_path / "none")}, ok=False)
-    assert done.stderr == f"Error: clip: {tmp_path}/none: there is no model directory; make one with `llm clip bake`, or set CLIP_MODEL_DIR to one\n"
-    with pytest.raises(ModelDirError), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CLIP_MODEL_DIR", str(tmp_path / "none"))
+    assert (
+        done.stderr
+        == f"Error: clip: {tmp_path}/none: there is no model directory; make one with `llm clip bake`, or set CLIP_MODEL_DIR to one\n"
+    )
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(tmp_path / "none"))
+    with pytest.raises(ModelDirError):
         llm.get_embedding_model("clip").embed("hello")
 
 
 def test_a_bad_image_ends_the_command_with_its_sentence(env, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"abc")
     done = run_llm("embed", "-m", "clip", "--binary", "-i", str(tmp_path / "bad.jpg"), env=env, ok=False)
-    assert done.stderr == "Error: clip: items[0]: 3-byte blob is not an image Pillow can open; expected JPEG, PNG, WebP or GIF bytes\n"
+    assert (
+        done.stderr
+        == "Error: clip: items[0]: 3-byte blob is not an image Pillow can open; expected JPEG, PNG, WebP or GIF bytes\n"
+    )
 
 
 def test_bake_info_and_verify_from_the_command_line(env, tmp_path):
@@ -93,7 +122,9 @@ def test_bake_info_and_verify_from_the_command_line(env, tmp_path):
     info = run_llm("clip", "info", str(to), env=env).stdout
     for fact in ("This is the demo model", "embed_dim", "512", "text tower", "int8", "logit_scale"):
         assert fact in info
-    assert json.loads(run_llm("clip", "info", str(to), "--json", env=env).stdout) == json.loads((to / "manifest.json").read_text())
+    assert json.loads(run_llm("clip", "info", str(to), "--json", env=env).stdout) == json.loads(
+        (to / "manifest.json").read_text()
+    )
     lines = run_llm("clip", "verify", str(to), env=env).stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["ok", "ok", "ok"]
 
@@ -119,4 +150,33 @@ def test_verify_ends_with_1_where_a_tower_is_not_what_was_baked(env, demo_dir, d
 
 def test_a_source_that_is_neither_folder_nor_id_is_refused_with_a_sentence(env, tmp_path):
     done = run_llm("clip", "bake", "no such thing", "--to", str(tmp_path / "m"), env=env, ok=False)
-    assert done.stderr.splitlines()[-1] == "Error: no such thing: neither a folder that is there nor a hub id such as owner/name"
+    assert (
+        done.stderr.splitlines()[-1]
+        == "Error: no such thing: neither a folder that is there nor a hub id such as owner/name"
+    )
+
+
+WITHOUT_THE_EXTRA = """
+import sys
+sys.modules |= dict.fromkeys(["onnx", "safetensors", "huggingface_hub", "torch", "llm_clip", "sentence_transformers"])
+from llm.cli import cli
+cli()
+"""
+
+
+def test_without_the_extras_verify_still_runs_and_bake_says_what_to_install(env, demo_dir, tmp_path):
+    """As in a run-time image: None in sys.modules makes an import fail as if the package were not installed."""
+
+    def llm_without(*arguments: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-c", WITHOUT_THE_EXTRA, "clip", *arguments]
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+
+    assert llm_without("verify", str(demo_dir)).returncode == 0
+    for arguments in (
+        ["bake", str(DEMO_CHECKPOINT), "--to", str(tmp_path / "m")],
+        ["verify", "--reference", "llm-clip"],
+    ):
+        done = llm_without(*arguments)
+        assert done.returncode == 1
+        assert "is not installed; `llm clip " in done.stderr
+        assert "pip install 'datasette-clip[bake]', or [reference] to compare with llm-clip" in done.stderr

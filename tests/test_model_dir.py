@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from llm_clip_onnx import model_dir
 from llm_clip_onnx.engine import Engine, default_engine, engine_for
 from llm_clip_onnx.errors import ModelDirError
@@ -26,11 +27,17 @@ def flip_a_bit(file: Path) -> None:
 
 CASES = [
     (shutil.rmtree, "{path}: there is no model directory; make one with `llm clip bake`, or set CLIP_MODEL_DIR to one"),
-    (lambda p: (p / "manifest.json").unlink(), "{path} has no manifest.json, so it is no model directory that a bake finished;"),
+    (
+        lambda p: (p / "manifest.json").unlink(),
+        "{path} has no manifest.json, so it is no model directory that a bake finished;",
+    ),
     (lambda p: (p / "manifest.json").write_text("{"), "{path}/manifest.json cannot be read (JSONDecodeError: "),
     (lambda p: (p / "manifest.json").write_text("[]"), "{path}/manifest.json cannot be read (TypeError: "),
     (lambda p: (p / "manifest.json").write_text('{"format": 1}'), "{path}/manifest.json cannot be read (KeyError: "),
-    (lambda p: rewritten(p, format=2), "{path}/manifest.json says format 2, this version reads 1: bake again with llm clip bake --force"),
+    (
+        lambda p: rewritten(p, format=2),
+        "{path}/manifest.json says format 2, this version reads 1: bake again with llm clip bake --force",
+    ),
     (lambda p: rewritten(p, files={}), "{path}/manifest.json does not list text.onnx: bake again"),
     (lambda p: (p / "merges.txt").unlink(), "{path}/merges.txt cannot be read (No such file or directory): bake again"),
     (lambda p: os.truncate(p / "text.bin", 99), "{path}/text.bin has 99 bytes, its manifest says "),
@@ -72,7 +79,9 @@ def test_where_the_model_directory_is(tiny_dir, tmp_path, monkeypatch):
     with pytest.raises(ModelDirError, match="there is no model directory"):
         default_engine()
     shutil.copytree(tiny_dir, tmp_path / "clip-model")
-    assert default_engine().path == tmp_path / "clip-model"  # baked while the process runs, it is found without a restart
+    assert (
+        default_engine().path == tmp_path / "clip-model"
+    )  # baked while the process runs, it is found without a restart
     monkeypatch.setenv("CLIP_MODEL_DIR", str(tiny_dir))
     assert default_engine().path == tiny_dir
 

@@ -7,11 +7,12 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from conftest import ROOT
 from llm_clip_onnx.errors import InputError
 from llm_clip_onnx.preprocess import Preprocess, pixels_of
 from nasty import broken, images, photo, saved
-from PIL import Image
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 GOLDEN = np.load(ROOT / "tests/golden/pixels.npz")
@@ -64,7 +65,11 @@ def test_what_is_no_image_is_refused_with_a_sentence(name):
         pixels_of(broken()[name], processor(224))
     assert any(
         part in str(raised.value)
-        for part in ("is not an image Pillow can open; expected JPEG, PNG, WebP or GIF bytes", "cannot be decoded", "is too large")
+        for part in (
+            "is not an image Pillow can open; expected JPEG, PNG, WebP or GIF bytes",
+            "cannot be decoded",
+            "is too large",
+        )
     )
 
 

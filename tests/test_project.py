@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from conftest import ROOT
 from serving import environment
 
@@ -32,7 +33,11 @@ def imported(file: Path) -> set[str]:
 
 
 def importers(module: str) -> set[str]:
-    return {str(f.relative_to(PLUGINS)) for f in FILES if any(n == module or n.startswith(module + ".") for n in imported(f))}
+    return {
+        str(f.relative_to(PLUGINS))
+        for f in FILES
+        if any(n == module or n.startswith(module + ".") for n in imported(f))
+    }
 
 
 def test_only_the_towers_know_onnxruntime():
@@ -82,7 +87,9 @@ def test_serving_loads_neither_torch_nor_onnx_nor_the_bake_nor_the_hub(demo_dir,
     image = f"/_memory.json?sql=select+llm_embed('clip',x'{saved(photo(9, 9), 'PNG').hex()}')"
     paths = ["/-/clip", "/-/clip.json", "/_memory.json?sql=select+llm_embed('clip','a')", image]
     env = environment(tmp_path, CLIP_MODEL_DIR=str(demo_dir))
-    done = subprocess.run([sys.executable, "-c", SERVE, json.dumps(paths)], env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", SERVE, json.dumps(paths)], env=env, capture_output=True, text=True, timeout=60
+    )
     codes, modules = json.loads(done.stdout.splitlines()[-1])
     assert codes == [200] * 4
     assert "onnxruntime" in modules
@@ -93,7 +100,9 @@ def test_serving_loads_neither_torch_nor_onnx_nor_the_bake_nor_the_hub(demo_dir,
 def test_importing_the_llm_plugin_costs_no_onnxruntime(tmp_path):
     """Over what `llm` itself imports, which may be numpy."""
     code = "import sys, llm; before = set(sys.modules); import llm_clip_onnx; print(*(set(sys.modules) - before))"
-    done = subprocess.run([sys.executable, "-c", code], env=environment(tmp_path), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(tmp_path), capture_output=True, text=True, check=True
+    )
     added = {name.split(".")[0] for name in done.stdout.split()}
     assert added == {"llm_clip_onnx"}
 

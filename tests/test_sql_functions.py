@@ -11,6 +11,7 @@ import llm
 import numpy as np
 import pytest
 from datasette.app import Datasette
+
 from llm_clip_onnx import towers
 from nasty import photo, saved
 
@@ -54,7 +55,10 @@ def one(datasette: Datasette, sql: str, **parameters):
         (f"llm_embed_cosine({blob(1, 0)}, null)", None),
         (f"llm_embed_decode({blob(1, 0.5)})", "[1.0, 0.5]"),
         ("llm_embed_decode(null)", None),
-        (f"hex((select llm_embed_average(column1) from (values ({blob(1, 2)}), (null), ({blob(3, 6)}))))", llm.encode([2, 4]).hex().upper()),
+        (
+            f"hex((select llm_embed_average(column1) from (values ({blob(1, 2)}), (null), ({blob(3, 6)}))))",
+            llm.encode([2, 4]).hex().upper(),
+        ),
         ("(select llm_embed_average(column1) from (values (null)))", None),
         ("(select llm_embed_average(name) from sqlite_master)", None),
     ],
@@ -67,13 +71,34 @@ def test_results(datasette, sql, expected):
     ("sql", "sentence"),
     [
         ("llm_embed('clip', 5)", "llm_embed: int is neither text nor image bytes; expected str or bytes"),
-        ("llm_embed('clip', x'616263')", "llm_embed: 3-byte blob is not an image Pillow can open; expected JPEG, PNG, WebP or GIF bytes"),
-        ("llm_embed('gpt-9', 'a')", "llm_embed: model 'gpt-9' is not on the list plugins.datasette-clip.models, ['clip']"),
-        ("llm_embed('3-small', 'a')", "llm_embed: model '3-small' is not on the list plugins.datasette-clip.models, ['clip']"),
-        (f"llm_embed_cosine({blob(1)}, {blob(1, 2)})", "llm_embed_cosine: 1 and 2 dimensions; both vectors must come from one model"),
-        ("llm_embed_cosine('ab', x'00')", "llm_embed_cosine: str is not a vector blob: expected a BLOB of 4 bytes per dimension"),
-        (f"llm_embed_cosine({blob(0)}, {blob(1)})", "llm_embed_cosine: a vector of zeros, infinities or NaN has no direction, so no cosine"),
-        ("llm_embed_decode(x'0000')", "llm_embed_decode: a BLOB of 2 bytes is not a vector blob: expected 4 bytes per dimension"),
+        (
+            "llm_embed('clip', x'616263')",
+            "llm_embed: 3-byte blob is not an image Pillow can open; expected JPEG, PNG, WebP or GIF bytes",
+        ),
+        (
+            "llm_embed('gpt-9', 'a')",
+            "llm_embed: model 'gpt-9' is not on the list plugins.datasette-clip.models, ['clip']",
+        ),
+        (
+            "llm_embed('3-small', 'a')",
+            "llm_embed: model '3-small' is not on the list plugins.datasette-clip.models, ['clip']",
+        ),
+        (
+            f"llm_embed_cosine({blob(1)}, {blob(1, 2)})",
+            "llm_embed_cosine: 1 and 2 dimensions; both vectors must come from one model",
+        ),
+        (
+            "llm_embed_cosine('ab', x'00')",
+            "llm_embed_cosine: str is not a vector blob: expected a BLOB of 4 bytes per dimension",
+        ),
+        (
+            f"llm_embed_cosine({blob(0)}, {blob(1)})",
+            "llm_embed_cosine: a vector of zeros, infinities or NaN has no direction, so no cosine",
+        ),
+        (
+            "llm_embed_decode(x'0000')",
+            "llm_embed_decode: a BLOB of 2 bytes is not a vector blob: expected 4 bytes per dimension",
+        ),
         ("llm_embed_decode(7)", "llm_embed_decode: int is not a vector blob: expected a BLOB of 4 bytes per dimension"),
         (
             f"(select llm_embed_average(column1) from (values ({blob(1, 2)}), ({blob(3)})))",
@@ -93,9 +118,15 @@ def test_misuse_is_a_400_and_its_sentence_is_in_the_log(datasette, sql, sentence
 
 
 def test_text_and_image_embeddings_are_the_engines(datasette, demo_engine):
-    assert one(datasette, "select hex(llm_embed('clip', :q))", q="purple and gold") == demo_engine.embed_item("purple and gold").tobytes().hex().upper()
+    assert (
+        one(datasette, "select hex(llm_embed('clip', :q))", q="purple and gold")
+        == demo_engine.embed_item("purple and gold").tobytes().hex().upper()
+    )
     png = saved(photo(), "PNG")
-    assert one(datasette, f"select hex(llm_embed('clip', x'{png.hex()}'))") == demo_engine.embed_item(png).tobytes().hex().upper()
+    assert (
+        one(datasette, f"select hex(llm_embed('clip', x'{png.hex()}'))")
+        == demo_engine.embed_item(png).tobytes().hex().upper()
+    )
 
 
 def connections(datasette: Datasette) -> tuple[sqlite3.Connection, sqlite3.Connection]:
@@ -140,9 +171,15 @@ def test_our_functions_replace_theirs_and_are_deterministic(datasette):
     assert theirs.execute("select llm_embed('no such model', 'a')").fetchone()[0] == "'Unknown model: no such model'"
     with pytest.raises(sqlite3.OperationalError):
         ours.execute("select llm_embed('no such model', 'a')")
-    for name, call in {"llm_embed": "llm_embed('clip', a)", "llm_embed_cosine": "llm_embed_cosine(a, a)", "llm_embed_decode": "llm_embed_decode(a)"}.items():
+    for name, call in {
+        "llm_embed": "llm_embed('clip', a)",
+        "llm_embed_cosine": "llm_embed_cosine(a, a)",
+        "llm_embed_decode": "llm_embed_decode(a)",
+    }.items():
         ours.execute("create table if not exists t (a)")
-        ours.execute(f"create index {name}_index on t ({call})")  # SQLite allows only deterministic functions in an index
+        ours.execute(
+            f"create index {name}_index on t ({call})"
+        )  # SQLite allows only deterministic functions in an index
 
 
 def test_a_scan_of_20000_vectors_embeds_once_and_stays_inside_the_time_limit(demo_dir, tmp_path, monkeypatch):
@@ -151,7 +188,9 @@ def test_a_scan_of_20000_vectors_embeds_once_and_stays_inside_the_time_limit(dem
     connection = sqlite3.connect(tmp_path / "vectors.db")
     with connection:
         connection.execute("create table embeddings (id integer primary key, embedding blob)")
-        connection.executemany("insert into embeddings values (?, ?)", ((n, v.tobytes()) for n, v in enumerate(vectors)))
+        connection.executemany(
+            "insert into embeddings values (?, ?)", ((n, v.tobytes()) for n, v in enumerate(vectors))
+        )
     connection.close()
     runs = []
     genuine = towers.run_text
@@ -196,7 +235,10 @@ class CountingPlugin:
 
 def test_other_models_on_the_list_work_opened_once_with_their_configured_key(demo_dir, monkeypatch):
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
-    plugins = {"datasette-clip": {"models": ["clip", "counting"]}, "datasette-llm-embed": {"keys": {"counting": "secret"}}}
+    plugins = {
+        "datasette-clip": {"models": ["clip", "counting"]},
+        "datasette-llm-embed": {"keys": {"counting": "secret"}},
+    }
     datasette = Datasette(memory=True, metadata={"plugins": plugins})
     llm.plugins.pm.register(CountingPlugin(), "counting")
     try:

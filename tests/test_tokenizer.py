@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+
 from conftest import DEMO_CHECKPOINT, ROOT
 from llm_clip_onnx.errors import InputError
 from llm_clip_onnx.tokenizer import ids_of, open_tokenizer

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from llm_clip_onnx import vectors
 from llm_clip_onnx.errors import VectorError
 
@@ -42,7 +43,8 @@ def test_what_is_no_vector_blob_is_refused(blob, sentence):
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "expected"), [([1, 0], [0, 2], 0), ([3, 4], [3, 4], 1), ([1, 1], [-2, -2], -1), ([1, 0], [1, 1], math.sqrt(0.5))]
+    ("a", "b", "expected"),
+    [([1, 0], [0, 2], 0), ([3, 4], [3, 4], 1), ([1, 1], [-2, -2], -1), ([1, 0], [1, 1], math.sqrt(0.5))],
 )
 def test_cosine(a, b, expected):
     assert vectors.cosine(np.float32(a), np.float32(b)) == pytest.approx(expected, abs=1e-7)

@@ -13,10 +13,13 @@ from pathlib import Path
 import click
 import pytest
 from datasette.app import Datasette
+
 from datasette_clip.opening import text_opening
 from llm_clip_onnx import model_dir
 
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # as in test_sql_functions.py
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # as in test_sql_functions.py
 
 
 @pytest.fixture
@@ -61,7 +64,12 @@ def test_the_page_shows_the_facts_and_links_that_work_on_this_very_instance(data
     page = get(datasette, "/-/clip", headers={"host": "clip.example"}).text
     manifest = model_dir.read_manifest(demo_dir)
     assert "is <strong>ready</strong>" in page
-    for fact in (*manifest.source.weights_sha256.values(), *(f.sha256 for f in manifest.files.values()), "int8", manifest.baked_at):
+    for fact in (
+        *manifest.source.weights_sha256.values(),
+        *(f.sha256 for f in manifest.files.values()),
+        "int8",
+        manifest.baked_at,
+    ):
         assert fact in page
     links = [html.unescape(link) for link in re.findall(r'href="([^"]+)"', page)]
     queries = [link for link in links if "sql=" in link]
@@ -86,10 +94,15 @@ def test_a_checkpoint_with_a_notice_says_it_in_plain_words(datasette):
     ("break_it", "sentence"),
     [
         (shutil.rmtree, "there is no model directory; make one with `llm clip bake`"),
-        (lambda path: (path / "text.bin").write_bytes(bytes((path / "text.bin").stat().st_size)), "the file is damaged; bake again"),
+        (
+            lambda path: (path / "text.bin").write_bytes(bytes((path / "text.bin").stat().st_size)),
+            "the file is damaged; bake again",
+        ),
     ],
 )
-def test_without_a_sound_model_the_server_starts_says_why_and_serves_its_pages(break_it, sentence, demo_dir, tmp_path, monkeypatch, fresh_opening):
+def test_without_a_sound_model_the_server_starts_says_why_and_serves_its_pages(
+    break_it, sentence, demo_dir, tmp_path, monkeypatch, fresh_opening
+):
     path = Path(shutil.copytree(demo_dir, tmp_path / "model"))
     break_it(path)
     monkeypatch.setenv("CLIP_MODEL_DIR", str(path))
@@ -114,9 +127,12 @@ def test_a_private_instance_shows_its_model_to_nobody(demo_dir, monkeypatch):
     ("config", "sentence"),
     [
         ({"modles": ["clip"]}, "plugins.datasette-clip.modles is not a key of this plugin; expected models"),
-        ({"models": "clip"}, "plugins.datasette-clip.models is 'clip'; expected a list of model ids such as [\"clip\"]"),
-        ({"models": []}, "plugins.datasette-clip.models is []; expected a list of model ids such as [\"clip\"]"),
-        ({"models": [3]}, "plugins.datasette-clip.models is [3]; expected a list of model ids such as [\"clip\"]"),
+        (
+            {"models": "clip"},
+            "plugins.datasette-clip.models is 'clip'; expected a list of model ids such as [\"clip\"]",
+        ),
+        ({"models": []}, 'plugins.datasette-clip.models is []; expected a list of model ids such as ["clip"]'),
+        ({"models": [3]}, 'plugins.datasette-clip.models is [3]; expected a list of model ids such as ["clip"]'),
         (["clip"], "plugins.datasette-clip is list; expected an object with the key models"),
     ],
 )

@@ -6,6 +6,7 @@ import sys
 
 import click
 from datasette import hookimpl
+
 from llm_clip_onnx.errors import ConfigError
 
 from . import sql_functions, views

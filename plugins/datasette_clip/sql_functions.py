@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import llm
 import numpy as np
+
 from llm_clip_onnx import CLIP, vectors
 from llm_clip_onnx.errors import ConfigError
 
@@ -105,7 +106,7 @@ def register(conn, config: Config) -> None:
 
     So `order by llm_embed_cosine(embedding, llm_embed('clip', :q))` embeds once, not once a row.
     """
-    functions = {
+    functions: dict[str, tuple[int, Callable]] = {
         "llm_embed": (2, functools.partial(llm_embed, config)),
         "llm_embed_cosine": (2, llm_embed_cosine),
         "llm_embed_decode": (1, llm_embed_decode),

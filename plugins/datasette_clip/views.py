@@ -1,4 +1,4 @@
-"""The pages: /-/clip and /-/clip.json, which say what model this instance serves, how good it is, and how to call it."""
+"""The pages /-/clip and /-/clip.json: what model this instance serves, how faithful it is, and how to call it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from urllib.parse import urlencode
 
 from datasette.utils import add_cors_headers
 from datasette.utils.asgi import Response
+
 from llm_clip_onnx.errors import ClipError
 
 from .config import Config, of
@@ -39,7 +40,9 @@ def calls(datasette, request) -> dict[str, str] | None:
     database = "_memory" if "_memory" in names else names[0]
     query = urlencode({"sql": EXAMPLE_SQL, "q": "purple and gold"})
     page = f"{datasette.urls.database(database)}?{query}"
-    json_url = datasette.absolute_url(request, f"{datasette.urls.database(database, format='json')}?{query}&_shape=array")
+    json_url = datasette.absolute_url(
+        request, f"{datasette.urls.database(database, format='json')}?{query}&_shape=array"
+    )
     return {"sql": EXAMPLE_SQL, "page": page, "json": json_url}
 
 

@@ -50,7 +50,7 @@ _reference: list[llm.EmbeddingModel] = []
 
 
 def reference_model() -> llm.EmbeddingModel | None:
-    """llm-clip's own model, one for the whole process, under the id `llm-clip`; None where llm-clip is not installed."""
+    """llm-clip's own model, one for the process, under the id `llm-clip`; None where llm-clip is not installed."""
     if "llm_clip" in sys.modules and not _reference:
         model = sys.modules["llm_clip"].ClipEmbeddingModel()
         model.model_id = "llm-clip"

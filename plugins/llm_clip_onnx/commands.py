@@ -1,4 +1,4 @@
-"""The commands `llm clip bake`, `llm clip info` and `llm clip verify`. What they do lies elsewhere; this is what they say."""
+"""The commands `llm clip bake`, `llm clip info` and `llm clip verify`: what they say. What they do lies elsewhere."""
 
 from __future__ import annotations
 
@@ -36,7 +36,11 @@ def clip():
 
 @clip.command(cls=Sentences)
 @click.argument("source", default="sentence-transformers/clip-ViT-B-32")
-@click.option("--to", type=click.Path(path_type=Path), help="Model directory to write [default: $CLIP_MODEL_DIR, else clip-model beside llm's files]")
+@click.option(
+    "--to",
+    type=click.Path(path_type=Path),
+    help="Model directory to write [default: $CLIP_MODEL_DIR, else clip-model beside llm's files]",
+)
 @click.option("--revision", help="Branch, tag or commit on the hub")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "int8"]), default="auto", show_default=True)
 @click.option("--force", is_flag=True, help="Replace a model directory that is there")
@@ -93,7 +97,11 @@ def info(directory: Path | None, as_json: bool):
 
 @clip.command(cls=Sentences)
 @click.argument("directory", type=click.Path(path_type=Path), required=False)
-@click.option("--reference", type=click.Choice(["llm-clip"]), help="Compare with llm-clip itself, on the checkpoint that was baked")
+@click.option(
+    "--reference",
+    type=click.Choice(["llm-clip"]),
+    help="Compare with llm-clip itself, on the checkpoint that was baked",
+)
 @click.option("--checkpoint", help="Where that checkpoint is now, if not where it was baked from: a hub id or a folder")
 def verify(directory: Path | None, reference: str | None, checkpoint: str | None):
     "Open the towers as the server does and check their fidelity; ends with 1 if anything fails"

@@ -31,7 +31,8 @@ class Lazy(Generic[T]):
     """Something opened by the first who asks for it; the others wait for that one, and nobody for a lock afterwards."""
 
     def __init__(self, open_it: Callable[[], T]):
-        self._open, self._lock, self._opened = open_it, threading.Lock(), None
+        self._open, self._lock = open_it, threading.Lock()
+        self._opened: T | None = None
 
     def get(self) -> T:
         if self._opened is None:
@@ -52,7 +53,9 @@ class Engine:
         self.path = path
         self.manifest = model_dir.read_manifest(path)
         self._text, self._image = Lazy(self._open_text), Lazy(self._open_image)
-        self._cache: LRUCache[str, tuple[int, NDArray[np.float32]]] = LRUCache(CACHE_BYTES, getsizeof=lambda entry: entry[0])
+        self._cache: LRUCache[str, tuple[int, NDArray[np.float32]]] = LRUCache(
+            CACHE_BYTES, getsizeof=lambda entry: entry[0]
+        )
         self._cache_lock = threading.Lock()
 
     def _open_text(self):
@@ -88,7 +91,7 @@ class Engine:
         return self._embed_each(self._embed_one_text, texts, "texts")
 
     def embed_images(self, images: Sequence[bytes | Image.Image]) -> NDArray[np.float32]:
-        """Embed images, as file bytes or PIL images, with the image tower: [n, embed_dim] float32, in order, not normalised.
+        """Embed images (bytes or PIL images) with the image tower: [n, embed_dim] float32, in order, not normalised.
 
         No images give [0, embed_dim]. Raises InputError naming the position of the first item that is not an image
         that can be read, and ModelDirError.

@@ -1,12 +1,12 @@
 """The exceptions of this package, as a tree; each message is a sentence for the person who has to act on it.
 
-    ClipError
-    ├── InputError          what was to be embedded is not text or an image that can be read
-    ├── VectorError         a vector blob, or a pair of them, that cannot be computed with
-    ├── ModelDirError       the model directory is absent, incomplete, damaged or of another format
-    ├── CheckpointError     the source of a bake cannot be fetched, read or is no CLIP
-    ├── FidelityError       a baked tower does not agree with its reference
-    └── ConfigError         a configuration key has a value that cannot be used
+ClipError
+├── InputError          what was to be embedded is not text or an image that can be read
+├── VectorError         a vector blob, or a pair of them, that cannot be computed with
+├── ModelDirError       the model directory is absent, incomplete, damaged or of another format
+├── CheckpointError     the source of a bake cannot be fetched, read or is no CLIP
+├── FidelityError       a baked tower does not agree with its reference
+└── ConfigError         a configuration key has a value that cannot be used
 """
 
 

@@ -52,7 +52,7 @@ class File:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Cosines of two sets of embeddings of the same inputs, plain and with the reference's mean taken off both sides."""
+    """Cosines of two sets of embeddings of the same inputs, plain, and with the reference's mean off both sides."""
 
     inputs: int
     worst: float
@@ -141,7 +141,9 @@ def read_manifest(path: Path) -> Manifest:
             f"{file} cannot be read ({type(error).__name__}: {error}): bake again with llm clip bake --force"
         ) from error
     if manifest is None:
-        raise ModelDirError(f"{file} says format {found}, this version reads {FORMAT}: bake again with llm clip bake --force")
+        raise ModelDirError(
+            f"{file} says format {found}, this version reads {FORMAT}: bake again with llm clip bake --force"
+        )
     for name in (*TEXT_FILES, *IMAGE_FILES, TEXT_REFERENCE, IMAGE_REFERENCE):
         check_size(path, manifest, name)
     return manifest
@@ -154,9 +156,13 @@ def check_size(path: Path, manifest: Manifest, name: str) -> None:
     try:
         found = (path / name).stat().st_size
     except OSError as error:
-        raise ModelDirError(f"{path / name} cannot be read ({error.strerror}): bake again with llm clip bake --force") from error
+        raise ModelDirError(
+            f"{path / name} cannot be read ({error.strerror}): bake again with llm clip bake --force"
+        ) from error
     if found != expected:
-        raise ModelDirError(f"{path / name} has {found:,} bytes, its manifest says {expected:,}: bake again with llm clip bake --force")
+        raise ModelDirError(
+            f"{path / name} has {found:,} bytes, its manifest says {expected:,}: bake again with llm clip bake --force"
+        )
 
 
 def check_sha256(path: Path, manifest: Manifest, names: tuple[str, ...]) -> None:
@@ -165,7 +171,9 @@ def check_sha256(path: Path, manifest: Manifest, names: tuple[str, ...]) -> None
         try:
             found = sha256_of(path / name)
         except OSError as error:
-            raise ModelDirError(f"{path / name} cannot be read ({error.strerror}): bake again with llm clip bake --force") from error
+            raise ModelDirError(
+                f"{path / name} cannot be read ({error.strerror}): bake again with llm clip bake --force"
+            ) from error
         if found != manifest.files[name].sha256:
             raise ModelDirError(
                 f"{path / name} has sha256 {found[:12]}..., its manifest says {manifest.files[name].sha256[:12]}...: "

@@ -1,8 +1,9 @@
 """Image bytes to pixels: what CLIP's image tower looks at, by Pillow and numpy.
 
-The reading is llm-clip's, as it is with transformers 5: RGB first, what is transparent laid on white (transformers 4 and
-openai/CLIP dropped alpha), EXIF rotation ignored, 16-bit grey saturated, the first frame of an animation. Only the part that the centre crop keeps is ever resized, so that a 1 x 20000 image takes milliseconds
-and no memory (resizing all of it, as other readers do, takes 37 s and 10 GB).
+The reading is llm-clip's, as it is with transformers 5: RGB first, what is transparent laid on white (transformers 4
+and openai/CLIP dropped alpha), EXIF rotation ignored, 16-bit grey saturated, the first frame of an animation. Only the
+part that the centre crop keeps is ever resized, so that a 1 x 20000 image takes milliseconds and no memory (resizing
+all of it, as other readers do, takes 37 s and 10 GB).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ FORMATS = "JPEG, PNG, WebP or GIF"
 
 @dataclass(frozen=True)
 class Preprocess:
-    """What a checkpoint says about its pixels: sides in pixels, Pillow's number of a filter, mean and std per channel."""
+    """What a checkpoint says about pixels: sides in pixels, Pillow's number of a filter, mean and std per channel."""
 
     shortest_side: int
     crop: int

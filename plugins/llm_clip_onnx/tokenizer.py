@@ -36,8 +36,8 @@ def open_tokenizer(vocab: Path, merges: Path, context_length: int) -> Bpe:
         ]
     )
     bpe.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in (START, END)])
-    ends = [(token, bpe.token_to_id(token)) for token in (END, START)]
-    bpe.post_processor = processors.RobertaProcessing(*ends, trim_offsets=False, add_prefix_space=False)
+    start, end = ((token, bpe.token_to_id(token) or 0) for token in (START, END))  # add_special_tokens gave both an id
+    bpe.post_processor = processors.RobertaProcessing(end, start, trim_offsets=False, add_prefix_space=False)
     bpe.enable_truncation(context_length)
     return bpe
 

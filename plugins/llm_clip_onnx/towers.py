@@ -45,4 +45,3 @@ def run_text(tower: onnxruntime.InferenceSession, ids: NDArray[np.int64]) -> NDA
 def run_image(tower: onnxruntime.InferenceSession, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     """pixels [n, 3, side, side] float32 to embeddings [n, embed_dim] float32."""
     return tower.run(["embedding"], {"pixels": pixels})[0]
-

@@ -56,17 +56,18 @@ class Average:
     """The mean of embeddings that come one by one, summed in float64."""
 
     def __init__(self) -> None:
-        self.count, self._sum = 0, None
+        self.count = 0
+        self._sum: NDArray[np.float64] | None = None
 
     def add(self, embedding: NDArray[np.floating]) -> None:
         """Take one embedding [embed_dim] more. Raises VectorError where its dimensions differ from the first one's."""
         if self._sum is None:
-            self._sum = np.zeros(embedding.shape)
+            self._sum = np.zeros(embedding.shape, np.float64)
         if self._sum.shape != embedding.shape:
             raise VectorError(
                 f"{self._sum.size} and {embedding.size} dimensions; all vectors of an average must come from one model"
             )
-        self._sum += embedding
+        self._sum += embedding.astype(np.float64)
         self.count += 1
 
     def mean(self) -> NDArray[np.float32] | None:

@@ -49,7 +49,9 @@ def verify(path: Path, reference: str | None = None, checkpoint: str | None = No
             f"worst cosine {result.worst:.6f}, mean {result.mean:.6f}; centred {result.worst_centred:.6f}, "
             f"mean {result.mean_centred:.6f}; worst on {result.worst_input[:40]!r}"
         )
-        return Check(f"{tower} tower ({precision}) with {with_what}", fidelity.agrees(tower, precision, result), figures)
+        return Check(
+            f"{tower} tower ({precision}) with {with_what}", fidelity.agrees(tower, precision, result), figures
+        )
 
     stored = {"text": model_dir.TEXT_REFERENCE, "image": model_dir.IMAGE_REFERENCE}
     checks += [compare(tower, "the bake's reference", np.load(path / file)) for tower, file in stored.items()]
@@ -65,7 +67,11 @@ def published_checks(engine: Engine) -> list[Check]:
     tolerance = fidelity.PUBLISHED_TOLERANCE[engine.manifest.towers["text"].precision]
     differences = fidelity.published_differences(engine.embed_item)
     return [
-        Check(f"{golden['text']!r} as published in {golden['source']}", off <= tolerance, f"off by {off:.5f}, {tolerance} is allowed")
+        Check(
+            f"{golden['text']!r} as published in {golden['source']}",
+            off <= tolerance,
+            f"off by {off:.5f}, {tolerance} is allowed",
+        )
         for golden, off in zip(fidelity.PUBLISHED, differences)
     ]
 
@@ -88,5 +94,10 @@ def llm_clip_embeddings(source: str, revision: str | None, images: list[bytes]) 
     try:
         model._model = SentenceTransformer(source, revision=None if Path(source).is_dir() else revision, device="cpu")
     except Exception as error:  # transformers raises many kinds, with many lines
-        raise CheckpointError(f"llm-clip cannot load {source}: {str(error).splitlines()[0]}; --checkpoint says where it is now") from error
-    return {kind: np.array(model.embed_batch(items), np.float32) for kind, items in (("text", list(TEXTS)), ("image", images))}
+        raise CheckpointError(
+            f"llm-clip cannot load {source}: {str(error).splitlines()[0]}; --checkpoint says where it is now"
+        ) from error
+    return {
+        kind: np.array(model.embed_batch(items), np.float32)
+        for kind, items in (("text", list(TEXTS)), ("image", images))
+    }

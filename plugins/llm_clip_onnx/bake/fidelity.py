@@ -23,19 +23,31 @@ INT8_MINIMUM = {"text": 0.99, "image": 0.98}  # worst centred cosine with the fl
 PUBLISHED_FOR = ("sentence-transformers/clip-ViT-B-32", "openai/clip-vit-base-patch32")
 PUBLISHED: tuple[dict, ...] = (
     {
-        "text": "hello world", "unit": True, "at": slice(0, 5), "source": "qdrant/fastembed tests",
+        "text": "hello world",
+        "unit": True,
+        "at": slice(0, 5),
         "values": (0.0083, 0.0103, -0.0138, 0.0199, -0.0069),
+        "source": "qdrant/fastembed tests",
     },
     {
-        "text": "she smiled, with pain", "unit": False, "at": slice(0, 3), "source": "jina clip-as-service documentation",
+        "text": "she smiled, with pain",
+        "unit": False,
+        "at": slice(0, 3),
         "values": (-0.09136295, 0.42720157, -0.05784469),
+        "source": "jina clip-as-service documentation",
     },
     {
-        "text": "she smiled, with pain", "unit": False, "at": slice(-3, None), "source": "jina clip-as-service documentation",
+        "text": "she smiled, with pain",
+        "unit": False,
+        "at": slice(-3, None),
         "values": (-0.42873043, 0.04472527, 0.4437953),
+        "source": "jina clip-as-service documentation",
     },
-)  # fmt: skip
-PUBLISHED_TOLERANCE = {"fp32": 1e-3, "int8": 5e-3}  # of a number of the unit embedding; 8-bit rounding alone moves it by 2e-3
+)
+PUBLISHED_TOLERANCE = {
+    "fp32": 1e-3,
+    "int8": 5e-3,
+}  # of a number of the unit embedding; 8-bit rounding alone moves it by 2e-3
 
 
 def agreement(found: NDArray[np.float32], reference: NDArray[np.float32], inputs: Sequence[str]) -> Agreement:
@@ -44,8 +56,10 @@ def agreement(found: NDArray[np.float32], reference: NDArray[np.float32], inputs
     middle = reference.mean(0)
     centred = (unit(found - middle) * unit(reference - middle)).sum(1, dtype=np.float64)
     plain, centred = np.nan_to_num(plain, nan=-1.0), np.nan_to_num(centred, nan=-1.0)
-    rounded = [round(float(figure), 6) for figure in (plain.min(), plain.mean(), centred.min(), centred.mean())]
-    return Agreement(len(inputs), *rounded, worst_input=inputs[int(centred.argmin())])
+    worst, mean, worst_centred, mean_centred = (
+        round(float(figure), 6) for figure in (plain.min(), plain.mean(), centred.min(), centred.mean())
+    )
+    return Agreement(len(inputs), worst, mean, worst_centred, mean_centred, inputs[int(centred.argmin())])
 
 
 def float32_agrees(result: Agreement) -> bool:
@@ -70,7 +84,9 @@ def refusal(tower: str, precision: str, result: Agreement) -> FidelityError:
     )
 
 
-def published_differences(embed: Callable[[str], NDArray[np.float32]], published: Sequence[dict] = PUBLISHED) -> list[float]:
+def published_differences(
+    embed: Callable[[str], NDArray[np.float32]], published: Sequence[dict] = PUBLISHED
+) -> list[float]:
     """For each published value: by how much a number of our unit embedding is off, at most. `embed` embeds one text."""
     differences = []
     for golden in published:

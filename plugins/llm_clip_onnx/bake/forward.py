@@ -44,7 +44,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"quick_gelu": quick_gelu, "g
 def attention(x: Array, tensors: Mapping[str, Array], name: str, heads: int, causal: bool) -> Array:
     n, t, width = x.shape
     q, k, v = (
-        linear(x, tensors, f"{name}.{part}_proj").reshape(n, t, heads, width // heads).transpose(0, 2, 1, 3) for part in "qkv"
+        linear(x, tensors, f"{name}.{part}_proj").reshape(n, t, heads, width // heads).transpose(0, 2, 1, 3)
+        for part in "qkv"
     )  # [n, heads, t, head width]
     scores = q @ k.transpose(0, 1, 3, 2) / np.float32(np.sqrt(width // heads))
     if causal:
@@ -84,7 +85,11 @@ def embed_images(config: ClipConfig, tensors: Mapping[str, Array], pixels: Array
     tensors = {name: tensors[name] for name in tensors if name.startswith("visi") or name.startswith("visual_")}
     width, patch, grid = config.image.width, config.patch, config.side // config.patch
     used = pixels[:, :, : grid * patch, : grid * patch]
-    patches = used.reshape(-1, 3, grid, patch, grid, patch).transpose(0, 2, 4, 1, 3, 5).reshape(-1, grid * grid, 3 * patch * patch)
+    patches = (
+        used.reshape(-1, 3, grid, patch, grid, patch)
+        .transpose(0, 2, 4, 1, 3, 5)
+        .reshape(-1, grid * grid, 3 * patch * patch)
+    )
     x = patches @ tensors["vision_model.embeddings.patch_embedding.weight"].reshape(width, -1).T
     first = np.broadcast_to(tensors["vision_model.embeddings.class_embedding"], (len(x), 1, width))
     x = np.concatenate([first, x], 1) + tensors["vision_model.embeddings.position_embedding.weight"]

@@ -8,7 +8,7 @@ onnxruntime maps. A linear layer is float32 or 8-bit, as `Linear` says; the toke
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ OPSET, IR_VERSION = 17, 8
 ALIGNMENT_BYTES = 4096  # a page, so that a tensor can be mapped
 
 Tensors = Mapping[str, NDArray]
+Reader = Callable[[str], str]
 
 
 class Graph:
@@ -81,55 +82,72 @@ def linear(g: Graph, precision: str, name: str, x: str, weight: NDArray, bias: N
         product = g.node("MatMul", x, g.weight(f"{name}.weight", weight))
         return product if bias is None else g.node("Add", product, g.weight(f"{name}.bias", bias))
     levels, scale, zero_point = quantize_columns(weight)
-    inputs = [g.weight(f"{name}.weight", levels), g.weight(f"{name}.scale", scale), g.weight(f"{name}.zero_point", zero_point)]
+    inputs = [
+        g.weight(f"{name}.weight", levels),
+        g.weight(f"{name}.scale", scale),
+        g.weight(f"{name}.zero_point", zero_point),
+    ]
     inputs += [] if bias is None else [g.weight(f"{name}.bias", bias)]
     return g.fused("DynamicQuantizeMatMul", x, *inputs)
 
 
 def norm(g: Graph, tensors: Tensors, name: str, x: str, epsilon: float) -> str:
-    gain, bias = g.weight(f"{name}.weight", tensors[f"{name}.weight"]), g.weight(f"{name}.bias", tensors[f"{name}.bias"])
+    gain, bias = (
+        g.weight(f"{name}.weight", tensors[f"{name}.weight"]),
+        g.weight(f"{name}.bias", tensors[f"{name}.bias"]),
+    )
     return g.node("LayerNormalization", x, gain, bias, epsilon=epsilon)
 
 
 def add_norm(g: Graph, tensors: Tensors, name: str, x: str, skip: str, bias: str, epsilon: float) -> tuple[str, str]:
     """The layer norm `name` of x + skip + bias, and that sum."""
-    gain, shift = g.weight(f"{name}.weight", tensors[f"{name}.weight"]), g.weight(f"{name}.bias", tensors[f"{name}.bias"])
+    gain, shift = (
+        g.weight(f"{name}.weight", tensors[f"{name}.weight"]),
+        g.weight(f"{name}.bias", tensors[f"{name}.bias"]),
+    )
     outputs = [f"{name}.normed", "", "", f"{name}.sum"]
     g.fused("SkipLayerNormalization", x, skip, gain, shift, bias, outputs=outputs, epsilon=epsilon)
     return outputs[0], outputs[3]
 
 
-def transformer(g: Graph, tensors: Tensors, prefix: str, tower: TowerConfig, precision: str, x: str, last_norm: str, read) -> str:
-    """All layers on x [n, t, width] and the last layer norm: [n, width]. `read` picks the row of each item that counts."""
-    epsilon, causal = tower.layer_norm_eps, prefix == "text_model"
-    normed = norm(g, tensors, f"{prefix}.encoder.layers.0.layer_norm1", x, epsilon)
+def transformer(
+    g: Graph, tensors: Tensors, prefix: str, tower: TowerConfig, precision: str, x: str, last_norm: str, read: Reader
+) -> str:
+    """All layers on x [n, t, width], and `last_norm`: [n, width]. `read` picks the row of each item that counts."""
+    norms = [f"{prefix}.encoder.layers.{n}.layer_norm1" for n in range(tower.layers)] + [last_norm]
+    normed = norm(g, tensors, norms[0], x, tower.layer_norm_eps)
     for n in range(tower.layers):
         layer = f"{prefix}.encoder.layers.{n}"
-
-        def weight(name: str) -> NDArray:
-            return tensors[f"{layer}.{name}.weight"].T
-
-        def bias(name: str) -> NDArray:
-            return tensors[f"{layer}.{name}.bias"]
-
-        parts = [f"self_attn.{part}_proj" for part in "qkv"]
-        qkv = linear(g, precision, f"{layer}.qkv", normed, np.concatenate([weight(p) for p in parts], 1))  # [n, t, 3 width]
-        query, key, value = g.node("Split", qkv, outputs=3, axis=-1)
-        qkv_bias = g.weight(f"{layer}.qkv.bias", np.concatenate([bias(p) for p in parts]))
-        attended = g.fused("MultiHeadAttention", query, key, value, qkv_bias, num_heads=tower.heads, unidirectional=int(causal))
-        is_last = n == tower.layers - 1
-        if is_last:
-            attended, x = read(attended), read(x)  # [n, width]
-        out = linear(g, precision, f"{layer}.out", attended, weight("self_attn.out_proj"))
-        out_bias = g.weight(f"{layer}.out.bias", bias("self_attn.out_proj"))
-        normed, x = add_norm(g, tensors, f"{layer}.layer_norm2", out, x, out_bias, epsilon)
-        hidden = linear(g, precision, f"{layer}.fc1", normed, weight("mlp.fc1"), bias("mlp.fc1"))
-        hidden = g.fused("QuickGelu", hidden, alpha=1.702) if tower.activation == "quick_gelu" else g.fused("Gelu", hidden)
-        out = linear(g, precision, f"{layer}.fc2", hidden, weight("mlp.fc2"))
-        out_bias = g.weight(f"{layer}.fc2.bias", bias("mlp.fc2"))
-        following = last_norm if is_last else f"{prefix}.encoder.layers.{n + 1}.layer_norm1"
-        normed, x = add_norm(g, tensors, following, out, x, out_bias, epsilon)
+        mixed = attention(g, tensors, layer, tower, precision, normed, causal=prefix == "text_model")
+        if n == tower.layers - 1:
+            mixed, x = read(mixed), read(x)  # [n, width]
+        out = linear(g, precision, f"{layer}.out", mixed, tensors[f"{layer}.self_attn.out_proj.weight"].T)
+        out_bias = g.weight(f"{layer}.out.bias", tensors[f"{layer}.self_attn.out_proj.bias"])
+        normed, x = add_norm(g, tensors, f"{layer}.layer_norm2", out, x, out_bias, tower.layer_norm_eps)
+        out = feed_forward(g, tensors, layer, tower, precision, normed)
+        out_bias = g.weight(f"{layer}.fc2.bias", tensors[f"{layer}.mlp.fc2.bias"])
+        normed, x = add_norm(g, tensors, norms[n + 1], out, x, out_bias, tower.layer_norm_eps)
     return normed
+
+
+def attention(
+    g: Graph, tensors: Tensors, layer: str, tower: TowerConfig, precision: str, x: str, *, causal: bool
+) -> str:
+    """Attention of a layer on x [n, t, width], before its output product. q, k and v come of one product."""
+    parts = [f"{layer}.self_attn.{part}_proj" for part in "qkv"]
+    joined = np.concatenate([tensors[f"{part}.weight"].T for part in parts], 1)
+    bias = g.weight(f"{layer}.qkv.bias", np.concatenate([tensors[f"{part}.bias"] for part in parts]))
+    q, k, v = g.node("Split", linear(g, precision, f"{layer}.qkv", x, joined), outputs=3, axis=-1)
+    return g.fused("MultiHeadAttention", q, k, v, bias, num_heads=tower.heads, unidirectional=int(causal))
+
+
+def feed_forward(g: Graph, tensors: Tensors, layer: str, tower: TowerConfig, precision: str, x: str) -> str:
+    """The two linear layers of a layer with the activation between them, without the bias of the second."""
+    bias = tensors[f"{layer}.mlp.fc1.bias"]
+    hidden = linear(g, precision, f"{layer}.fc1", x, tensors[f"{layer}.mlp.fc1.weight"].T, bias)
+    quick = tower.activation == "quick_gelu"
+    hidden = g.fused("QuickGelu", hidden, alpha=1.702) if quick else g.fused("Gelu", hidden)
+    return linear(g, precision, f"{layer}.fc2", hidden, tensors[f"{layer}.mlp.fc2.weight"].T)
 
 
 def token_rows(g: Graph, table: NDArray, ids: str, precision: str) -> str:
@@ -149,7 +167,9 @@ def write_text_tower(config: ClipConfig, tensors: Tensors, precision: str, graph
     g, text = Graph(graph, weights), config.text
     x = token_rows(g, tensors["text_model.embeddings.token_embedding.weight"], "ids", precision)
     positions = g.weight("positions", tensors["text_model.embeddings.position_embedding.weight"])
-    length = g.node("Slice", g.node("Shape", "ids"), *(g.constant(k, np.array([v])) for k, v in (("one", 1), ("two", 2))))
+    length = g.node(
+        "Slice", g.node("Shape", "ids"), *(g.constant(k, np.array([v])) for k, v in (("one", 1), ("two", 2)))
+    )
     x = g.node("Add", x, g.node("Slice", positions, g.constant("zero", np.array([0])), length))  # [n, t, width]
     # Checkpoints that say eos_token_id 2 mean the highest id, as openai/CLIP does; others the first id that is theirs.
     ends = "ids" if config.end_is_highest_id else g.node("Equal", "ids", g.constant("end_id", np.array(config.end_id)))
@@ -174,7 +194,9 @@ def write_image_tower(config: ClipConfig, tensors: Tensors, precision: str, grap
     x = g.node("Conv", "pixels", filters, strides=[config.patch] * 2, kernel_shape=[config.patch] * 2)
     x = g.node("Reshape", x, g.constant("by_patch", np.array([0, image.width, -1])))
     x = g.node("Transpose", x, perm=[0, 2, 1])  # [n, patches, width]
-    n = g.node("Slice", g.node("Shape", "pixels"), *(g.constant(k, np.array([v])) for k, v in (("zero", 0), ("one", 1))))
+    n = g.node(
+        "Slice", g.node("Shape", "pixels"), *(g.constant(k, np.array([v])) for k, v in (("zero", 0), ("one", 1)))
+    )
     shape = g.node("Concat", n, g.constant("one_row", np.array([1, image.width])), axis=0)
     class_token = g.weight("class_token", tensors["vision_model.embeddings.class_embedding"])
     x = g.node("Concat", g.node("Expand", class_token, shape), x, axis=1)

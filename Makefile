@@ -1,0 +1,47 @@
+# make demo: the embedded demo model on http://127.0.0.1:8001, no model hub needed
+# make serve: OpenAI's ViT-B/32, baked first if there is none yet (that needs the hub)
+# make test: every test; make bench: the measurements of README, side by side with the recipe's stack
+
+PYTHON ?= python3
+PORT ?= 8001
+MODEL_DIR ?= clip-model
+DATASETTE = .venv/bin/datasette serve --memory --cors -m .venv/metadata.json -p $(PORT)
+# torch alone, from where it comes without CUDA; PyPI's torchvision does not import beside it.
+TORCH = torch==2.13.0 --extra-index-url https://download.pytorch.org/whl/cpu
+
+demo: demo/model/manifest.json .venv/metadata.json
+	CLIP_MODEL_DIR=demo/model $(DATASETTE)
+
+serve: .venv/ready .venv/metadata.json
+	test -e $(MODEL_DIR)/manifest.json || .venv/bin/llm clip bake --to $(MODEL_DIR)
+	CLIP_MODEL_DIR=$(MODEL_DIR) $(DATASETTE)
+
+test: .venv-test/ready
+	.venv-test/bin/ruff check
+	.venv-test/bin/ruff format --check
+	.venv-test/bin/mypy
+	.venv-test/bin/python -m pytest
+
+bench: .venv-test/ready
+	.venv-test/bin/python bench/recipe.py
+
+demo/model/manifest.json: .venv/ready demo/checkpoint/model.safetensors $(wildcard plugins/llm_clip_onnx/bake/*.py)
+	.venv/bin/llm clip bake demo/checkpoint --to demo/model --force
+
+# At home the server does not exit when nobody asks for ten minutes: metadata.json without datasette-scale-to-zero.
+.venv/metadata.json: metadata.json .venv/ready
+	.venv/bin/python -c "import json; m = json.load(open('metadata.json')); \
+	del m['plugins']['datasette-scale-to-zero']; json.dump(m, open('$@', 'w'), indent=4)"
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install -q -e '.[bake]'
+	touch $@
+
+.venv-test/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-test
+	.venv-test/bin/pip install -q $(TORCH)
+	.venv-test/bin/pip install -q -e '.[dev]'
+	touch $@
+
+.PHONY: demo serve test bench

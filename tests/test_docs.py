@@ -1,0 +1,113 @@
+"""README is the manual, and is run: every SQL example, its functions, its URLs, its figures' sources."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+
+import pytest
+from datasette.app import Datasette
+
+from conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+EXAMPLES = re.findall(r"```sql\n(.*?)```\n```json\n(.*?)```", README, re.DOTALL)
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # as in test_sql_functions.py
+
+
+@pytest.fixture
+def datasette(demo_dir, monkeypatch) -> Datasette:
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    return Datasette(memory=True, metadata=json.loads((ROOT / "metadata.json").read_text()))
+
+
+def get(datasette: Datasette, path: str, **parameters):
+    async def get_it():
+        return await datasette.client.get(path, params=parameters or None)
+
+    return asyncio.run(get_it())
+
+
+def test_no_example_goes_without_its_answer():
+    assert len(EXAMPLES) == README.count("```sql") >= 9
+
+
+@pytest.mark.parametrize(("sql", "answer"), EXAMPLES, ids=[sql.strip()[:60] for sql, _ in EXAMPLES])
+def test_an_sql_example_answers_as_readme_says(sql, answer, datasette, caplog):
+    expected = json.loads(answer)
+    with caplog.at_level(logging.WARNING, "datasette_clip"):
+        response = get(datasette, "/_memory.json", sql=sql, _shape="array")
+    if isinstance(expected, dict):
+        assert response.status_code == 400
+        assert response.json()["error"] == expected["error"]
+        assert expected["log"] in caplog.messages
+    else:
+        assert response.json() == expected
+
+
+def table_under(heading: str) -> list[str]:
+    """First cells of the table under a heading of README."""
+    section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return re.findall(r"^\| `([^`]+)`", section, re.MULTILINE)
+
+
+def test_the_sql_functions_are_readmes_list(datasette):
+    import sqlite3
+
+    from datasette_clip import prepare_connection
+
+    plain, ours = sqlite3.connect(":memory:"), sqlite3.connect(":memory:")
+    prepare_connection(conn=ours, datasette=datasette)
+    names = "select distinct name from pragma_function_list"
+    added = {row[0] for row in ours.execute(names)} - {row[0] for row in plain.execute(names)}
+    assert added == {entry.split("(")[0] for entry in table_under("In SQL")}
+
+
+def test_the_urls_are_the_routes(datasette):
+    from datasette_clip import register_routes
+
+    urls = table_under("URLs")
+    assert len(urls) == len(register_routes())
+    for url in urls:
+        assert any(re.match(pattern, url) for pattern, _ in register_routes())
+        assert get(datasette, url).status_code == 200
+
+
+def test_the_files_of_a_model_directory_are_readmes_list(demo_dir):
+    section = README.split("| file | holds |")[1].split("\n## ")[0]
+    assert set(re.findall(r"`([a-z]+\.[a-z]+)`", section)) == {file.name for file in demo_dir.iterdir()}
+
+
+def test_the_configuration_shown_is_the_one_shipped():
+    shown = json.loads(re.search(r"## Configuration.*?```json\n(.*?)```", README, re.DOTALL)[1])
+    shipped = json.loads((ROOT / "metadata.json").read_text())
+    assert shown["plugins"]["datasette-clip"] == shipped["plugins"]["datasette-clip"]
+
+
+def test_the_numbers_of_inputs_and_the_gates_are_those_of_the_code():
+    from llm_clip_onnx.bake import fidelity, samples
+
+    assert f"over {len(samples.TEXTS)} texts and {len(samples.made_images())} images" in README
+    gates = [float(g) for g in re.findall(r"^\| .*tower with .* \| ([\d.]+) \|$", README, re.MULTILINE)]
+    assert gates == [fidelity.FLOAT32_MINIMUM, fidelity.INT8_MINIMUM["text"], fidelity.INT8_MINIMUM["image"]]
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\((?!http|#)([^)]+)\)", README))
+def test_links_into_the_project_lead_somewhere(target):
+    assert (ROOT / target).exists()
+
+
+@pytest.mark.parametrize("anchor", sorted(set(re.findall(r"\]\(#([^)]+)\)", README))))
+def test_links_to_sections_lead_there(anchor):
+    headings = re.findall(r"^## (.+)$", README, re.MULTILINE)
+    assert anchor in {re.sub(r"[^\w\s-]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+def test_make_has_the_commands_that_readme_names():
+    makefile = (ROOT / "Makefile").read_text()
+    for command in set(re.findall(r"make (demo|serve|test|bench)\b", README)):
+        assert f"\n{command}:" in makefile
