@@ -25,7 +25,7 @@ test: .venv-test/ready
 bench: .venv-test/ready
 	.venv-test/bin/python bench/recipe.py
 
-demo/model/manifest.json: .venv/ready demo/checkpoint/model.safetensors $(wildcard plugins/llm_clip_onnx/bake/*.py)
+demo/model/manifest.json: .venv/ready demo/checkpoint/model.safetensors $(wildcard plugins/llm_clip_onnx/*.py plugins/llm_clip_onnx/bake/*.py)
 	.venv/bin/llm clip bake demo/checkpoint --to demo/model --force
 
 # At home the server does not exit when nobody asks for ten minutes: metadata.json without datasette-scale-to-zero.

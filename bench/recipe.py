@@ -240,13 +240,18 @@ def prepare(place: Path, checkpoint: Path | None) -> dict:
 
     Raises RuntimeError where they do not serve one model.
     """
-    served_as = {"checkpoint": checkpoint.name if checkpoint else "random weights of ViT-B/32's shape"}
+    served_as: dict = {"checkpoint": checkpoint.name if checkpoint else "random weights of ViT-B/32's shape"}
     if checkpoint is None:
         say("checkpoint")
         checkpoint = write_checkpoint(place / "checkpoint", text=VIT_B_32, vision=VIT_B_32)
     say("bake")
     bake = [sys.executable, "-m", "llm", "clip", "bake", str(checkpoint.resolve()), "--to", str(place / "model")]
+    start_s = time.perf_counter()
     subprocess.run(bake, check=True, stdout=sys.stderr)
+    served_as["bake_wall_s"] = time.perf_counter() - start_s
+    served_as["bake_peak_mb"] = (
+        resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e6
+    )  # its is the largest
     towers = model_dir.read_manifest(place / "model").towers
     served_as["precision"] = {name: tower.precision for name, tower in towers.items()}
     lay_out(checkpoint, place)
@@ -287,8 +292,9 @@ def table(found: dict) -> str:
         cells = [f"{column[figure]:.{digits}f}" if figure in column else "" for column in found["medians"].values()]
         cells += [f"{column[figure]:.1f}" if figure in column else "" for column in found["ratios"].values()]
         lines.append("".join([f"{title:46}", *(f"{cell:>15}" for cell in cells)]).rstrip())
-    facts = found["machine"]
-    lines += ["", f"{len(found['pairs'])} pairs, {found['checkpoint']}, {found['precision']}"]
+    facts, towers = found["machine"], ", ".join(f"{name} {kind}" for name, kind in found["precision"].items())
+    lines += ["", f"{len(found['pairs'])} pairs, {found['checkpoint']}, {towers}"]
+    lines.append(f"baked in {found['bake_wall_s']:.0f} s and {found['bake_peak_mb'] / 1000:.1f} GB")
     lines.append(
         f"lowest cosine of recipe and ours, {len(MORE)} texts and {len(IMAGES)} images: {found['worst_cosine']:.4f}"
     )

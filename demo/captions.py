@@ -1,8 +1,8 @@
 """Captions for emoji pictures, written on the fly, each with the attributes that a picture must have to fit it.
 
 An attribute is a fact that can be checked on every picture: which emoji it shows, its subgroup, a tag, a colour
-measured from its pixels. "red fruit" thus fits the apple, the cherries and the red mushroom's neighbour alike, and
-each of them counts as right in training. A few captions are never written, so that they can test what was learnt.
+measured from its pixels. A caption such as "red animal" thus fits the ladybird, the crab and the lobster alike, and each
+of them counts as right in training. A few captions are never written, so that they can test what was learnt.
 """
 
 from __future__ import annotations

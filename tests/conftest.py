@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 os.environ.pop("CLIP_MODEL_DIR", None)  # tests say themselves which model they mean
+os.environ["LLM_USER_PATH"] = tempfile.mkdtemp(prefix="llm-of-tests-")  # and leave the developer's own folder alone
 
 from llm_clip_onnx.bake import bake
 from llm_clip_onnx.engine import Engine

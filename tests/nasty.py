@@ -100,6 +100,8 @@ def broken() -> dict[str, bytes]:
         "three bytes": b"abc",
         "text": b"<html>this is no image</html>",
         "svg": b'<svg xmlns="http://www.w3.org/2000/svg"/>',
+        "postscript, which Pillow gives to another program": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n",
+        "tiff": saved(photo(), "TIFF"),
         "only a signature": png[:8],
         "truncated png": png[: len(png) // 2],
         "truncated jpeg": jpeg[: len(jpeg) // 2],

@@ -177,7 +177,7 @@ def test_the_manifest_tells_source_sums_shape_precision_and_versions(tiny_checkp
     weights = tiny_checkpoint / "model.safetensors"
     assert manifest.source.id == str(tiny_checkpoint)
     assert manifest.source.weights_sha256 == {"model.safetensors": hashlib.sha256(weights.read_bytes()).hexdigest()}
-    assert (manifest.embed_dim, manifest.context_length, manifest.end_id) == (512, 77, 49407)
+    assert (manifest.embed_dim, manifest.context_length) == (512, 77)
     assert manifest.log_logit_scale == pytest.approx(4.6052)
     assert manifest.logit_scale == pytest.approx(100, rel=1e-3)
     assert manifest.files.keys() == digests(tiny_dir).keys() - {"manifest.json"}
@@ -187,16 +187,41 @@ def test_the_manifest_tells_source_sums_shape_precision_and_versions(tiny_checkp
     assert {"onnxruntime", "tokenizers", "python"} <= manifest.versions.keys()
 
 
-def test_a_target_that_is_there_stays_without_force_and_is_replaced_with_it(tiny_checkpoint, tmp_path):
-    to = tmp_path / "model"
-    to.mkdir()
-    (to / "precious").write_text("x")
+def test_a_target_that_is_there_stays_without_force_and_is_replaced_with_it(tiny_checkpoint, demo_dir, tmp_path):
+    to = Path(shutil.copytree(demo_dir, tmp_path / "model"))
+    before = digests(to)
     with pytest.raises(CheckpointError, match=r"model is there already; --force replaces it"):
         bake(str(tiny_checkpoint), to, say=quiet)
-    assert (to / "precious").read_text() == "x"
+    assert digests(to) == before
     bake(str(tiny_checkpoint), to, "fp32", force=True, say=quiet)
-    Engine(to)
+    assert Engine(to).manifest.source.id == str(tiny_checkpoint)
     assert os.listdir(tmp_path) == ["model"]
+
+
+def test_force_replaces_no_folder_that_is_not_a_model_directory(tiny_checkpoint, tmp_path):
+    to = tmp_path / "photos"
+    to.mkdir()
+    (to / "precious").write_text("x")
+    with pytest.raises(
+        CheckpointError, match=r"photos is there and is no model directory; --force replaces only those"
+    ):
+        bake(str(tiny_checkpoint), to, force=True, say=quiet)
+    assert (to / "precious").read_text() == "x"
+
+
+def test_an_interrupted_replacement_leaves_what_was_there(tiny_checkpoint, demo_dir, tmp_path, monkeypatch):
+    to = Path(shutil.copytree(demo_dir, tmp_path / "model"))
+    before, genuine = digests(to), Path.rename
+
+    def rename(self: Path, target: Path):
+        if target == to and ".baking-" in self.name:
+            raise KeyboardInterrupt
+        return genuine(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(KeyboardInterrupt):
+        bake(str(tiny_checkpoint), to, force=True, say=quiet)
+    assert digests(to) == before
 
 
 def test_a_bake_that_fails_with_force_leaves_what_was_there(tiny_dir, planted, tmp_path):
@@ -278,6 +303,11 @@ def test_what_is_no_clip_that_can_be_baked_is_refused_with_what_was_found(change
     assert not (tmp_path / "model").exists()
 
 
+def reconfigured(folder: Path, **changes) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
 @pytest.mark.parametrize(
     ("break_it", "sentence"),
     [
@@ -292,6 +322,24 @@ def test_what_is_no_clip_that_can_be_baked_is_refused_with_what_was_found(change
         (lambda f: (f / "vocab.json").write_text('{"a": 0}'), "no <|startoftext|> and <|endoftext|>"),
         (lambda f: (f / "preprocessor_config.json").write_text('{"do_resize": false}'), "do_resize false"),
         (lambda f: (f / "preprocessor_config.json").write_text('{"crop_size": 300}'), "cropped to 300; expected"),
+        (lambda f: (f / "config.json").write_text("[]"), "a file of it does not hold what it should (AttributeError: "),
+        (lambda f: reconfigured(f, text_config="x"), "a file of it does not hold what it should (AttributeError: "),
+        (
+            lambda f: reconfigured(f, text_config={"num_attention_heads": 0}),
+            "num_attention_heads is 0, expected a whole",
+        ),
+        (lambda f: reconfigured(f, text_config={"eos_token_id": [1]}), "eos_token_id is [1], expected a whole number"),
+        (lambda f: (f / "vocab.json").write_text("[]"), "a file of it does not hold what it should"),
+        (lambda f: (f / "preprocessor_config.json").write_text("[]"), "a file of it does not hold what it should"),
+        (lambda f: (f / "preprocessor_config.json").write_text('{"resample": 99}'), "99 is not a valid Resampling"),
+        (
+            lambda f: (f / "preprocessor_config.json").write_text('{"image_std": [0, 1, 1]}'),
+            "image_std is (0.0, 1.0, 1.0)",
+        ),
+        (
+            lambda f: (f / "preprocessor_config.json").write_text('{"image_mean": [0, 1]}'),
+            "not enough values to unpack",
+        ),
         (
             lambda f: (f / "modules.json").write_text('[{"type": "x.Transformer"}, {"type": "x.Dense"}]'),
             "modules.json lists Transformer, Dense; expected CLIPModel alone",

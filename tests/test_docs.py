@@ -1,4 +1,4 @@
-"""README is the manual, and is run: every SQL example, its functions, its URLs, its figures' sources."""
+"""README is the manual, and is run: every example, its functions, its URLs, its figures."""
 
 from __future__ import annotations
 
@@ -111,3 +111,42 @@ def test_make_has_the_commands_that_readme_names():
     makefile = (ROOT / "Makefile").read_text()
     for command in set(re.findall(r"make (demo|serve|test|bench)\b", README)):
         assert f"\n{command}:" in makefile
+
+
+def test_the_python_example_runs(demo_dir, tmp_path, monkeypatch):
+    from nasty import photo, saved
+
+    (tmp_path / "clip-model").symlink_to(demo_dir)
+    (tmp_path / "photo.jpg").write_bytes(saved(photo(), "JPEG"))
+    monkeypatch.chdir(tmp_path)
+    [example] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names: dict = {}
+    exec(example, names)
+    assert (names["texts"].shape, names["images"].shape) == ((2, 512), (1, 512))
+
+
+def test_the_figures_are_those_of_the_run_that_is_kept():
+    from recipe import table
+
+    found = json.loads((ROOT / "bench/results/recipe.json").read_text())
+    assert f"```\n{table(found)}\n```" in README
+
+
+def test_the_commands_of_llm_are_those_that_readme_shows(demo_dir, tmp_path):
+    """Each `llm ...` line of In LLM, in its order, in a folder with a photo."""
+    import shlex
+    import subprocess
+
+    from nasty import photo, saved
+    from serving import BIN, environment
+
+    (tmp_path / "photos").mkdir()
+    for file in ("photo.jpg", "photos/bunny.jpg"):
+        (tmp_path / file).write_bytes(saved(photo(), "JPEG"))
+    lines = re.findall(r"^    (llm (?:embed|similar).*)$", README, re.MULTILINE)
+    assert len(lines) == 4
+    env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
+    for line in lines:
+        command = [str(BIN / "llm"), *shlex.split(line)[1:]]
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, (line, done.stderr)

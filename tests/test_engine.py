@@ -12,8 +12,9 @@ from PIL import Image
 
 from llm_clip_onnx import engine as engine_module
 from llm_clip_onnx import towers
-from llm_clip_onnx.engine import Engine, Lazy, engine_for
+from llm_clip_onnx.engine import Engine, engine_for
 from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.lazy import Lazy
 from nasty import TEXTS, images, photo, saved
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from llm_clip_onnx.bake import fidelity
 from llm_clip_onnx.bake.samples import TEXTS, made_images
+from llm_clip_onnx.engine import Engine
 from llm_clip_onnx.vectors import unit
+from llm_clip_onnx.verify import verify
 
 
 def test_there_are_enough_inputs_and_no_two_are_alike():
@@ -50,17 +56,29 @@ def test_nan_embeddings_agree_with_nothing():
     assert result.worst == result.worst_centred == -1
 
 
-def test_published_embeddings_are_compared_as_published(demo_engine):
+def test_published_embeddings_are_compared_as_published(demo_float32_dir):
     """With the demo model's own numbers in the place of the published ones: right ones pass, others do not."""
-    embedding = demo_engine.embed_item("hello world")
+    texts = ["a", "hello world", "she smiled, with pain"]
+    embeddings = Engine(demo_float32_dir).embed_text(texts)
     right = (
-        {"text": "hello world", "unit": True, "at": slice(0, 5), "values": tuple(unit(embedding)[:5].round(4))},
-        {"text": "hello world", "unit": False, "at": slice(-3, None), "values": tuple(embedding[-3:])},
+        {"text": "hello world", "unit": True, "at": slice(0, 5), "values": tuple(unit(embeddings[1])[:5].round(4))},
+        {"text": "she smiled, with pain", "unit": False, "at": slice(-3, None), "values": tuple(embeddings[2, -3:])},
     )
-    assert max(fidelity.published_differences(demo_engine.embed_item, right)) < fidelity.PUBLISHED_TOLERANCE["fp32"]
-    differences = fidelity.published_differences(demo_engine.embed_item)  # what OpenAI's ViT-B/32 gives
+    assert max(fidelity.published_differences(texts, embeddings, right)) < fidelity.PUBLISHED_TOLERANCE
+    wrong = fidelity.published_differences(texts, embeddings * np.float32(1.01), right)
+    assert wrong[0] < fidelity.PUBLISHED_TOLERANCE < wrong[1]  # of a unit embedding the length does not matter
+    differences = fidelity.published_differences(texts, embeddings)  # what OpenAI's ViT-B/32 gives
     assert len(differences) == 3
-    assert max(differences) > fidelity.PUBLISHED_TOLERANCE["int8"]
+    assert min(differences) > fidelity.PUBLISHED_TOLERANCE
+
+
+def test_verify_compares_with_published_embeddings_where_the_source_is_openais(demo_dir, tmp_path):
+    path = Path(shutil.copytree(demo_dir, tmp_path / "model"))
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["source"]["id"] = fidelity.PUBLISHED_FOR[0]
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    published = [check for check in verify(path) if "as published in" in check.name]
+    assert [check.ok for check in published] == [False] * 3
 
 
 def test_a_bake_that_says_it_is_openais_must_give_the_published_embeddings(tiny_checkpoint, tmp_path, monkeypatch):

@@ -104,6 +104,13 @@ def test_the_first_query_of_a_cold_server_succeeds(demo_dir, tmp_path):
     assert len(response.json()[0]["x"]) == 4096
 
 
+def test_the_sentence_of_a_misuse_is_in_the_servers_log(demo_dir, tmp_path):
+    env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
+    with serving("--memory", env=env, log=tmp_path / "log") as url:
+        assert httpx.get(f"{url}/_memory.json", params={"sql": "select llm_embed('clip', 5)"}).status_code == 400
+    assert "\nllm_embed: int is neither text nor image bytes; expected str or bytes\n" in (tmp_path / "log").read_text()
+
+
 def test_bad_configuration_ends_serve_with_its_sentence(tmp_path):
     import subprocess
 
@@ -121,13 +128,15 @@ def test_bad_configuration_ends_serve_with_its_sentence(tmp_path):
     )
 
 
-NOTEBOOK = """<!doctype html><title>a notebook elsewhere</title><script>
-const url = "%s/_memory.json?sql=select+hex(llm_embed('clip',+:q))+as+x&q=purple+and+gold&_shape=array";
-fetch(url).then((response) => response.json()).then(([{ x }]) => {
-  const bytes = Uint8Array.from(x.match(/../g), (pair) => parseInt(pair, 16));
-  document.body.textContent = JSON.stringify([...new Float32Array(bytes.buffer)]);
-}).catch((error) => { document.body.textContent = String(error); });
-</script><body></body>"""
+def notebook(server: str) -> str:
+    """A page that runs the JavaScript of README against `server` and shows the embedding."""
+    readme = (ROOT / "README.md").read_text()
+    [script] = re.findall(r"```javascript\n(.*?)```", readme, re.DOTALL)
+    script = script.replace("https://YOUR-HOST", server)
+    return f"""<!doctype html><title>a notebook elsewhere</title><body></body><script type="module">
+{script}
+document.body.textContent = JSON.stringify([...embedding]);
+</script>"""
 
 
 @pytest.fixture
@@ -139,7 +148,7 @@ def elsewhere(server):
             self.send_response(200)
             self.send_header("Content-Type", "text/html")
             self.end_headers()
-            self.wfile.write((NOTEBOOK % server).encode())
+            self.wfile.write(notebook(server).encode())
 
         def log_message(self, *arguments):
             pass

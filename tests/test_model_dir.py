@@ -47,6 +47,44 @@ CASES = [
 ]
 
 
+def test_what_cannot_be_read_is_refused_with_a_sentence(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for path, sentence in (
+        (tmp_path / "file", f"{tmp_path}/file cannot be read as a model directory (Not a directory); "),
+        (tmp_path / "loop", f"{tmp_path}/loop cannot be found: "),
+        (tmp_path / ("x" * 300), "cannot be found: "),
+    ):
+        with pytest.raises(ModelDirError) as raised:
+            engine_for(path)
+        assert sentence in str(raised.value) or "there is no model directory" in str(raised.value)
+    monkeypatch.setenv("LLM_USER_PATH", str(tmp_path / "file"))
+    with pytest.raises(
+        ModelDirError, match=r"the folder of llm, .*file, cannot be made \(File exists\); set LLM_USER_PATH"
+    ):
+        default_engine()
+
+
+def test_a_folder_that_this_user_may_not_read_is_refused_with_a_sentence(tiny_dir, monkeypatch):
+    """Root may read everything, so the refusal of the system call is made here."""
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(ModelDirError, match=r"cannot be read as a model directory \(Permission denied\); make one"):
+        Engine(tiny_dir)
+
+
+def test_a_bake_under_a_running_process_asks_for_a_restart(tiny_dir, demo_dir, tmp_path):
+    path = Path(shutil.copytree(tiny_dir, tmp_path / "model"))
+    engine = Engine(path)
+    shutil.rmtree(path)
+    shutil.copytree(demo_dir, path)
+    with pytest.raises(ModelDirError, match="model was baked again since this process began: restart it"):
+        engine.embed_text(["a"])
+
+
 @pytest.mark.parametrize(("break_it", "sentence"), CASES)
 def test_embedding_text_by_a_directory_that_is_not_right_says_what_is_wrong(break_it, sentence, tiny_dir, tmp_path):
     path = Path(shutil.copytree(tiny_dir, tmp_path / "model"))

@@ -6,6 +6,8 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from conftest import DEMO_CHECKPOINT, ROOT
 from llm_clip_onnx.errors import InputError
@@ -51,3 +53,24 @@ def test_a_long_text_is_cut_to_the_context_and_keeps_its_end(bpe):
 def test_half_of_a_surrogate_pair_is_refused(bpe):
     with pytest.raises(InputError, match="a lone surrogate is not text; expected Unicode that UTF-8 can hold"):
         ids_of(bpe, "a \ud800 b")
+
+
+def test_only_the_words_that_can_count_are_read(bpe):
+    """Reading all of it takes 12 s and holds every other thread up."""
+    long = "7+ " * 2_000_000
+    assert ids_of(bpe, long).tolist() == ids_of(bpe, "7+ " * 100).tolist()
+    assert ids_of(bpe, "cat" + " " * 1_000_000 + "dog").tolist() == ids_of(bpe, "cat dog").tolist()
+
+
+SHORT = open_tokenizer(DEMO_CHECKPOINT / "vocab.json", DEMO_CHECKPOINT / "merges.txt", 16)
+
+
+@given(st.text(st.sampled_from("aé7+ \t\n\u3000'!<\u0301"), max_size=400))
+def test_leaving_out_what_cannot_count_changes_no_id(text):
+    assert ids_of(SHORT, text, 16).tolist() == SHORT.encode(text).ids
+
+
+def test_a_text_with_too_much_before_a_space_is_refused(bpe):
+    with pytest.raises(InputError) as raised:
+        ids_of(bpe, "7+" * 1_000_000)
+    assert str(raised.value) == "text of 2,000,000 characters almost without spaces; at most 50,000 are read"

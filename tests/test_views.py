@@ -116,6 +116,29 @@ def test_without_a_sound_model_the_server_starts_says_why_and_serves_its_pages(
     assert get(datasette, "/_memory").status_code == 200
 
 
+def test_a_model_baked_while_the_server_runs_is_found(demo_dir, tmp_path, monkeypatch, fresh_opening):
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(tmp_path / "model"))
+    datasette = Datasette(memory=True)
+    get(datasette, "/_memory.json?sql=select+1")
+    assert "there is no model directory" in get(datasette, "/-/clip.json").json()["why_not"]
+    shutil.copytree(demo_dir, tmp_path / "model")
+    facts = get(datasette, "/-/clip.json").json()
+    assert (facts["ready"], facts["why_not"], facts["open_towers"]) == (True, None, ["text"])
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"allow_sql": False},
+        {"databases": {"_memory": {"allow_sql": False}}},
+        {"plugins": {"datasette-clip": {"models": ["x"]}}},
+    ],
+)
+def test_no_example_is_shown_to_who_may_not_run_it(metadata, demo_dir, monkeypatch):
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    assert "sql=" not in get(Datasette(memory=True, metadata=metadata), "/-/clip").text
+
+
 def test_a_private_instance_shows_its_model_to_nobody(demo_dir, monkeypatch):
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
     datasette = Datasette(memory=True, metadata={"allow": {"id": "root"}})
@@ -155,3 +178,9 @@ def test_requests_that_may_run_sql_wait_outside_it_until_the_tower_is_open(datas
         return facts, waiting, (await query).json()
 
     assert asyncio.run(both()) == (200, True, [{"one": 1}])
+
+
+@pytest.mark.parametrize("config", [["x"], {"keys": ["x"]}, {"keys": {"clip": 3}}])
+def test_keys_that_cannot_be_used_stop_the_start_too(config):
+    with pytest.raises(click.ClickException, match=r"plugins.datasette-llm-embed.keys is no object of strings"):
+        get(Datasette(memory=True, metadata={"plugins": {"datasette-llm-embed": config}}), "/")

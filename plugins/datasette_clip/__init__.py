@@ -1,4 +1,4 @@
-"""THE DOORS: a Datasette plugin that serves the model in SQL, JSON and pages. It only wires; each hook is a line."""
+"""THE DOORS: a Datasette plugin that serves the model in SQL, JSON and pages. It only wires."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datasette import hookimpl
 from llm_clip_onnx.errors import ConfigError
 
 from . import sql_functions, views
-from .config import of
+from .config import config_of
 from .opening import text_opening, wait_for_opening
 
 if sys.argv[1:2] == ["serve"]:
@@ -20,20 +20,20 @@ if sys.argv[1:2] == ["serve"]:
 @hookimpl
 def startup(datasette):
     try:
-        of(datasette)
+        config_of(datasette)
     except ConfigError as error:
         raise click.ClickException(str(error)) from error
     text_opening()
 
 
 @hookimpl
-def asgi_wrapper():
-    return wait_for_opening
+def asgi_wrapper(datasette):
+    return wait_for_opening(datasette.setting("base_url"))
 
 
 @hookimpl(trylast=True)  # after datasette-llm-embed, whose functions ours replace
 def prepare_connection(conn, datasette):
-    sql_functions.register(conn, of(datasette))
+    sql_functions.register(conn, config_of(datasette))
 
 
 @hookimpl

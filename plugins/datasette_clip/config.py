@@ -17,12 +17,20 @@ class Config:
     keys: dict[str, str] = field(default_factory=dict, repr=False)
 
 
-def of(datasette) -> Config:
+def config_of(datasette) -> Config:
     """The configuration of this Datasette, read once. Raises ConfigError."""
     if not hasattr(datasette, "_clip_config"):
-        keys = (datasette.plugin_config("datasette-llm-embed") or {}).get("keys") or {}
-        datasette._clip_config = read_config(datasette.plugin_config(PLUGIN), keys)
+        config = read_config(datasette.plugin_config(PLUGIN), read_keys(datasette.plugin_config("datasette-llm-embed")))
+        datasette._clip_config = config
     return datasette._clip_config
+
+
+def read_keys(found: object) -> dict[str, str]:
+    """The keys that datasette-llm-embed is configured with, by model id. Raises ConfigError."""
+    keys = found.get("keys") or {} if isinstance(found, dict) else {} if found is None else found
+    if not isinstance(keys, dict) or not all(isinstance(key, str) for key in keys.values()):
+        raise ConfigError("plugins.datasette-llm-embed.keys is no object of strings; expected model ids and their keys")
+    return keys
 
 
 def read_config(found: object, keys: dict[str, str]) -> Config:

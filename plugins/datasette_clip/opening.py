@@ -22,24 +22,31 @@ def text_opening() -> Future[str | None]:
 
 
 def open_text() -> str | None:
+    """Open the text tower, if it is not open: None, or the sentence that says why it cannot be opened."""
     try:
         from llm_clip_onnx.engine import default_engine  # here, so that importing onnxruntime overlaps too
 
         default_engine().open_text()
     except ClipError as error:
         return str(error)
+    except Exception as error:  # whatever it is, the server is to start and to say it
+        return f"{type(error).__name__}: {error}"
     return None
 
 
-def wait_for_opening(app):
-    """An ASGI application like `app`, whose requests wait while the text tower is still being opened.
+def wait_for_opening(base_url: str):
+    """An ASGI wrapper by which requests wait while the text tower is still being opened.
 
     Those to /-/ do not: no SQL runs there.
     """
 
-    async def waiting(scope, receive, send):
-        if scope["type"] == "http" and not text_opening().done() and not scope["path"].startswith("/-/"):
-            await asyncio.shield(asyncio.wrap_future(text_opening()))
-        await app(scope, receive, send)
+    def wrap(app):
+        async def waiting(scope, receive, send):
+            may_run_sql = scope["type"] == "http" and not scope["path"].startswith(("/-/", f"{base_url}-/"))
+            if may_run_sql and not text_opening().done():
+                await asyncio.shield(asyncio.wrap_future(text_opening()))
+            await app(scope, receive, send)
 
-    return waiting
+        return waiting
+
+    return wrap

@@ -9,45 +9,45 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import threading
 from collections.abc import Callable
 
 import llm
 import numpy as np
 
 from llm_clip_onnx import CLIP, vectors
-from llm_clip_onnx.errors import ConfigError
+from llm_clip_onnx.errors import InputError, VectorError
+from llm_clip_onnx.lazy import Lazy
 
 from .config import PLUGIN, Config
 
 log = logging.getLogger("datasette_clip")
 
 
-_other_models: dict[str, llm.EmbeddingModel] = {}
-_other_models_lock = threading.Lock()
+_other_models: dict[str, Lazy[llm.EmbeddingModel]] = {}
 
 
 def other_model(model_id: str, keys: dict[str, str]) -> llm.EmbeddingModel:
     """An allowed `llm` model beside ours, opened once for the whole process, with its configured key."""
-    with _other_models_lock:
-        if model_id not in _other_models:
-            model = llm.get_embedding_model(model_id)
-            model.key = keys.get(model.model_id, model.key)
-            _other_models[model_id] = model
-        return _other_models[model_id]
+
+    def open_it() -> llm.EmbeddingModel:
+        model = llm.get_embedding_model(model_id)
+        model.key = keys.get(model.model_id, model.key)
+        return model
+
+    return _other_models.setdefault(model_id, Lazy(open_it)).get()
 
 
 def llm_embed(config: Config, model_id: str | None, item: str | bytes | None) -> bytes | None:
     """The vector blob of a text, or of an image in a BLOB.
 
-    Raises ConfigError for a model that SQL may not call, InputError for an item that cannot be embedded, ModelDirError.
+    Raises InputError for a model that SQL may not call and an item that cannot be embedded, and ModelDirError.
     """
     from llm_clip_onnx.engine import default_engine  # imports onnxruntime, which Datasette's start does not wait for
 
     if model_id is None or item is None:
         return None
     if model_id not in config.models:
-        raise ConfigError(f"model {model_id!r} is not on the list plugins.{PLUGIN}.models, {list(config.models)}")
+        raise InputError(f"model {model_id!r} is not on the list plugins.{PLUGIN}.models, {list(config.models)}")
     if model_id == CLIP.model_id:
         return vectors.to_blob(default_engine().embed_item(item))
     return vectors.to_blob(np.asarray(other_model(model_id, config.keys).embed(item), np.float32))
@@ -61,8 +61,13 @@ def llm_embed_cosine(a: bytes | None, b: bytes | None) -> float | None:
 
 
 def llm_embed_decode(blob: bytes | None) -> str | None:
-    """A vector blob as a JSON list of numbers. Raises VectorError for what is none."""
-    return None if blob is None else json.dumps(vectors.from_blob(blob).tolist())
+    """A vector blob as a JSON list of numbers. Raises VectorError for what is none, or holds what JSON cannot."""
+    if blob is None:
+        return None
+    embedding = vectors.from_blob(blob)
+    if not np.isfinite(embedding).all():
+        raise VectorError("a vector with infinities or NaN cannot be written as JSON")
+    return json.dumps(embedding.tolist())
 
 
 class LlmEmbedAverage:

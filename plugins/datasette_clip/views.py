@@ -2,48 +2,51 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict
 from urllib.parse import urlencode
 
 from datasette.utils import add_cors_headers
 from datasette.utils.asgi import Response
 
+from llm_clip_onnx import CLIP
 from llm_clip_onnx.errors import ClipError
 
-from .config import Config, of
-from .opening import text_opening
+from .config import config_of
+from .opening import open_text, text_opening
 
 EXAMPLE_SQL = "select hex(llm_embed('clip', :q)) as x"
 
 
-def report(config: Config) -> dict:
+async def report(datasette) -> dict:
     """What /-/clip.json answers: whether the model is ready, or the sentence why not, and the facts of its manifest."""
     from llm_clip_onnx.engine import default_engine
 
-    facts: dict = {"ok": True, "ready": False, "why_not": None, "models": list(config.models), "open_towers": []}
+    if text_opening().done():
+        why_not = await asyncio.to_thread(open_text)  # at once where it is open; else somebody may have baked since
+    else:
+        why_not = "the text tower is being opened"
+    facts = {"ok": True, "ready": why_not is None, "why_not": why_not, "models": list(config_of(datasette).models)}
     try:
         engine = default_engine()
-    except ClipError as error:
-        return facts | {"why_not": str(error)}
-    manifest = asdict(engine.manifest)
-    facts |= {"ready": "text" in engine.open_towers, "open_towers": engine.open_towers}
-    if not facts["ready"]:
-        facts["why_not"] = text_opening().result() if text_opening().done() else "the text tower is being opened"
-    return facts | {"logit_scale": round(engine.manifest.logit_scale, 4)} | manifest
+    except ClipError:
+        return facts | {"open_towers": []}
+    known = {"open_towers": engine.open_towers, "logit_scale": round(engine.manifest.logit_scale, 4)}
+    return facts | known | asdict(engine.manifest)
 
 
-def calls(datasette, request) -> dict[str, str] | None:
-    """Links and addresses of an example query on this very instance; None where no database may run it."""
-    names = [name for name in datasette.databases if name != "_internal"]
-    if not names or not datasette.setting("default_allow_sql"):
+async def calls(datasette, request) -> dict[str, str] | None:
+    """Links and addresses of an example query that works here for whoever asks; None where there is none."""
+    if CLIP.model_id not in config_of(datasette).models:
         return None
-    database = "_memory" if "_memory" in names else names[0]
-    query = urlencode({"sql": EXAMPLE_SQL, "q": "purple and gold"})
-    page = f"{datasette.urls.database(database)}?{query}"
-    json_url = datasette.absolute_url(
-        request, f"{datasette.urls.database(database, format='json')}?{query}&_shape=array"
-    )
-    return {"sql": EXAMPLE_SQL, "page": page, "json": json_url}
+    names = sorted((name for name in datasette.databases if name != "_internal"), key=lambda name: name != "_memory")
+    for name in names:
+        if await datasette.permission_allowed(request.actor, "execute-sql", resource=name, default=True):
+            query = urlencode({"sql": EXAMPLE_SQL, "q": "purple and gold"})
+            page = f"{datasette.urls.database(name)}?{query}"
+            json_path = f"{datasette.urls.database(name, format='json')}?{query}&_shape=array"
+            return {"sql": EXAMPLE_SQL, "page": page, "json": datasette.absolute_url(request, json_path)}
+    return None
 
 
 async def clip_json(datasette, request) -> Response:
@@ -51,10 +54,10 @@ async def clip_json(datasette, request) -> Response:
     headers: dict[str, str] = {}
     if datasette.cors:
         add_cors_headers(headers)
-    return Response.json(report(of(datasette)), headers=headers)
+    return Response.json(await report(datasette), headers=headers)
 
 
 async def clip_page(datasette, request) -> Response:
     await datasette.ensure_permissions(request.actor, ["view-instance"])
-    context = {"report": report(of(datasette)), "calls": calls(datasette, request)}
+    context = {"report": await report(datasette), "calls": await calls(datasette, request)}
     return Response.html(await datasette.render_template("clip.html", context, request=request))

@@ -24,8 +24,8 @@ class ClipModel(llm.EmbeddingModel):
     def embed_batch(self, items: Iterable[str | bytes], *, key: str | None = None) -> Iterator[list[float]]:
         """Embed str as text and bytes as images, in their order: lists of embed_dim floats, not normalised.
 
-        Raises InputError naming the position of the first item that cannot be embedded, and ModelDirError; on `llm`'s
-        command line both end the command with their sentence.
+        Raises InputError naming the position, in this batch, of the first item that cannot be embedded, and
+        ModelDirError; on `llm`'s command line both end the command with their sentence.
         """
         try:
             yield from self._embeddings(items)
@@ -42,7 +42,7 @@ class ClipModel(llm.EmbeddingModel):
             try:
                 yield engine.embed_item(item).tolist()
             except InputError as error:
-                raise InputError(f"items[{position}]: {error}") from error
+                raise InputError(f"items[{position}] of this batch: {error}") from error
 
 
 CLIP = ClipModel()

@@ -23,7 +23,7 @@ class Sentences(click.Command):
             raise click.ClickException(str(error)) from error
         except ImportError as error:
             raise click.ClickException(
-                f"{error.name} is not installed; `llm clip {self.name}` needs the extra that has it: "
+                f"{error.name or error} is not installed; `llm clip {self.name}` needs the extra that has it: "
                 "pip install 'datasette-clip[bake]', or [reference] to compare with llm-clip"
             ) from error
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Generic, TypeVar
 
 import numpy as np
 from cachetools import LRUCache
@@ -16,34 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from . import model_dir, towers
-from .errors import ClipError, InputError
+from .errors import InputError, ModelDirError
+from .lazy import Lazy
 from .preprocess import pixels_of
 from .tokenizer import ids_of, open_tokenizer
 
 CACHE_BYTES = 8_000_000  # about 3,700 texts with 512 dimensions
 ENTRY_BYTES = 300  # what Python needs beside the characters and the numbers of a cached text
 LONGEST_CACHED = 10_000  # characters; nobody asks twice for a longer text
-
-T = TypeVar("T")
-
-
-class Lazy(Generic[T]):
-    """Something opened by the first who asks for it; the others wait for that one, and nobody for a lock afterwards."""
-
-    def __init__(self, open_it: Callable[[], T]):
-        self._open, self._lock = open_it, threading.Lock()
-        self._opened: T | None = None
-
-    def get(self) -> T:
-        if self._opened is None:
-            with self._lock:
-                if self._opened is None:
-                    self._opened = self._open()
-        return self._opened
-
-    @property
-    def is_open(self) -> bool:
-        return self._opened is not None
 
 
 class Engine:
@@ -58,14 +37,22 @@ class Engine:
         )
         self._cache_lock = threading.Lock()
 
+    def _check(self, names: tuple[str, ...]) -> None:
+        try:
+            model_dir.check_sha256(self.path, self.manifest, names)
+        except ModelDirError:
+            if model_dir.read_manifest(self.path) != self.manifest:
+                raise ModelDirError(f"{self.path} was baked again since this process began: restart it") from None
+            raise
+
     def _open_text(self):
-        model_dir.check_sha256(self.path, self.manifest, model_dir.TEXT_FILES)
+        self._check(model_dir.TEXT_FILES)
         vocab, merges = self.path / model_dir.VOCAB, self.path / model_dir.MERGES
         bpe = open_tokenizer(vocab, merges, self.manifest.context_length)
         return bpe, towers.open_tower(self.path / model_dir.TEXT_TOWER, threads=1)
 
     def _open_image(self):
-        model_dir.check_sha256(self.path, self.manifest, model_dir.IMAGE_FILES)
+        self._check(model_dir.IMAGE_FILES)
         return towers.open_tower(self.path / model_dir.IMAGE_TOWER, threads=towers.available_cores())
 
     def open_text(self) -> None:
@@ -129,7 +116,7 @@ class Engine:
         if known is not None:
             return known[1]
         bpe, tower = self._text.get()
-        embedding = towers.run_text(tower, ids_of(bpe, text)[None])[0]
+        embedding = towers.run_text(tower, ids_of(bpe, text, self.manifest.context_length)[None])[0]
         embedding.setflags(write=False)
         if len(text) <= LONGEST_CACHED:
             with self._cache_lock:
@@ -147,7 +134,10 @@ _engines_lock = threading.Lock()
 
 def engine_for(path: Path) -> Engine:
     """The one Engine of this process for the model directory at `path`. Raises ModelDirError where that is not one."""
-    path = path.resolve()
+    try:
+        path = path.resolve()
+    except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError
+        raise ModelDirError(f"{path} cannot be found: {error}") from error
     with _engines_lock:
         if path not in _engines:
             _engines[path] = Engine(path)
@@ -157,12 +147,3 @@ def engine_for(path: Path) -> Engine:
 def default_engine() -> Engine:
     """The engine of the model directory that the environment names. Raises ModelDirError where there is none."""
     return engine_for(model_dir.default_path())
-
-
-def why_not_ready() -> str | None:
-    """Why nothing can be embedded here, as a sentence, or None where the text tower opens."""
-    try:
-        default_engine().open_text()
-    except ClipError as error:
-        return str(error)
-    return None

@@ -78,7 +78,6 @@ class Manifest:
     source: Source
     embed_dim: int
     context_length: int
-    end_id: int  # <|endoftext|>
     log_logit_scale: float
     preprocess: Preprocess
     towers: dict[str, Tower]  # "text", "image"
@@ -114,12 +113,18 @@ class Manifest:
 
 
 def default_path() -> Path:
-    """$CLIP_MODEL_DIR, else `clip-model` in the folder where `llm` keeps its things."""
+    """$CLIP_MODEL_DIR, else `clip-model` in the folder where `llm` keeps its things. Raises ModelDirError."""
     if path := os.environ.get("CLIP_MODEL_DIR"):
         return Path(path)
     import llm
 
-    return llm.user_dir() / "clip-model"
+    try:
+        return llm.user_dir() / "clip-model"
+    except OSError as error:
+        raise ModelDirError(
+            f"the folder of llm, {error.filename}, cannot be made ({error.strerror}); "
+            "set LLM_USER_PATH or CLIP_MODEL_DIR"
+        ) from error
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -127,11 +132,15 @@ def read_manifest(path: Path) -> Manifest:
 
     Raises ModelDirError saying what is wrong and what to run.
     """
-    if not path.is_dir():
-        raise ModelDirError(f"{path}: there is no model directory; {BAKE}")
     file = path / MANIFEST
-    if not file.is_file():
-        raise ModelDirError(f"{path} has no {MANIFEST}, so it is no model directory that a bake finished; {BAKE}")
+    try:
+        if not os.path.lexists(path):
+            raise ModelDirError(f"{path}: there is no model directory; {BAKE}")
+        os.listdir(path)
+        if not file.is_file():
+            raise ModelDirError(f"{path} has no {MANIFEST}, so it is no model directory that a bake finished; {BAKE}")
+    except OSError as error:
+        raise ModelDirError(f"{path} cannot be read as a model directory ({error.strerror}); {BAKE}") from error
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
         found = facts["format"]

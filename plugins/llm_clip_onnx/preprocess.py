@@ -19,7 +19,9 @@ from PIL import Image
 from .errors import InputError
 
 MAX_PIXELS = 25_000_000  # width * height of an image; a 12000 x 12000 PNG of 450 KB took 2.3 GB to decode
-FORMATS = "JPEG, PNG, WebP or GIF"
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")  # of all that Pillow knows, some start other programs
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is the lower bound
 
 
 @dataclass(frozen=True)
@@ -37,27 +39,23 @@ class Preprocess:
 def open_image(blob: bytes) -> Image.Image:
     """An image that Pillow can read, not yet decoded.
 
-    Raises InputError for bytes that are no image, and for an image of more than MAX_PIXELS.
+    Raises InputError for bytes that are no image of FORMATS.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ours is the lower bound
-            image = Image.open(io.BytesIO(blob))
+        return Image.open(io.BytesIO(blob), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise InputError(f"{len(blob)}-byte image is too large: {error}") from error
     except Exception as error:  # Pillow's readers raise what they like on bytes that only begin well
-        raise InputError(f"{len(blob)}-byte blob is not an image Pillow can open; expected {FORMATS} bytes") from error
-    if image.width * image.height > MAX_PIXELS:
         raise InputError(
-            f"image of {image.width} x {image.height} pixels is too large: at most {MAX_PIXELS:,} pixels are read"
-        )
-    return image
+            f"{len(blob)}-byte blob is not an image Pillow can open; expected JPEG, PNG, WebP or GIF bytes"
+        ) from error
 
 
 def pixels_of(image: bytes | Image.Image, how: Preprocess) -> NDArray[np.float32]:
     """The pixels of one image: [3, crop, crop] float32, scaled and normalised.
 
-    Raises InputError for anything else than an image, and for one whose data are cut short or broken.
+    Raises InputError for anything else than an image, for one of more than MAX_PIXELS, and for one whose data are cut
+    short or broken.
     Source: preprocess, openai/CLIP clip/clip.py; rounding as transformers' CLIPImageProcessor does it with Pillow.
     """
     if isinstance(image, bytes):
@@ -66,6 +64,10 @@ def pixels_of(image: bytes | Image.Image, how: Preprocess) -> NDArray[np.float32
         opened = image
     else:
         raise InputError(f"{type(image).__name__} is not an image; expected bytes or a PIL image")
+    if opened.width * opened.height > MAX_PIXELS:
+        raise InputError(
+            f"image of {opened.width} x {opened.height} pixels is too large: at most {MAX_PIXELS:,} pixels are read"
+        )
     try:
         cropped = crop_window(as_rgb(opened), how)
     except Exception as error:  # the decoders raise OSError, SyntaxError, struct.error, ValueError...

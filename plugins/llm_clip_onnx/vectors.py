@@ -49,7 +49,7 @@ def cosine(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
     norms = math.sqrt(a.dot(a)) * math.sqrt(b.dot(b))
     if not 0 < norms < math.inf:
         raise VectorError("a vector of zeros, infinities or NaN has no direction, so no cosine")
-    return float(a.dot(b) / norms)
+    return max(-1.0, min(1.0, float(a.dot(b) / norms)))  # rounding may leave it 2e-16 beyond
 
 
 class Average:

@@ -56,23 +56,26 @@ def verify(path: Path, reference: str | None = None, checkpoint: str | None = No
     stored = {"text": model_dir.TEXT_REFERENCE, "image": model_dir.IMAGE_REFERENCE}
     checks += [compare(tower, "the bake's reference", np.load(path / file)) for tower, file in stored.items()]
     if manifest.source.id in fidelity.PUBLISHED_FOR:
-        checks += published_checks(engine)
+        checks += published_checks(np.load(path / model_dir.TEXT_REFERENCE))
     if reference:
+        if not checkpoint and manifest.source.revision is None and not Path(manifest.source.id).is_dir():
+            raise CheckpointError(
+                f"the folder {manifest.source.id} that was baked is not here; --checkpoint says where it is"
+            )
         theirs = llm_clip_embeddings(checkpoint or manifest.source.id, manifest.source.revision, list(pngs.values()))
         checks += [compare(tower, reference, expected) for tower, expected in theirs.items()]
     return checks
 
 
-def published_checks(engine: Engine) -> list[Check]:
-    tolerance = fidelity.PUBLISHED_TOLERANCE[engine.manifest.towers["text"].precision]
-    differences = fidelity.published_differences(engine.embed_item)
+def published_checks(reference: NDArray[np.float32]) -> list[Check]:
+    tolerance = fidelity.PUBLISHED_TOLERANCE
     return [
         Check(
             f"{golden['text']!r} as published in {golden['source']}",
             off <= tolerance,
             f"off by {off:.5f}, {tolerance} is allowed",
         )
-        for golden, off in zip(fidelity.PUBLISHED, differences)
+        for golden, off in zip(fidelity.PUBLISHED, fidelity.published_differences(TEXTS, reference))
     ]
 
 

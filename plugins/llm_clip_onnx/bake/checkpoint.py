@@ -9,11 +9,13 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from ..errors import CheckpointError
 from ..model_dir import Source, sha256_of
@@ -93,12 +95,20 @@ def open_checkpoint(source: str, revision: str | None = None) -> Checkpoint:
 
 def read_checkpoint(root: Path, source: str, commit: str | None) -> Checkpoint:
     """The checkpoint in the folder `root`. Raises CheckpointError."""
-    try:
+    with well_formed(source):
         return read_parts(root, source, commit)
+
+
+@contextmanager
+def well_formed(source: str) -> Iterator[None]:
+    """Raises CheckpointError where a file of a checkpoint cannot be read, or holds something else than it should."""
+    try:
+        yield
     except OSError as error:
-        raise CheckpointError(
-            f"{source}: {error.filename or root} cannot be read: {error.strerror or error}"
-        ) from error
+        raise CheckpointError(f"{source}: {error.filename} cannot be read: {error.strerror or error}") from error
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"{source}: a file of it does not hold what it should ({what}); {LAYOUTS}") from error
 
 
 def read_parts(root: Path, source: str, commit: str | None) -> Checkpoint:
@@ -145,27 +155,43 @@ def read_json(file: Path, source: str):
 def read_config(file: Path, source: str) -> ClipConfig:
     """Raises CheckpointError saying what was found where it is no CLIP, or one with a part that is not known here."""
     found = read_json(file, source)
-    if found.get("model_type") != "clip" or not {"text_config", "vision_config"} & found.keys():
+    if found.get("model_type") != "clip" or not {"text_config", "vision_config"} <= found.keys():
         kind = found.get("model_type") or ", ".join(found.get("architectures", [])) or "no model_type"
         raise CheckpointError(f"{source}: {CONFIG} says {kind!r}; only 'clip', with both its towers, can be baked")
-    text = TEXT_DEFAULTS | (found.get("text_config") or {}) | (found.get("text_config_dict") or {})
-    image = IMAGE_DEFAULTS | (found.get("vision_config") or {}) | (found.get("vision_config_dict") or {})
+    text = TEXT_DEFAULTS | said(found["text_config"]) | said(found.get("text_config_dict"))
+    image = IMAGE_DEFAULTS | said(found["vision_config"]) | said(found.get("vision_config_dict"))
     if image["num_channels"] != 3:
         raise CheckpointError(f"{source}: images of {image['num_channels']} channels; only 3 can be baked")
     return ClipConfig(
         text=tower_config(text, "text", source),
         image=tower_config(image, "image", source),
         embed_dim=found.get("projection_dim") or 512,
-        vocab_size=text["vocab_size"],
-        context_length=text["max_position_embeddings"],
-        end_id=text["eos_token_id"],
-        side=image["image_size"],
-        patch=image["patch_size"],
+        vocab_size=positive(text, "vocab_size"),
+        context_length=positive(text, "max_position_embeddings"),
+        end_id=positive(text, "eos_token_id"),
+        side=positive(image, "image_size"),
+        patch=positive(image, "patch_size"),
     )
 
 
+def said(values: dict | None) -> dict:
+    """What a part of a config says, without what it leaves open."""
+    return {key: value for key, value in (values or {}).items() if value is not None}
+
+
+def positive(values: dict, key: str) -> int:
+    """Raises ValueError where values[key] is not a whole number above 0."""
+    if not isinstance(values[key], int) or values[key] < 1:
+        raise ValueError(f"{key} is {values[key]!r}, expected a whole number above 0")
+    return values[key]
+
+
 def tower_config(values: dict, name: str, source: str) -> TowerConfig:
-    width, heads, activation = values["hidden_size"], values["num_attention_heads"], values["hidden_act"]
+    width, heads, activation = (
+        positive(values, "hidden_size"),
+        positive(values, "num_attention_heads"),
+        values["hidden_act"],
+    )
     if activation not in ("quick_gelu", "gelu"):
         raise CheckpointError(
             f"{source}: the {name} tower's hidden_act is {activation!r}; expected 'quick_gelu' or 'gelu'"
@@ -173,7 +199,12 @@ def tower_config(values: dict, name: str, source: str) -> TowerConfig:
     if width % heads:
         raise CheckpointError(f"{source}: the {name} tower's width {width} is no multiple of its {heads} heads")
     return TowerConfig(
-        width, values["intermediate_size"], values["num_hidden_layers"], heads, activation, values["layer_norm_eps"]
+        width,
+        positive(values, "intermediate_size"),
+        positive(values, "num_hidden_layers"),
+        heads,
+        activation,
+        values["layer_norm_eps"],
     )
 
 
@@ -329,7 +360,7 @@ def read_preprocess(folder: Path, config: ClipConfig, source: str) -> Preprocess
             found = read_json(folder / name, source)
             found = found.get("image_processor", found)
             break
-    how = PREPROCESS_DEFAULTS | {k: v for k, v in found.items() if v is not None}
+    how = PREPROCESS_DEFAULTS | said(found)
     for step in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
         if not how[step]:
             raise CheckpointError(
@@ -344,4 +375,6 @@ def read_preprocess(folder: Path, config: ClipConfig, source: str) -> Preprocess
             f"to at least {config.side}, and a crop of {config.side} x {config.side}"
         )
     mean, std = ((float(a), float(b), float(c)) for a, b, c in (how["image_mean"], how["image_std"]))
-    return Preprocess(shortest, crop, how["resample"], mean, std, how["rescale_factor"])
+    if min(std) <= 0:
+        raise ValueError(f"image_std is {std}, expected numbers above 0")
+    return Preprocess(shortest, crop, int(Image.Resampling(how["resample"])), mean, std, float(how["rescale_factor"]))

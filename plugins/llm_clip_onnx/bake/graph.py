@@ -3,7 +3,8 @@
 Both towers are the same pre-norm transformer: text looks only backwards and is read at its <|endoftext|>, an image
 looks everywhere and is read at its class token. After the last attention only that one row goes on. The graphs take any
 batch and any text length and hold nothing of the machine that made them. Weights lie beside the graph, in a file that
-onnxruntime maps. A linear layer is float32 or 8-bit, as `Linear` says; the token table of an 8-bit tower is 8-bit too.
+onnxruntime maps. Linear layers are float32 or 8-bit, and in an 8-bit tower the token table is 8-bit too; the patch
+convolution and the projection, small and sensitive, stay float32.
 """
 
 from __future__ import annotations

@@ -37,10 +37,11 @@ def fetch(source: str, revision: str | None) -> tuple[Path, str | None]:
         info = HfApi().model_info(source, revision=revision, files_metadata=True, timeout=timeout_s)
     files = {file.rfilename: file for file in info.siblings or ()}
     root = get(checkpoint.MODULES if checkpoint.MODULES in files else checkpoint.CONFIG).parent
-    folder = PurePosixPath(checkpoint.clip_folder(root, source))
-    checkpoint.read_config(get(str(folder / checkpoint.CONFIG)), source)
-    for path in needed_files(set(files), folder, get, source):
-        get(path)
+    with checkpoint.well_formed(source):
+        folder = PurePosixPath(checkpoint.clip_folder(root, source))
+        checkpoint.read_config(get(str(folder / checkpoint.CONFIG)), source)
+        for path in needed_files(set(files), folder, get, source):
+            get(path)
     return root, info.sha
 
 

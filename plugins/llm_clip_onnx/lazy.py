@@ -1,0 +1,31 @@
+"""Something that is opened once, by the first who asks for it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Lazy(Generic[T]):
+    """What `open_it()` returns. Others who ask meanwhile wait for the first, and nobody for a lock afterwards.
+
+    Where `open_it` raises, so does `get`, and the next who asks tries again.
+    """
+
+    def __init__(self, open_it: Callable[[], T]):
+        self._open, self._lock = open_it, threading.Lock()
+        self._opened: T | None = None
+
+    def get(self) -> T:
+        if self._opened is None:
+            with self._lock:
+                if self._opened is None:
+                    self._opened = self._open()
+        return self._opened
+
+    @property
+    def is_open(self) -> bool:
+        return self._opened is not None

@@ -1,0 +1,38 @@
+"""What is quantized is off by at most half a scale, whatever the matrix."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from llm_clip_onnx.bake.quantize import quantize_columns, quantize_rows
+
+MATRICES = arrays(np.float32, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.floats(-100, 100, width=32))
+SLACK = 1.001  # float32 rounding of the scale itself
+
+
+@given(MATRICES)
+def test_columns(weight):
+    levels, scale, zero_point = quantize_columns(weight)
+    assert (levels.dtype, scale.dtype, zero_point.dtype) == (np.uint8, np.float32, np.uint8)
+    back = scale.astype(np.float64) * (levels.astype(np.int64) - zero_point)
+    # The zero point is rounded too, so that at an end of the range a level may be a whole scale off.
+    assert (np.abs(back - weight) <= scale * SLACK).all()
+    assert np.mean(np.abs(back - weight) <= scale / 2 * SLACK) >= 0.5
+
+
+@given(MATRICES)
+def test_rows(table):
+    levels, scale = quantize_rows(table)
+    assert (levels.dtype, scale.dtype, scale.shape) == (np.int8, np.float32, (len(table), 1))
+    assert (np.abs(scale.astype(np.float64) * levels - table) <= scale / 2 * SLACK).all()
+
+
+@pytest.mark.parametrize("value", [0, 5, -5])
+def test_a_constant_matrix_comes_back_whole(value):
+    weight = np.full((4, 3), value, np.float32)
+    levels, scale, zero_point = quantize_columns(weight)
+    np.testing.assert_allclose(scale * (levels.astype(int) - zero_point), weight, rtol=1e-6)
