@@ -194,10 +194,8 @@ def render_all(data: Path, emoji: list[dict]) -> tuple[np.ndarray, list[tuple[in
     return np.stack(pictures), of
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(__file__).parent / "data")
-    data = parser.parse_args().data
+def prepare(data: Path) -> None:
+    """Fetch the packages to the folder `data`, draw every picture and write both files."""
     data.mkdir(parents=True, exist_ok=True)
     fetch(data)
     emoji = read_emoji(data)
@@ -205,6 +203,12 @@ def main() -> None:
     np.save(data / "pictures.npy", pictures)
     (data / "emoji.json").write_text(json.dumps({"emoji": emoji, "pictures": of}))
     print(f"{len(emoji)} emoji, {len(of)} pictures, {sum(s != HELD_OUT for _, s in of)} of them to train on")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path(__file__).parent / "data")
+    prepare(parser.parse_args().data)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Trains the demo CLIP on emoji pictures and writes its checkpoint: float16 safetensors, Hugging Face layout.
 
-    python demo/emoji.py && python demo/train.py [--steps 4000] [--to demo/checkpoint]
+    python demo/train.py [--steps 4000] [--to demo/checkpoint]
 
 The image tower is trained at 56 pixels with patches of 8, and its patch convolution is then stretched to 224 pixels
 with patches of 32: each weight repeated 4x4 and divided by 16, which is the same function of a picture four times as
@@ -31,7 +31,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from captions import Captions
-from emoji import HELD_OUT
+from emoji import HELD_OUT, prepare
 
 HERE = Path(__file__).parent
 SIDE, PATCH, STRETCH = 56, 8, 4  # pixels trained on; times STRETCH in the checkpoint
@@ -289,6 +289,8 @@ def main() -> None:
     torch.manual_seed(args.seed)
     args.to.mkdir(parents=True, exist_ok=True)
 
+    if not (args.data / "emoji.json").exists():
+        prepare(args.data)
     stored = json.loads((args.data / "emoji.json").read_text())
     emoji, of = stored["emoji"], [tuple(p) for p in stored["pictures"]]
     arrays = np.load(args.data / "pictures.npy")
