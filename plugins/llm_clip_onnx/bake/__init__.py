@@ -12,7 +12,9 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -88,52 +90,20 @@ def put_in_place(work: Path, to: Path, manifest: Manifest) -> None:
 
 def bake_into(work: Path, checkpoint: Checkpoint, precision: str, say: Say) -> Manifest:
     """The steps in order: tokenizer, text tower, image tower, and last the facts for the manifest."""
-    from .graph import write_image_tower, write_text_tower  # imports onnx, which `llm clip verify` does without
-
-    config, tensors = checkpoint.config, checkpoint.tensors
     write_tokenizer(work, checkpoint)
-    bpe = open_tokenizer(work / model_dir.VOCAB, work / model_dir.MERGES, config.context_length)
-    ids = [ids_of(bpe, text, config.context_length) for text in TEXTS]
-    images = made_images()
-    pixels = np.stack([pixels_of(image, checkpoint.preprocess) for image in images.values()])
-
-    say(f"text tower: reference embeddings of {len(ids)} texts, in plain numpy")
-    text_reference = forward.embed_text(config, tensors, ids)
-    np.save(work / model_dir.TEXT_REFERENCE, text_reference)
-    if checkpoint.source.id in fidelity.PUBLISHED_FOR:
-        say("text tower: comparing with published embeddings")
-        check_published(text_reference)
-
-    def embed_ids(graph: Path) -> NDArray[np.float32]:
-        tower = open_tower(graph, threads=available_cores())
-        return np.concatenate([run_text(tower, one[None]) for one in ids])
-
-    def write_text(kind: str, graph: Path, weights: Path) -> None:
-        write_text_tower(config, tensors, kind, graph, weights)
-
-    text = bake_tower("text", work, precision, write_text, embed_ids, text_reference, TEXTS, say)
-
-    say(f"image tower: reference embeddings of {len(images)} images, in plain numpy")
-    image_reference = forward.embed_images(config, tensors, pixels)
-    np.save(work / model_dir.IMAGE_REFERENCE, image_reference)
-
-    def embed_pixels(graph: Path) -> NDArray[np.float32]:
-        tower = open_tower(graph, threads=available_cores())
-        return np.concatenate([run_image(tower, one[None]) for one in pixels])
-
-    def write_image(kind: str, graph: Path, weights: Path) -> None:
-        write_image_tower(config, tensors, kind, graph, weights)
-
-    image = bake_tower("image", work, precision, write_image, embed_pixels, image_reference, list(images), say)
-
+    towers = {}
+    for plan_tower in (plan_text, plan_image):
+        plan = plan_tower(work, checkpoint, say)
+        np.save(work / f"{plan.name}.npy", plan.reference)
+        towers[plan.name] = bake_tower(plan, work, precision, say)
     return Manifest(
         format=model_dir.FORMAT,
         source=checkpoint.source,
-        embed_dim=config.embed_dim,
-        context_length=config.context_length,
-        log_logit_scale=float(tensors["logit_scale"]),
+        embed_dim=checkpoint.config.embed_dim,
+        context_length=checkpoint.config.context_length,
+        log_logit_scale=float(checkpoint.tensors["logit_scale"]),
         preprocess=checkpoint.preprocess,
-        towers={"text": text, "image": image},
+        towers=towers,
         files={f.name: File(f.stat().st_size, model_dir.sha256_of(f)) for f in sorted(work.iterdir())},
         versions={name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
         baked_at=now(),
@@ -146,48 +116,88 @@ def write_tokenizer(work: Path, checkpoint: Checkpoint) -> None:
     (work / model_dir.MERGES).write_text("\n".join(["#version: 0.2", *checkpoint.merges, ""]), encoding="utf-8")
 
 
-def bake_tower(
-    name: str,
-    work: Path,
-    precision: str,
-    write: Callable[[str, Path, Path], None],
-    embed: Callable[[Path], NDArray[np.float32]],
-    reference: NDArray[np.float32],
-    inputs: Sequence[str],
-    say: Say,
-) -> Tower:
-    """Write the tower in float32, check it against `reference`, then in 8 bits and check that against the float32 one.
+@dataclass(frozen=True)
+class TowerPlan:
+    """What is to be baked and how it is judged: the fixed inputs' names, and the reference's embeddings of them."""
 
-    The better file that agrees is left as NAME.onnx and NAME.bin. Raises FidelityError where a tower that was asked
-    for does not agree.
+    name: str
+    inputs: Sequence[str]
+    reference: NDArray[np.float32]  # [n, embed_dim]
+    write: Callable[[str, Path, Path], None]  # precision, graph, weights
+    embed: Callable[[Path], NDArray[np.float32]]  # graph -> its embeddings of the inputs, [n, embed_dim]
+
+
+def plan_text(work: Path, checkpoint: Checkpoint, say: Say) -> TowerPlan:
+    """Raises FidelityError where the weights are said to be OpenAI's and are not."""
+    from .graph import write_text_tower  # imports onnx, which `llm clip verify` does without
+
+    config = checkpoint.config
+    bpe = open_tokenizer(work / model_dir.VOCAB, work / model_dir.MERGES, config.context_length)
+    ids = [ids_of(bpe, text, config.context_length) for text in TEXTS]
+
+    def embed(graph: Path) -> NDArray[np.float32]:
+        tower = open_tower(graph, threads=available_cores())
+        return np.concatenate([run_text(tower, one[None]) for one in ids])
+
+    say(f"text tower: reference embeddings of {len(ids)} texts, in plain numpy")
+    reference = forward.embed_text(config, checkpoint.tensors, ids)
+    if checkpoint.source.id in fidelity.PUBLISHED_FOR:
+        say("text tower: comparing with published embeddings")
+        check_published(reference)
+    return TowerPlan("text", TEXTS, reference, partial(write_text_tower, config, checkpoint.tensors), embed)
+
+
+def plan_image(_work: Path, checkpoint: Checkpoint, say: Say) -> TowerPlan:
+    from .graph import write_image_tower
+
+    images = made_images()
+    pixels = np.stack([pixels_of(image, checkpoint.preprocess) for image in images.values()])
+
+    def embed(graph: Path) -> NDArray[np.float32]:
+        tower = open_tower(graph, threads=available_cores())
+        return np.concatenate([run_image(tower, one[None]) for one in pixels])
+
+    say(f"image tower: reference embeddings of {len(images)} images, in plain numpy")
+    reference = forward.embed_images(checkpoint.config, checkpoint.tensors, pixels)
+    write = partial(write_image_tower, checkpoint.config, checkpoint.tensors)
+    return TowerPlan("image", list(images), reference, write, embed)
+
+
+def bake_tower(plan: TowerPlan, work: Path, precision: str, say: Say) -> Tower:
+    """Write the tower in float32, check it against the reference, then in 8 bits, and check that against float32.
+
+    The smaller that agrees is left as NAME.onnx and NAME.bin. Raises FidelityError where one that was asked for does
+    not agree.
     """
-    graph, weights = work / f"{name}.onnx", work / f"{name}.bin"
-    write("fp32", graph, weights)
-    float32 = embed(graph)
-    with_reference = fidelity.agreement(float32, reference, inputs)
-    say(f"{name} tower: fp32, {described(with_reference)} with the reference")
+    float32 = write_and_embed(plan, work / "fp32", "fp32")
+    with_reference = fidelity.agreement(float32, plan.reference, plan.inputs)
+    say(f"{plan.name} tower: fp32, {described(with_reference)} with the reference")
     if not fidelity.float32_agrees(with_reference):
-        raise fidelity.refusal(name, "fp32", with_reference)
-    measured = {"fp32 with reference": with_reference}
-    if precision == "fp32":
-        return Tower("fp32", measured)
-    kept = work / "fp32"
-    kept.mkdir()
-    for file in (graph, weights):
-        file.rename(kept / file.name)
-    write("int8", graph, weights)
-    with_float32 = fidelity.agreement(embed(graph), float32, inputs)
-    say(f"{name} tower: int8, {described(with_float32)} with fp32")
-    measured["int8 with fp32"] = with_float32
-    fits = fidelity.int8_agrees(name, with_float32)
-    if not fits and precision == "int8":
-        raise fidelity.refusal(name, "int8", with_float32)
-    if not fits:
-        say(f"{name} tower: int8 is not close enough (expected {fidelity.INT8_MINIMUM[name]}), so it stays fp32")
-        for file in (graph, weights):
-            (kept / file.name).replace(file)
-    shutil.rmtree(kept)
-    return Tower("int8" if fits else "fp32", measured)
+        raise fidelity.refusal(plan.name, "fp32", with_reference)
+    chosen, measured = "fp32", {"fp32 with reference": with_reference}
+    if precision != "fp32":
+        int8 = write_and_embed(plan, work / "int8", "int8")
+        measured["int8 with fp32"] = with_float32 = fidelity.agreement(int8, float32, plan.inputs)
+        say(f"{plan.name} tower: int8, {described(with_float32)} with fp32")
+        if fidelity.int8_agrees(plan.name, with_float32):
+            chosen = "int8"
+        elif precision == "int8":
+            raise fidelity.refusal(plan.name, "int8", with_float32)
+        else:
+            least = fidelity.INT8_MINIMUM[plan.name]
+            say(f"{plan.name} tower: int8 is not close enough (expected {least}), so it stays fp32")
+    for file in (work / chosen).iterdir():
+        file.rename(work / file.name)
+    for kind in ("fp32", "int8"):
+        shutil.rmtree(work / kind, ignore_errors=True)
+    return Tower(chosen, measured)
+
+
+def write_and_embed(plan: TowerPlan, folder: Path, precision: str) -> NDArray[np.float32]:
+    folder.mkdir()
+    graph = folder / f"{plan.name}.onnx"
+    plan.write(precision, graph, folder / f"{plan.name}.bin")
+    return plan.embed(graph)
 
 
 def described(result: Agreement) -> str:
