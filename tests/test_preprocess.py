@@ -49,12 +49,12 @@ def test_bytes_and_a_pil_image_give_the_same_pixels():
 
 
 def test_a_sliver_of_an_image_takes_neither_time_nor_memory():
-    """Resizing all of it first takes 37 s and 10 GB."""
+    """Resizing all of it first, as transformers does, takes 9.5 s and 2.8 GB for a quarter of this."""
     sliver = saved(Image.new("RGB", (1, 20_000), "red"), "PNG")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     begun = time.process_time()
     pixels = pixels_of(sliver, processor(224))
-    assert time.process_time() - begun < 5  # it takes 3 ms; the reference's way takes 37 s
+    assert time.process_time() - begun < 5  # it takes 3 ms
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
     assert pixels.shape == (3, 224, 224)
 

@@ -2,8 +2,8 @@
 
 The reading is llm-clip's, as it is with transformers 5: RGB first, what is transparent laid on white (transformers 4
 and openai/CLIP dropped alpha), EXIF rotation ignored, 16-bit grey saturated, the first frame of an animation. Only the
-part that the centre crop keeps is ever resized, so that a 1 x 20000 image takes milliseconds and no memory (resizing
-all of it, as other readers do, takes 37 s and 10 GB).
+part that the centre crop keeps is ever resized: 3 ms for a 1 x 5000 image, where resizing all of it first, as
+transformers does, takes 9.5 s and 2.8 GB.
 """
 
 from __future__ import annotations
