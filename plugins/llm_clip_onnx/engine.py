@@ -5,6 +5,7 @@ It holds what is open and what was asked before, and may be used from many threa
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -134,10 +135,7 @@ _engines_lock = threading.Lock()
 
 def engine_for(path: Path) -> Engine:
     """The one Engine of this process for the model directory at `path`. Raises ModelDirError where that is not one."""
-    try:
-        path = path.resolve()
-    except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError
-        raise ModelDirError(f"{path} cannot be found: {error}") from error
+    path = Path(os.path.realpath(path))  # unlike Path.resolve, also of a loop of links
     with _engines_lock:
         if path not in _engines:
             _engines[path] = Engine(path)
