@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import resource
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -94,3 +96,26 @@ def test_a_truncated_jpeg_is_refused_not_filled_up():
     with pytest.raises(InputError, match="JPEG image cannot be decoded"):
         pixels_of(jpeg[: len(jpeg) // 2], processor(224))
     assert pixels_of(jpeg, processor(224)).shape == (3, 224, 224)
+
+
+PEAK = """
+import io, resource, sys
+from PIL import Image
+from llm_clip_onnx.preprocess import Preprocess, pixels_of
+image = io.BytesIO()
+Image.new(sys.argv[1], (5000, 5000), "teal").save(image, "PNG")
+image, how = image.getvalue(), Preprocess(224, 224, 3, (0, 0, 0), (1, 1, 1), 1 / 255)
+pixels_of(Image.new(sys.argv[1], (9, 9)), how)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+pixels_of(image, how)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.parametrize(("mode", "copies"), [("RGB", 1), ("RGBA", 2)])
+def test_the_largest_image_is_in_memory_no_more_often_than_it_must(mode, copies):
+    """25 megapixels, 4 bytes each: once as it is, and once more where it must be made RGB."""
+    done = subprocess.run([sys.executable, "-c", PEAK, mode], capture_output=True, text=True, check=True)
+    made, decoded = (1024 * int(kilobytes) for kilobytes in done.stdout.split())
+    # Making the image took one copy too, which was freed since, so that the peak shows what comes on top of one.
+    assert decoded - made < (copies - 1) * 100e6 + 60e6

@@ -19,6 +19,7 @@ from PIL import Image
 from .errors import InputError
 
 MAX_PIXELS = 25_000_000  # width * height of an image; a 12000 x 12000 PNG of 450 KB took 2.3 GB to decode
+STRIP = 64  # rows
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")  # of all that Pillow knows, some start other programs
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is the lower bound
@@ -79,11 +80,19 @@ def pixels_of(image: bytes | Image.Image, how: Preprocess) -> NDArray[np.float32
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """The image as RGB, what is transparent laid on white. Source: convert_to_rgb, transformers 5.23."""
+    """The image as RGB, what is transparent laid on white. Source: convert_to_rgb, transformers 5.23.
+
+    In strips, and without a copy where it is RGB already: 25 megapixels are 100 MB, and each copy as much again.
+    """
     if "A" not in image.getbands() and image.info.get("transparency") is None:
-        return image.convert("RGB")
-    rgba = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
+    rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+    rgb = Image.new("RGB", rgba.size)
+    for top in range(0, rgba.height, STRIP):
+        strip = rgba.crop((0, top, rgba.width, min(top + STRIP, rgba.height)))
+        on_white = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip)
+        rgb.paste(on_white.convert("RGB"), (0, top))
+    return rgb
 
 
 def crop_window(image: Image.Image, how: Preprocess) -> Image.Image:
