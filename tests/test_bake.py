@@ -198,9 +198,11 @@ def test_a_target_that_is_there_stays_without_force_and_is_replaced_with_it(tiny
     assert os.listdir(tmp_path) == ["model"]
 
 
-def test_force_replaces_no_folder_that_is_not_a_model_directory(tiny_checkpoint, tmp_path):
+@pytest.mark.parametrize("name", ["precious", "manifest.json"])
+def test_force_replaces_no_folder_that_is_not_a_model_directory(name, tiny_checkpoint, tmp_path):
     to = tmp_path / "photos"
     to.mkdir()
+    (to / name).write_text("x")
     (to / "precious").write_text("x")
     with pytest.raises(
         CheckpointError, match=r"photos is there and is no model directory; --force replaces only those"
@@ -209,19 +211,40 @@ def test_force_replaces_no_folder_that_is_not_a_model_directory(tiny_checkpoint,
     assert (to / "precious").read_text() == "x"
 
 
-def test_an_interrupted_replacement_leaves_what_was_there(tiny_checkpoint, demo_dir, tmp_path, monkeypatch):
+def test_force_on_a_file_is_refused_with_a_sentence(tiny_checkpoint, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(CheckpointError, match=r"file is there and is no model directory; --force replaces only those"):
+        bake(str(tiny_checkpoint), tmp_path / "file", force=True, say=quiet)
+
+
+@pytest.mark.parametrize("moment", ["before", "baking", "part"])
+def test_an_interrupted_replacement_leaves_what_was_there(moment, tiny_checkpoint, demo_dir, tmp_path, monkeypatch):
+    """Interrupted at each of the three renames that put a new directory in the place of an old one."""
     to = Path(shutil.copytree(demo_dir, tmp_path / "model"))
-    before, genuine = digests(to), Path.rename
+    before, genuine, hit = digests(to), Path.rename, []
 
     def rename(self: Path, target: Path):
-        if target == to and ".baking-" in self.name:
+        moves = {"before": self == to, "baking": ".baking-" in self.name, "part": self.name.endswith(".part")}
+        if moves[moment] and not hit:
+            hit.append(1)
             raise KeyboardInterrupt
         return genuine(self, target)
 
     monkeypatch.setattr(Path, "rename", rename)
     with pytest.raises(KeyboardInterrupt):
         bake(str(tiny_checkpoint), to, force=True, say=quiet)
+    assert hit
     assert digests(to) == before
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_what_a_kill_between_the_last_renames_leaves_can_be_baked_again(tiny_checkpoint, tiny_dir, tmp_path):
+    to = Path(shutil.copytree(tiny_dir, tmp_path / "model"))
+    (to / "manifest.json").rename(to / "manifest.json.part")
+    with pytest.raises(ModelDirError, match="no model directory that a bake finished"):
+        Engine(to)
+    bake(str(tiny_checkpoint), to, "fp32", force=True, say=quiet)
+    Engine(to).embed_text(["a"])
 
 
 def test_a_bake_that_fails_with_force_leaves_what_was_there(tiny_dir, planted, tmp_path):
@@ -303,6 +326,12 @@ def test_what_is_no_clip_that_can_be_baked_is_refused_with_what_was_found(change
     assert not (tmp_path / "model").exists()
 
 
+def retold(folder: Path, part: str, **changes) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config[part] |= changes
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 def reconfigured(folder: Path, **changes) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | changes))
@@ -327,6 +356,14 @@ def reconfigured(folder: Path, **changes) -> None:
         (
             lambda f: reconfigured(f, text_config={"num_attention_heads": 0}),
             "num_attention_heads is 0, expected a whole",
+        ),
+        (
+            lambda f: reconfigured(f, text_config={"layer_norm_eps": -1}),
+            "layer_norm_eps is -1, expected a number above 0",
+        ),
+        (
+            lambda f: retold(f, "text_config", eos_token_id=5),
+            "eos_token_id is 5; expected <|endoftext|>, 49407, or 2 as of old",
         ),
         (lambda f: reconfigured(f, text_config={"eos_token_id": [1]}), "eos_token_id is [1], expected a whole number"),
         (lambda f: (f / "vocab.json").write_text("[]"), "a file of it does not hold what it should"),

@@ -150,3 +150,23 @@ def test_the_commands_of_llm_are_those_that_readme_shows(demo_dir, tmp_path):
         command = [str(BIN / "llm"), *shlex.split(line)[1:]]
         done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, (line, done.stderr)
+
+
+def what_make_runs(*arguments: str) -> str:
+    import subprocess
+
+    command = ["make", "--dry-run", "--always-make", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_make_demo_bakes_and_serves_the_demo_model_because_it_says_so():
+    commands = what_make_runs("demo")
+    assert "llm clip bake demo/checkpoint --to demo/model" in commands
+    assert "CLIP_MODEL_DIR=demo/model" in commands
+
+
+def test_make_serve_never_falls_back_to_the_demo_model():
+    commands = what_make_runs("serve", "MODEL_DIR=elsewhere")
+    assert "demo" not in commands
+    assert "test -e elsewhere/manifest.json || .venv/bin/llm clip bake --to elsewhere" in commands
+    assert "CLIP_MODEL_DIR=elsewhere .venv/bin/datasette serve" in commands

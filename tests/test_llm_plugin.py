@@ -98,7 +98,7 @@ def test_without_a_model_directory_the_command_says_what_to_run(env, tmp_path, m
     done = run_llm("embed", "-m", "clip", "-c", "hello", env=env | {"CLIP_MODEL_DIR": str(tmp_path / "none")}, ok=False)
     assert (
         done.stderr
-        == f"Error: clip: {tmp_path}/none: there is no model directory; make one with `llm clip bake`, or set CLIP_MODEL_DIR to one\n"
+        == f"Error: clip: {tmp_path}/none: there is no model directory; make one with `llm clip bake --to {tmp_path}/none`, or set CLIP_MODEL_DIR to one\n"
     )
     monkeypatch.setenv("CLIP_MODEL_DIR", str(tmp_path / "none"))
     with pytest.raises(ModelDirError):
@@ -179,4 +179,21 @@ def test_without_the_extras_verify_still_runs_and_bake_says_what_to_install(env,
         done = llm_without(*arguments)
         assert done.returncode == 1
         assert "is not installed; `llm clip " in done.stderr
-        assert "pip install 'datasette-clip[bake]', or [reference] to compare with llm-clip" in done.stderr
+        assert (
+            "in a clone of datasette-clip, pip install '.[bake]', or '.[reference]' to compare with llm-clip"
+            in done.stderr
+        )
+
+
+def test_a_bfloat16_checkpoint_is_baked_from_the_command_line(env, tiny_checkpoint, tmp_path):
+    """In a process where nothing else has told numpy what bfloat16 is."""
+    import shutil
+
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
+    weights = tmp_path / "checkpoint" / "model.safetensors"
+    save_file({name: tensor.to(torch.bfloat16) for name, tensor in load_file(weights).items()}, weights)
+    done = run_llm("clip", "bake", str(tmp_path / "checkpoint"), "--to", str(tmp_path / "baked"), env=env)
+    assert "baked is ready" in done.stderr

@@ -26,7 +26,10 @@ def flip_a_bit(file: Path) -> None:
 
 
 CASES = [
-    (shutil.rmtree, "{path}: there is no model directory; make one with `llm clip bake`, or set CLIP_MODEL_DIR to one"),
+    (
+        shutil.rmtree,
+        "{path}: there is no model directory; make one with `llm clip bake --to {path}`, or set CLIP_MODEL_DIR to one",
+    ),
     (
         lambda p: (p / "manifest.json").unlink(),
         "{path} has no manifest.json, so it is no model directory that a bake finished;",
@@ -36,7 +39,7 @@ CASES = [
     (lambda p: (p / "manifest.json").write_text('{"format": 1}'), "{path}/manifest.json cannot be read (KeyError: "),
     (
         lambda p: rewritten(p, format=2),
-        "{path}/manifest.json says format 2, this version reads 1: bake again with llm clip bake --force",
+        "{path}/manifest.json says format 2, this version reads 1: bake again with llm clip bake SOURCE --to {path} --force",
     ),
     (lambda p: rewritten(p, files={}), "{path}/manifest.json does not list text.onnx: bake again"),
     (lambda p: (p / "merges.txt").unlink(), "{path}/merges.txt cannot be read (No such file or directory): bake again"),

@@ -7,6 +7,8 @@ import html
 import json
 import re
 import shutil
+import subprocess
+import sys
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from datasette.app import Datasette
 
 from datasette_clip.opening import text_opening
 from llm_clip_onnx import model_dir
+from serving import environment
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -93,7 +96,7 @@ def test_a_checkpoint_with_a_notice_says_it_in_plain_words(datasette):
 @pytest.mark.parametrize(
     ("break_it", "sentence"),
     [
-        (shutil.rmtree, "there is no model directory; make one with `llm clip bake`"),
+        (shutil.rmtree, "there is no model directory; make one with `llm clip bake --to "),
         (
             lambda path: (path / "text.bin").write_bytes(bytes((path / "text.bin").stat().st_size)),
             "the file is damaged; bake again",
@@ -180,7 +183,45 @@ def test_requests_that_may_run_sql_wait_outside_it_until_the_tower_is_open(datas
     assert asyncio.run(both()) == (200, True, [{"one": 1}])
 
 
-@pytest.mark.parametrize("config", [["x"], {"keys": ["x"]}, {"keys": {"clip": 3}}])
-def test_keys_that_cannot_be_used_stop_the_start_too(config):
-    with pytest.raises(click.ClickException, match=r"plugins.datasette-llm-embed.keys is no object of strings"):
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (["x"], "plugins.datasette-llm-embed.keys is no object; expected model ids and their keys"),
+        ({"keys": ["x"]}, "plugins.datasette-llm-embed.keys is no object; expected model ids and their keys"),
+        ({"keys": {"x": 3}}, "plugins.datasette-llm-embed.keys.x is no string; expected the key of that model"),
+    ],
+)
+def test_keys_that_cannot_be_used_stop_the_start_too(config, sentence):
+    with pytest.raises(click.ClickException) as raised:
         get(Datasette(memory=True, metadata={"plugins": {"datasette-llm-embed": config}}), "/")
+    assert raised.value.message == sentence
+
+
+def test_a_key_in_an_environment_variable_that_is_not_set_stops_nothing(demo_dir, monkeypatch):
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    keys = {"keys": {"x": {"$env": "NO_SUCH_VARIABLE"}}}
+    datasette = Datasette(memory=True, metadata={"plugins": {"datasette-llm-embed": keys}})
+    assert get(datasette, "/-/clip.json").json()["ready"] is True
+
+
+NO_ONNXRUNTIME = """
+import asyncio, sys
+sys.modules["onnxruntime"] = None
+from datasette.app import Datasette
+async def main():
+    datasette = Datasette(memory=True)
+    for path in ("/-/versions.json", "/-/clip", "/-/clip.json"):
+        response = await datasette.client.get(path)
+        print(response.status_code)
+    print(response.json()["ready"], response.json()["why_not"])
+asyncio.run(main())
+"""
+
+
+def test_where_onnxruntime_cannot_be_imported_the_page_says_so(demo_dir, tmp_path):
+    env = environment(tmp_path, CLIP_MODEL_DIR=str(demo_dir))
+    done = subprocess.run([sys.executable, "-c", NO_ONNXRUNTIME], env=env, capture_output=True, text=True, timeout=60)
+    lines = done.stdout.splitlines()
+    assert lines[:3] == ["200"] * 3, done.stderr
+    assert lines[3].startswith("False ")
+    assert "onnxruntime" in lines[3]

@@ -27,10 +27,16 @@ def config_of(datasette) -> Config:
 
 def read_keys(found: object) -> dict[str, str]:
     """The keys that datasette-llm-embed is configured with, by model id. Raises ConfigError."""
-    keys = found.get("keys") or {} if isinstance(found, dict) else {} if found is None else found
-    if not isinstance(keys, dict) or not all(isinstance(key, str) for key in keys.values()):
-        raise ConfigError("plugins.datasette-llm-embed.keys is no object of strings; expected model ids and their keys")
-    return keys
+    found = {} if found is None else found
+    keys = (found.get("keys") or {}) if isinstance(found, dict) else None
+    if not isinstance(keys, dict):
+        raise ConfigError("plugins.datasette-llm-embed.keys is no object; expected model ids and their keys")
+    for model_id, key in keys.items():
+        if not isinstance(key, str | None):
+            raise ConfigError(
+                f"plugins.datasette-llm-embed.keys.{model_id} is no string; expected the key of that model"
+            )
+    return {model_id: key for model_id, key in keys.items() if key}  # null: an environment variable that is not set
 
 
 def read_config(found: object, keys: dict[str, str]) -> Config:
@@ -42,7 +48,7 @@ def read_config(found: object, keys: dict[str, str]) -> Config:
         return Config(keys=keys)
     if not isinstance(found, dict):
         raise ConfigError(f"plugins.{PLUGIN} is {type(found).__name__}; expected an object with the key models")
-    if unknown := sorted(found.keys() - {"models"}):
+    if unknown := sorted(map(str, found.keys() - {"models"})):
         raise ConfigError(f"plugins.{PLUGIN}.{unknown[0]} is not a key of this plugin; expected models")
     models = found.get("models", ["clip"])
     if not isinstance(models, list) or not models or not all(isinstance(m, str) and m for m in models):

@@ -10,7 +10,6 @@ from datasette.utils import add_cors_headers
 from datasette.utils.asgi import Response
 
 from llm_clip_onnx import CLIP
-from llm_clip_onnx.errors import ClipError
 
 from .config import config_of
 from .opening import open_text, text_opening
@@ -20,16 +19,21 @@ EXAMPLE_SQL = "select hex(llm_embed('clip', :q)) as x"
 
 async def report(datasette) -> dict:
     """What /-/clip.json answers: whether the model is ready, or the sentence why not, and the facts of its manifest."""
-    from llm_clip_onnx.engine import default_engine
-
     if text_opening().done():
         why_not = await asyncio.to_thread(open_text)  # at once where it is open; else somebody may have baked since
     else:
         why_not = "the text tower is being opened"
-    facts = {"ok": True, "ready": why_not is None, "why_not": why_not, "models": list(config_of(datasette).models)}
+    facts: dict = {
+        "ok": True,
+        "ready": why_not is None,
+        "why_not": why_not,
+        "models": list(config_of(datasette).models),
+    }
     try:
+        from llm_clip_onnx.engine import default_engine
+
         engine = default_engine()
-    except ClipError:
+    except Exception:  # whatever it is, why_not says it
         return facts | {"open_towers": []}
     known = {"open_towers": engine.open_towers, "logit_scale": round(engine.manifest.logit_scale, 4)}
     return facts | known | asdict(engine.manifest)

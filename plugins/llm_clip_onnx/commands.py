@@ -24,7 +24,7 @@ class Sentences(click.Command):
         except ImportError as error:
             raise click.ClickException(
                 f"{error.name or error} is not installed; `llm clip {self.name}` needs the extra that has it: "
-                "pip install 'datasette-clip[bake]', or [reference] to compare with llm-clip"
+                "in a clone of datasette-clip, pip install '.[bake]', or '.[reference]' to compare with llm-clip"
             ) from error
 
 

@@ -31,7 +31,7 @@ VOCAB, MERGES = "vocab.json", "merges.txt"
 TEXT_REFERENCE, IMAGE_REFERENCE = "text.npy", "image.npy"
 TEXT_FILES = (TEXT_TOWER, TEXT_WEIGHTS, VOCAB, MERGES)
 IMAGE_FILES = (IMAGE_TOWER, IMAGE_WEIGHTS)
-BAKE = "make one with `llm clip bake`, or set CLIP_MODEL_DIR to one"
+FILES = (*TEXT_FILES, *IMAGE_FILES, TEXT_REFERENCE, IMAGE_REFERENCE)  # all but the manifest
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,16 @@ def default_path() -> Path:
         ) from error
 
 
+def make_one(path: Path) -> str:
+    """What to do where there is no model directory at `path`."""
+    return f"make one with `llm clip bake --to {path}`, or set CLIP_MODEL_DIR to one"
+
+
+def bake_again(path: Path, manifest: Manifest | None = None) -> str:
+    """What to do where the model directory at `path` cannot be used as it is."""
+    return f"bake again with llm clip bake {manifest.source.id if manifest else 'SOURCE'} --to {path} --force"
+
+
 def read_manifest(path: Path) -> Manifest:
     """The manifest of the model directory at `path`, after a look that all its files are there in their full size.
 
@@ -135,42 +145,40 @@ def read_manifest(path: Path) -> Manifest:
     file = path / MANIFEST
     try:
         if not os.path.lexists(path):
-            raise ModelDirError(f"{path}: there is no model directory; {BAKE}")
+            raise ModelDirError(f"{path}: there is no model directory; {make_one(path)}")
         os.listdir(path)
         if not file.is_file():
-            raise ModelDirError(f"{path} has no {MANIFEST}, so it is no model directory that a bake finished; {BAKE}")
+            raise ModelDirError(
+                f"{path} has no {MANIFEST}, so it is no model directory that a bake finished; {make_one(path)}"
+            )
     except OSError as error:
-        raise ModelDirError(f"{path} cannot be read as a model directory ({error.strerror}); {BAKE}") from error
+        raise ModelDirError(
+            f"{path} cannot be read as a model directory ({error.strerror}); {make_one(path)}"
+        ) from error
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
         found = facts["format"]
         manifest = Manifest.from_dict(facts) if found == FORMAT else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelDirError(
-            f"{file} cannot be read ({type(error).__name__}: {error}): bake again with llm clip bake --force"
-        ) from error
+        raise ModelDirError(f"{file} cannot be read ({type(error).__name__}: {error}): {bake_again(path)}") from error
     if manifest is None:
-        raise ModelDirError(
-            f"{file} says format {found}, this version reads {FORMAT}: bake again with llm clip bake --force"
-        )
-    for name in (*TEXT_FILES, *IMAGE_FILES, TEXT_REFERENCE, IMAGE_REFERENCE):
+        raise ModelDirError(f"{file} says format {found}, this version reads {FORMAT}: {bake_again(path)}")
+    for name in FILES:
         check_size(path, manifest, name)
     return manifest
 
 
 def check_size(path: Path, manifest: Manifest, name: str) -> None:
     if name not in manifest.files:
-        raise ModelDirError(f"{path / MANIFEST} does not list {name}: bake again with llm clip bake --force")
+        raise ModelDirError(f"{path / MANIFEST} does not list {name}: {bake_again(path, manifest)}")
     expected = manifest.files[name].bytes
     try:
         found = (path / name).stat().st_size
     except OSError as error:
-        raise ModelDirError(
-            f"{path / name} cannot be read ({error.strerror}): bake again with llm clip bake --force"
-        ) from error
+        raise ModelDirError(f"{path / name} cannot be read ({error.strerror}): {bake_again(path, manifest)}") from error
     if found != expected:
         raise ModelDirError(
-            f"{path / name} has {found:,} bytes, its manifest says {expected:,}: bake again with llm clip bake --force"
+            f"{path / name} has {found:,} bytes, its manifest says {expected:,}: {bake_again(path, manifest)}"
         )
 
 
@@ -181,12 +189,12 @@ def check_sha256(path: Path, manifest: Manifest, names: tuple[str, ...]) -> None
             found = sha256_of(path / name)
         except OSError as error:
             raise ModelDirError(
-                f"{path / name} cannot be read ({error.strerror}): bake again with llm clip bake --force"
+                f"{path / name} cannot be read ({error.strerror}): {bake_again(path, manifest)}"
             ) from error
         if found != manifest.files[name].sha256:
             raise ModelDirError(
                 f"{path / name} has sha256 {found[:12]}..., its manifest says {manifest.files[name].sha256[:12]}...: "
-                "the file is damaged; bake again with llm clip bake --force"
+                f"the file is damaged; {bake_again(path, manifest)}"
             )
 
 

@@ -45,7 +45,7 @@ def open_image(blob: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(blob), formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise InputError(f"{len(blob)}-byte image is too large: {error}") from error
+        raise InputError(f"{len(blob)}-byte image is too large: at most {MAX_PIXELS:,} pixels are read") from error
     except Exception as error:  # Pillow's readers raise what they like on bytes that only begin well
         raise InputError(
             f"{len(blob)}-byte blob is not an image Pillow can open; expected JPEG, PNG, WebP or GIF bytes"

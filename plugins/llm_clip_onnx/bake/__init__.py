@@ -6,6 +6,7 @@ at any moment, a bake leaves no directory that opens.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -32,6 +33,7 @@ from .checkpoint import Checkpoint, open_checkpoint
 from .samples import TEXTS, made_images
 
 PACKAGES = ("datasette-clip", "onnx", "onnxruntime", "numpy", "tokenizers", "pillow")
+UNNAMED = f"{model_dir.MANIFEST}.part"  # the manifest until all is in place
 
 Say = Callable[[str], None]
 
@@ -45,10 +47,8 @@ def bake(
     float32. `say` hears what is being done, a line at a time.
     Raises CheckpointError, or FidelityError where a tower does not agree with its reference; `to` is then as it was.
     """
-    if to.exists() and not force:
-        raise CheckpointError(f"{to} is there already; --force replaces it")
-    if to.exists() and not (to / model_dir.MANIFEST).exists() and any(to.iterdir()):
-        raise CheckpointError(f"{to} is there and is no model directory; --force replaces only those")
+    to = Path(os.path.realpath(to))
+    check_target(to, force)
     say(f"reading {source}")
     checkpoint = open_checkpoint(source, revision)
     try:
@@ -62,30 +62,47 @@ def bake(
             shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
         where, why = error.filename or to, error.strerror or error
+        make_room = "make room, or " if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
         raise CheckpointError(
-            f"{where} cannot be written: {why}; make room, or choose another folder with --to"
+            f"{where} cannot be written: {why}; {make_room}choose another folder with --to"
         ) from error
     say(f"{to} is ready, {sum(f.bytes for f in manifest.files.values()) / 1e6:.1f} MB")
     return manifest
 
 
+def check_target(to: Path, force: bool) -> None:
+    """Raises CheckpointError where `to` is there and is not to be replaced."""
+    if not to.exists():
+        return
+    if not force:
+        raise CheckpointError(f"{to} is there already; --force replaces it")
+    ours = {*model_dir.FILES, model_dir.MANIFEST, UNNAMED}
+    if not to.is_dir() or {file.name for file in to.iterdir()} - ours:
+        raise CheckpointError(f"{to} is there and is no model directory; --force replaces only those")
+
+
 def put_in_place(work: Path, to: Path, manifest: Manifest) -> None:
-    """Rename `work` to `to` and only then give it its manifest; what was there is moved away and deleted last."""
-    unnamed = work / f"{model_dir.MANIFEST}.part"
-    unnamed.write_text(manifest.to_json(), encoding="utf-8")
-    before = None
-    if to.exists():
-        before = Path(tempfile.mkdtemp(prefix=f".{to.name}.before-", dir=to.parent))
-        to.rename(before / to.name)
+    """Rename `work` to `to` and only then give it its manifest; what was there is moved away and deleted last.
+
+    Where that fails, `to` is as it was; where the process is killed in between, it is in `.NAME.before-...`.
+    """
+    (work / UNNAMED).write_text(manifest.to_json(), encoding="utf-8")
+    before = Path(tempfile.mkdtemp(prefix=f".{to.name}.before-", dir=to.parent)) / to.name if to.exists() else None
     try:
-        work.rename(to)
-    except BaseException:
         if before:
-            (before / to.name).rename(to)
+            to.rename(before)
+        work.rename(to)
+        (to / UNNAMED).rename(to / model_dir.MANIFEST)
+    except BaseException:
+        if to.exists() and (to / UNNAMED).exists():
+            to.rename(work)
+        if before:
+            if before.exists():
+                before.rename(to)
+            before.parent.rmdir()
         raise
-    (to / unnamed.name).rename(to / model_dir.MANIFEST)
     if before:
-        shutil.rmtree(before, ignore_errors=True)
+        shutil.rmtree(before.parent, ignore_errors=True)
 
 
 def bake_into(work: Path, checkpoint: Checkpoint, precision: str, say: Say) -> Manifest:

@@ -20,6 +20,7 @@ from PIL import Image
 from ..errors import CheckpointError
 from ..model_dir import Source, sha256_of
 from ..preprocess import Preprocess
+from ..tokenizer import END, START
 
 CONFIG, MODULES, NOTICE = "config.json", "modules.json", "NOTICE.txt"
 SAFETENSORS, SHARDS, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
@@ -121,6 +122,10 @@ def read_parts(root: Path, source: str, commit: str | None) -> Checkpoint:
         raise CheckpointError(
             f"{source}: the tokenizer has id {max(vocab.values())}, the token table {config.vocab_size} rows"
         )
+    if config.end_id not in (2, vocab[END]):
+        raise CheckpointError(
+            f"{source}: eos_token_id is {config.end_id}; expected {END}, {vocab[END]}, or 2 as of old"
+        )
     notice = (root / NOTICE).read_text(encoding="utf-8").strip() if (root / NOTICE).is_file() else None
     sha256 = {str(file.relative_to(root)): sha256_of(file) for file in weights}
     return Checkpoint(
@@ -186,6 +191,13 @@ def positive(values: dict, key: str) -> int:
     return values[key]
 
 
+def positive_number(values: dict, key: str) -> float:
+    """Raises ValueError where values[key] is not a number above 0."""
+    if not isinstance(values[key], int | float) or not values[key] > 0:
+        raise ValueError(f"{key} is {values[key]!r}, expected a number above 0")
+    return float(values[key])
+
+
 def tower_config(values: dict, name: str, source: str) -> TowerConfig:
     width, heads, activation = (
         positive(values, "hidden_size"),
@@ -204,7 +216,7 @@ def tower_config(values: dict, name: str, source: str) -> TowerConfig:
         positive(values, "num_hidden_layers"),
         heads,
         activation,
-        values["layer_norm_eps"],
+        positive_number(values, "layer_norm_eps"),
     )
 
 
@@ -212,6 +224,7 @@ class SafeTensors(Mapping):
     """Named tensors of safetensors files, each read when it is asked for, always as float32."""
 
     def __init__(self, files: list[Path]):
+        import ml_dtypes  # noqa: F401, numpy has bfloat16 from it
         from safetensors import safe_open  # here, as in open_tensors: `llm clip verify` does without
 
         self._handles: dict = {}
@@ -347,7 +360,7 @@ def read_tokenizer(folder: Path, source: str) -> tuple[dict[str, int], list[str]
                 f"{source}: tokenizer.json holds a {model.get('type')} tokenizer; expected CLIP's BPE"
             )
         vocab, merges = model["vocab"], [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
-    if not {"<|startoftext|>", "<|endoftext|>"} <= vocab.keys():
+    if not {START, END} <= vocab.keys():
         raise CheckpointError(f"{source}: the vocabulary has no <|startoftext|> and <|endoftext|>; expected CLIP's")
     return vocab, merges
 
