@@ -24,6 +24,8 @@ test: .venv-test/ready
 
 bench: .venv-test/ready
 	.venv-test/bin/python bench/recipe.py
+	.venv-test/bin/python bench/recipe.py --tokenizer-json --pairs 3 --to bench/results/recipe-tokenizer-json.json
+	.venv-test/bin/python bench/scan.py
 
 demo/model/manifest.json: .venv/ready demo/checkpoint/model.safetensors $(wildcard plugins/llm_clip_onnx/*.py plugins/llm_clip_onnx/bake/*.py)
 	.venv/bin/llm clip bake demo/checkpoint --to demo/model --force

@@ -1,6 +1,6 @@
 """Measures the stack people run today beside ours on one checkpoint: cold start, queries, memory, `llm embed`.
 
-    python bench/recipe.py [--checkpoint FOLDER] [--pairs 5] [--to bench/results/recipe.json]
+    python bench/recipe.py [--checkpoint FOLDER | --tokenizer-json] [--pairs 5] [--to bench/results/recipe.json]
 
     recipe   datasette + datasette-llm-embed + llm-clip, as they are
     ours     datasette-clip, serving what it baked of the same checkpoint
@@ -41,6 +41,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from llm_clip_onnx import model_dir
+from llm_clip_onnx.tokenizer import open_tokenizer
 from random_checkpoint import VIT_B_32, write_checkpoint
 from stacks import Query, Server, Stack, closure, command, make_environment, served
 
@@ -119,6 +120,16 @@ def lay_out(checkpoint: Path, place: Path) -> None:
     module = {"idx": 0, "name": "0", "path": "0_CLIPModel", "type": "sentence_transformers.models.CLIPModel"}
     (folder / "modules.json").write_text(json.dumps([module]))
     (folder / "0_CLIPModel").symlink_to(checkpoint.resolve())
+
+
+def with_tokenizer_json(folder: Path) -> Path:
+    """The random checkpoint in `folder`, its tokenizer in one file as newer libraries write it, which is slower."""
+    write_checkpoint(folder, text=VIT_B_32, vision=VIT_B_32)
+    files = folder / "vocab.json", folder / "merges.txt"
+    open_tokenizer(*files, context_length=77).save(str(folder / "tokenizer.json"))
+    for file in files:
+        file.unlink()
+    return folder
 
 
 def make_images(file: Path) -> None:
@@ -309,12 +320,18 @@ def say(text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, help="a folder in Hugging Face's or sentence-transformers' layout")
+    parser.add_argument(
+        "--tokenizer-json", action="store_true", help="random weights with the tokenizer in tokenizer.json instead"
+    )
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--to", type=Path, default=Path("bench/results/recipe.json"))
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are ended then too
     with tempfile.TemporaryDirectory(prefix="clip-bench-") as place:
-        found = run(Path(place), options.checkpoint, options.pairs)
+        checkpoint = options.checkpoint
+        if options.tokenizer_json:
+            checkpoint = with_tokenizer_json(Path(place) / "tokenizer.json")
+        found = run(Path(place), checkpoint, options.pairs)
     options.to.parent.mkdir(parents=True, exist_ok=True)
     options.to.write_text(json.dumps(found, indent=1) + "\n")
     print(table(found))

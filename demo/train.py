@@ -365,7 +365,8 @@ def main() -> None:
             save(model, args.to)
 
     size_bytes = sum(f.stat().st_size for f in args.to.iterdir())
-    print(f"{args.to}: {size_bytes / 1e6:.1f} MB, {(time.monotonic() - begun) / 60:.0f} minutes")
+    minutes, core_minutes = (time.monotonic() - begun) / 60, time.process_time() / 60
+    print(f"{args.to}: {size_bytes / 1e6:.1f} MB, {minutes:.0f} minutes, {core_minutes:.0f} core-minutes")
 
 
 if __name__ == "__main__":

@@ -132,6 +132,21 @@ def test_the_figures_are_those_of_the_run_that_is_kept():
     assert f"```\n{table(found)}\n```" in README
 
 
+def test_the_other_figures_are_those_of_their_runs_too():
+    readme = " ".join(README.split())
+    plain, one_file = (
+        json.loads((ROOT / f"bench/results/{name}.json").read_text()) for name in ("recipe", "recipe-tokenizer-json")
+    )
+    ratios, slower = plain["ratios"]["recipe / ours"], one_file["medians"]["recipe"]["query_p50_ms"]
+    new, seen = ratios["query_p50_ms"], ratios["seen_p50_ms"]
+    assert f"a new text is answered {new:.0f} times faster, one that was asked before {seen:.0f} times" in readme
+    assert f"took it {slower:.0f} ms instead of {plain['medians']['recipe']['query_p50_ms']:.0f}" in readme
+    assert f"the ratio was {one_file['ratios']['recipe / ours']['query_p50_ms']:.0f} (`bench/recipe.py" in readme
+    scan = json.loads((ROOT / "bench/results/scan.json").read_text())
+    assert f"Over {scan['rows']:,} stored vectors this takes {scan['medians']['ours_ms']:.0f} ms of" in readme
+    assert f"datasette-llm-embed's own function takes {scan['medians']['theirs_ms']:.0f} (`bench/scan.py`" in readme
+
+
 def test_the_commands_of_llm_are_those_that_readme_shows(demo_dir, tmp_path):
     """Each `llm ...` line of In LLM, in its order, in a folder with a photo."""
     import shlex

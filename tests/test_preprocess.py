@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -50,13 +49,11 @@ def test_bytes_and_a_pil_image_give_the_same_pixels():
     np.testing.assert_array_equal(pixels_of(saved(photo(), "PNG"), processor(224)), pixels_of(photo(), processor(224)))
 
 
-def test_a_sliver_of_an_image_takes_neither_time_nor_memory():
-    """Resizing all of it first, as transformers does, takes 9.5 s and 2.8 GB for a quarter of this."""
+def test_a_sliver_of_an_image_takes_no_memory():
+    """Resizing all of it first, as transformers does, makes 224 x 4,480,000 pixels of it."""
     sliver = saved(Image.new("RGB", (1, 20_000), "red"), "PNG")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    begun = time.process_time()
     pixels = pixels_of(sliver, processor(224))
-    assert time.process_time() - begun < 5  # it takes 3 ms
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
     assert pixels.shape == (3, 224, 224)
 

@@ -100,7 +100,7 @@ class Engine:
 
     def _embed_each(self, embed_one: Callable, items: Sequence, name: str) -> NDArray[np.float32]:
         # One item a call: an 8-bit tower scales its activations over everything in a call, so only items that go alone
-        # always get the same embedding. A batch is no faster (7 ms a text alone, 8 ms each of 32).
+        # always get the same embedding.
         embeddings = np.empty((len(items), self.manifest.embed_dim), np.float32)
         for position, item in enumerate(items):
             try:

@@ -165,6 +165,7 @@ def plan_text(work: Path, checkpoint: Checkpoint, say: Say) -> TowerPlan:
 
 
 def plan_image(_work: Path, checkpoint: Checkpoint, say: Say) -> TowerPlan:
+    """As plan_text, of the image tower."""
     from .graph import write_image_tower
 
     images = made_images()

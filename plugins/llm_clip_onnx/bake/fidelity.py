@@ -45,9 +45,7 @@ PUBLISHED: tuple[dict, ...] = (
     },
 )
 PUBLISHED_TOLERANCE = 1e-3  # of each number, in float32
-RECOGNISED = (
-    1e-2  # numbers that near are of OpenAI's weights, wherever they were found; others are off by 0.05 and more
-)
+RECOGNISED = 1e-2  # so near, they are OpenAI's weights wherever they came from: others are off by far more
 
 
 def agreement(found: NDArray[np.float32], reference: NDArray[np.float32], inputs: Sequence[str]) -> Agreement:
