@@ -238,6 +238,24 @@ def test_an_interrupted_replacement_leaves_what_was_there(moment, tiny_checkpoin
     assert os.listdir(tmp_path) == ["model"]
 
 
+@pytest.mark.parametrize("replacing", [False, True])
+def test_until_the_very_last_rename_nothing_new_opens(replacing, tiny_checkpoint, demo_dir, tmp_path, monkeypatch):
+    """What a kill could leave is looked at before each rename: the old model may open, the new one may not."""
+    to, genuine, seen = tmp_path / "model", Path.rename, []
+    if replacing:
+        shutil.copytree(demo_dir, to)
+
+    def rename(self: Path, target: Path):
+        for manifest in tmp_path.rglob("manifest.json"):
+            seen.append(Engine(manifest.parent).manifest.source.id)
+        return genuine(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    bake(str(tiny_checkpoint), to, force=replacing, say=quiet)
+    assert set(seen) == ({str(DEMO_CHECKPOINT)} if replacing else set())
+    assert Engine(to).manifest.source.id == str(tiny_checkpoint)
+
+
 def test_what_a_kill_between_the_last_renames_leaves_can_be_baked_again(tiny_checkpoint, tiny_dir, tmp_path):
     to = Path(shutil.copytree(tiny_dir, tmp_path / "model"))
     (to / "manifest.json").rename(to / "manifest.json.part")

@@ -88,6 +88,12 @@ def test_what_is_remembered_is_bounded_in_bytes_and_cannot_be_changed(demo_dir, 
         engine.embed_item("purple")[0] = 77
 
 
+def test_a_very_long_text_is_not_remembered(demo_dir):
+    engine = Engine(demo_dir)
+    engine.embed_text(["a", "long " * 3_000])
+    assert list(engine._cache) == ["a"]
+
+
 def test_many_threads_get_what_one_gets_and_each_tower_opens_once(demo_dir, monkeypatch):
     opened = []
     genuine = towers.open_tower

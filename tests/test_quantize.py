@@ -36,3 +36,12 @@ def test_a_constant_matrix_comes_back_whole(value):
     weight = np.full((4, 3), value, np.float32)
     levels, scale, zero_point = quantize_columns(weight)
     np.testing.assert_allclose(scale * (levels.astype(int) - zero_point), weight, rtol=1e-6)
+
+
+def test_all_levels_are_used():
+    random = np.random.default_rng(0)
+    matrix = random.standard_normal((64, 16)).astype(np.float32)
+    levels, _, _ = quantize_columns(matrix)
+    assert (levels.max(0).astype(int) - levels.min(0) >= 254).all()
+    levels, _ = quantize_rows(matrix)
+    assert (np.abs(levels.astype(int)).max(1) == 127).all()
