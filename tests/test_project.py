@@ -97,6 +97,16 @@ def test_serving_loads_neither_torch_nor_onnx_nor_the_bake_nor_the_hub(demo_dir,
         assert never not in modules
 
 
+def test_onnxruntime_reports_nothing_to_its_makers(demo_dir, tmp_path):
+    """With its telemetry on, the first session of a user makes a folder for it: here there is none."""
+    code = "from llm_clip_onnx.engine import default_engine; default_engine().embed_item('red')"
+    env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir), HOME=str(tmp_path))
+    for name in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME"):
+        env.pop(name, None)
+    subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=60)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["llm"]
+
+
 def test_importing_the_llm_plugin_costs_no_onnxruntime(tmp_path):
     """Over what `llm` itself imports, which may be numpy."""
     code = "import sys, llm; before = set(sys.modules); import llm_clip_onnx; print(*(set(sys.modules) - before))"

@@ -9,6 +9,10 @@ import os
 from pathlib import Path
 
 import numpy as np
+
+# Official builds from 1.29 on report each session to Microsoft (onnxruntime/Privacy.md); read when it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 import onnxruntime
 from numpy.typing import NDArray
 
