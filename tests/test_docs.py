@@ -88,6 +88,31 @@ def test_the_configuration_shown_is_the_one_shipped():
     assert shown["plugins"]["datasette-clip"] == shipped["plugins"]["datasette-clip"]
 
 
+def test_the_limits_and_their_defaults_are_the_codes():
+    from dataclasses import asdict
+
+    from datasette_clip.config import Limits
+
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \|", README, re.MULTILINE)
+    assert [(name, int(value)) for name, value in rows] == list(asdict(Limits()).items())
+
+
+def test_the_crawlers_refused_are_readmes_list():
+    from datasette_clip.crawlers import REFUSED, TAGS
+
+    section = README.split("\n## Crawlers\n")[1].split("\n## ")[0]
+    shown = json.loads(re.search(r'"refuse_crawlers": (\[.*\])', section)[1])
+    assert tuple(shown) == REFUSED
+    assert set(re.findall(r"`([a-z-]+)`", section.split("the rest of its tags")[1])) == set(TAGS) - set(REFUSED)
+
+
+def test_every_key_of_the_configuration_is_in_readme():
+    from datasette_clip.config import READERS
+
+    sentence = README.split("All keys: ")[1].split("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", sentence)) == READERS.keys()
+
+
 def test_the_numbers_of_inputs_and_the_gates_are_those_of_the_code():
     from llm_clip_onnx.bake import fidelity, samples
 

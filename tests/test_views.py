@@ -152,14 +152,34 @@ def test_a_private_instance_shows_its_model_to_nobody(demo_dir, monkeypatch):
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
-        ({"modles": ["clip"]}, "plugins.datasette-clip.modles is not a key of this plugin; expected models"),
+        (
+            {"modles": ["clip"]},
+            "plugins.datasette-clip.modles is not a key of this plugin; expected models, refuse_crawlers, suspend, limits",
+        ),
         (
             {"models": "clip"},
             "plugins.datasette-clip.models is 'clip'; expected a list of model ids such as [\"clip\"]",
         ),
         ({"models": []}, 'plugins.datasette-clip.models is []; expected a list of model ids such as ["clip"]'),
         ({"models": [3]}, 'plugins.datasette-clip.models is [3]; expected a list of model ids such as ["clip"]'),
-        (["clip"], "plugins.datasette-clip is list; expected an object with the key models"),
+        (["clip"], "plugins.datasette-clip is list; expected an object with models, refuse_crawlers, suspend, limits"),
+        (
+            {"refuse_crawlers": ["bots"]},
+            "plugins.datasette-clip.refuse_crawlers is ['bots']; expected a list, empty to refuse none, of academic, advertising, ai-crawler, archiver, browser-automation, feed-reader, http-library, monitoring, scanner, search-engine, seo, social-preview",
+        ),
+        ({"suspend": 1}, "plugins.datasette-clip.suspend is 1; expected true, false or the path of a socket"),
+        (
+            {"limits": {"request": 3}},
+            "plugins.datasette-clip.limits.request is not a key of this plugin; expected requests, url_bytes, fields, sql_bytes, body_bytes, text_bytes, value_bytes, result_bytes, sqlite_bytes",
+        ),
+        (
+            {"limits": {"requests": 0}},
+            "plugins.datasette-clip.limits.requests is 0; expected a whole number from 1 to 2147483647",
+        ),
+        (
+            {"limits": {"requests": True}},
+            "plugins.datasette-clip.limits.requests is True; expected a whole number from 1 to 2147483647",
+        ),
     ],
 )
 def test_bad_configuration_stops_the_start_with_a_sentence_naming_the_key(config, sentence):

@@ -4,36 +4,54 @@ from __future__ import annotations
 
 import sys
 
-import click
 from datasette import hookimpl
+from datasette.handle_exception import handle_exception as answer_exception
 
-from llm_clip_onnx.errors import ConfigError
-
-from . import sql_functions, views
+from . import leaving, sleeping, sql_functions, sql_limits, tokens, views
+from .bad_requests import as_bad_request
 from .config import config_of
+from .gate import HEALTH, gate
 from .opening import text_opening, wait_for_opening
 
 if sys.argv[1:2] == ["serve"]:
     text_opening()  # before the rest of Datasette is even imported
+    leaving.end_with_0()
+sleeping.fence_in()
 
 
 @hookimpl
 def startup(datasette):
-    try:
-        config_of(datasette)
-    except ConfigError as error:
-        raise click.ClickException(str(error)) from error
+    config_of(datasette)
     text_opening()
 
 
-@hookimpl
+@hookimpl(trylast=True)  # outermost: datasette-scale-to-zero is to see only what counts
 def asgi_wrapper(datasette):
-    return wait_for_opening(datasette.setting("base_url"))
+    waiting, outermost = wait_for_opening(datasette.setting("base_url")), gate(datasette)
+    return lambda app: outermost(waiting(app))
+
+
+@hookimpl
+def actor_from_request(request):
+    return tokens.actor_of(request.headers.get("authorization"))
+
+
+@hookimpl(trylast=True)  # the last opinion is the one that Datasette takes
+def permission_allowed(actor):
+    return tokens.permission(actor)
+
+
+@hookimpl(tryfirst=True)
+def handle_exception(datasette, request, exception):
+    known = as_bad_request(exception, config_of(datasette).limits)
+    return None if known is exception else answer_exception(datasette, request, known)
 
 
 @hookimpl(trylast=True)  # after datasette-llm-embed, whose functions ours replace
 def prepare_connection(conn, datasette):
-    sql_functions.register(conn, config_of(datasette))
+    config = config_of(datasette)
+    sql_limits.bound(conn, config.limits)
+    sql_functions.register(conn, config)
 
 
 @hookimpl
@@ -41,6 +59,7 @@ def register_routes():
     return [
         (r"^/-/clip$", views.clip_page),
         (r"^/-/clip\.json$", views.clip_json),
+        (rf"^{HEALTH}$", views.health),
     ]
 
 

@@ -2,26 +2,62 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import click
 
 from llm_clip_onnx.errors import ConfigError
+
+from .crawlers import REFUSED, TAGS
 
 PLUGIN = "datasette-clip"
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What one visitor can ask of a small machine; sizes in bytes, each at least 1.
+
+    requests: in flight at once, before 503. url_bytes: query string. fields: in the query string. sql_bytes: its `sql`.
+    body_bytes: of a request. text_bytes: one text for llm_embed. value_bytes: any one value in SQL, an image included.
+    result_bytes: text and blobs of all rows that a query gives. sqlite_bytes: all that SQLite holds in memory at once.
+    """
+
+    requests: int = 64
+    url_bytes: int = 60_000
+    fields: int = 100
+    sql_bytes: int = 20_000
+    body_bytes: int = 10_000_000
+    text_bytes: int = 1_000_000
+    value_bytes: int = 10_000_000
+    result_bytes: int = 50_000_000
+    sqlite_bytes: int = 64_000_000
+
+
+@dataclass(frozen=True)
 class Config:
-    """models: ids of the `llm` embedding models that SQL may call. keys: datasette-llm-embed's keys, by model id."""
+    """models: ids of the `llm` embedding models that SQL may call. keys: datasette-llm-embed's keys, by model id.
+
+    refuse_crawlers: tags of crawlers that get 403. suspend: whether, or by which socket, an idle Fly machine is asked
+    to be suspended. limits: see Limits.
+    """
 
     models: tuple[str, ...] = ("clip",)
+    refuse_crawlers: tuple[str, ...] = REFUSED
+    suspend: bool | str = False
+    limits: Limits = field(default_factory=Limits)
     keys: dict[str, str] = field(default_factory=dict, repr=False)
 
 
 def config_of(datasette) -> Config:
-    """The configuration of this Datasette, read once. Raises ConfigError."""
+    """The configuration of this Datasette, read once. Raises ClickException, which `datasette serve` ends with."""
     if not hasattr(datasette, "_clip_config"):
-        config = read_config(datasette.plugin_config(PLUGIN), read_keys(datasette.plugin_config("datasette-llm-embed")))
-        datasette._clip_config = config
+        keys = datasette.plugin_config("datasette-llm-embed")
+        try:
+            datasette._clip_config = read_config(datasette.plugin_config(PLUGIN), read_keys(keys))
+        except ConfigError as error:
+            raise click.ClickException(str(error)) from error
     return datasette._clip_config
 
 
@@ -44,13 +80,56 @@ def read_config(found: object, keys: dict[str, str]) -> Config:
 
     Raises ConfigError naming the key that is unknown or has a value that cannot be used.
     """
+    known: dict[str, Any] = {
+        name: READERS[name](value) for name, value in read_object(PLUGIN, found, READERS.keys()).items()
+    }
+    return Config(keys=keys, **known)
+
+
+def read_object(place: str, found: object, known: Collection[str]) -> dict:
+    """An object with no other keys than those known. Raises ConfigError."""
     if found is None:
-        return Config(keys=keys)
+        return {}
     if not isinstance(found, dict):
-        raise ConfigError(f"plugins.{PLUGIN} is {type(found).__name__}; expected an object with the key models")
-    if unknown := sorted(map(str, found.keys() - {"models"})):
-        raise ConfigError(f"plugins.{PLUGIN}.{unknown[0]} is not a key of this plugin; expected models")
-    models = found.get("models", ["clip"])
+        raise ConfigError(f"plugins.{place} is {type(found).__name__}; expected an object with {', '.join(known)}")
+    if unknown := sorted(map(str, found.keys() - known)):
+        raise ConfigError(f"plugins.{place}.{unknown[0]} is not a key of this plugin; expected {', '.join(known)}")
+    return found
+
+
+def read_models(models: object) -> tuple[str, ...]:
     if not isinstance(models, list) or not models or not all(isinstance(m, str) and m for m in models):
         raise ConfigError(f'plugins.{PLUGIN}.models is {models!r}; expected a list of model ids such as ["clip"]')
-    return Config(tuple(models), keys)
+    return tuple(models)
+
+
+def read_refuse_crawlers(tags: object) -> tuple[str, ...]:
+    if not isinstance(tags, list) or not all(tag in TAGS for tag in tags):
+        raise ConfigError(
+            f"plugins.{PLUGIN}.refuse_crawlers is {tags!r}; expected a list, empty to refuse none, of {', '.join(TAGS)}"
+        )
+    return tuple(tags)
+
+
+def read_suspend(suspend: object) -> bool | str:
+    if not isinstance(suspend, bool | str):
+        raise ConfigError(f"plugins.{PLUGIN}.suspend is {suspend!r}; expected true, false or the path of a socket")
+    return suspend
+
+
+def read_limits(found: object) -> Limits:
+    found = read_object(f"{PLUGIN}.limits", found, [limit.name for limit in fields(Limits)])
+    for name, value in found.items():
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**31:
+            raise ConfigError(
+                f"plugins.{PLUGIN}.limits.{name} is {value!r}; expected a whole number from 1 to 2147483647"
+            )
+    return Limits(**found)
+
+
+READERS: dict[str, Callable[[object], Any]] = {
+    "models": read_models,
+    "refuse_crawlers": read_refuse_crawlers,
+    "suspend": read_suspend,
+    "limits": read_limits,
+}

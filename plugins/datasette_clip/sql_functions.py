@@ -48,6 +48,11 @@ def llm_embed(config: Config, model_id: str | None, item: str | bytes | None) ->
         return None
     if model_id not in config.models:
         raise InputError(f"model {model_id!r} is not on the list plugins.{PLUGIN}.models, {list(config.models)}")
+    if isinstance(item, str) and (size := len(item.encode(errors="replace"))) > config.limits.text_bytes:
+        raise InputError(
+            f"text of {size} bytes; at most {config.limits.text_bytes} are accepted "
+            f"(plugins.{PLUGIN}.limits.text_bytes)"
+        )
     if model_id == CLIP.model_id:
         return vectors.to_blob(default_engine().embed_item(item))
     return vectors.to_blob(np.asarray(other_model(model_id, config.keys).embed(item), np.float32))

@@ -17,12 +17,16 @@ from .opening import open_text, text_opening
 EXAMPLE_SQL = "select hex(llm_embed('clip', :q)) as x"
 
 
+async def why_not_ready() -> str | None:
+    """The sentence why no text can be embedded, or None: it can be."""
+    if text_opening().done():
+        return await asyncio.to_thread(open_text)  # at once where it is open; else somebody may have baked since
+    return "the text tower is being opened"
+
+
 async def report(datasette) -> dict:
     """What /-/clip.json answers: whether the model is ready, or the sentence why not, and the facts of its manifest."""
-    if text_opening().done():
-        why_not = await asyncio.to_thread(open_text)  # at once where it is open; else somebody may have baked since
-    else:
-        why_not = "the text tower is being opened"
+    why_not = await why_not_ready()
     facts: dict = {
         "ok": True,
         "ready": why_not is None,
@@ -51,6 +55,13 @@ async def calls(datasette, request) -> dict[str, str] | None:
             json_path = f"{datasette.urls.database(name, format='json')}?{query}&_shape=array"
             return {"sql": EXAMPLE_SQL, "page": page, "json": datasette.absolute_url(request, json_path)}
     return None
+
+
+async def health() -> Response:
+    """200 where the model is ready, 503 and the sentence where it is not; for whoever asks, and keeps nobody awake."""
+    why_not = await why_not_ready()
+    answer = {"ok": why_not is None, "error": why_not, "status": 503 if why_not else 200}
+    return Response.json(answer, status=answer["status"])
 
 
 async def clip_json(datasette, request) -> Response:

@@ -1,0 +1,42 @@
+"""Answers with 400 and a sentence what Datasette 0.65 answers with 500 though it is the request that is wrong.
+
+`?_sort=nope`, `?id__gt=99999999999999999999`, `?_through={`, a POST to a table, a query that runs out of SQLite's
+memory: of a server that only reads, whatever fails in Datasette itself is asked for by the request. What fails in
+these two packages is a fault of theirs, and stays 500.
+"""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+from datasette.database import QueryInterrupted
+from datasette.utils.asgi import BadRequest, Base400
+from datasette.views.base import DatasetteError
+
+from .config import Limits
+
+OURS = {str(Path(__file__).parent), str(Path(__file__).parent.parent / "llm_clip_onnx")}
+WRAPPERS = {"gate.py", "opening.py"}  # every request passes through these
+
+
+def as_bad_request(exception: Exception, limits: Limits) -> Exception:
+    """The exception to answer with: this one, where it says its status itself or is a fault of ours."""
+    if isinstance(exception, DatasetteError) and exception.status == 500:
+        exception.status = 400  # the default, for sentences such as "Cannot sort table by nope"
+    if isinstance(exception, DatasetteError | Base400) or is_ours(exception):
+        return exception
+    if isinstance(exception, MemoryError):
+        return BadRequest(
+            f"the query needs more than {limits.sqlite_bytes} bytes of memory, or more than other queries have left "
+            "(plugins.datasette-clip.limits.sqlite_bytes)"
+        )
+    if isinstance(exception, QueryInterrupted):
+        return BadRequest("the query took longer than Datasette's setting sql_time_limit_ms allows")
+    return BadRequest(f"Datasette cannot answer this request: {type(exception).__name__}: {exception}")
+
+
+def is_ours(exception: Exception) -> bool:
+    """Whether the exception passed through code of these packages, beyond the wrappers around every request."""
+    files = (Path(frame.filename) for frame in traceback.extract_tb(exception.__traceback__))
+    return any(str(file.parent) in OURS and file.name not in WRAPPERS for file in files)
