@@ -8,6 +8,7 @@ import re
 import sqlite3
 import struct
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -87,6 +88,21 @@ def test_many_clients_at_once_all_get_their_own_embedding(server, demo_dir):
 
     with ThreadPoolExecutor(25) as pool:
         assert list(pool.map(ask, texts)) == [engine.embed_item(text).tobytes() for text in texts]
+
+
+def test_garbage_is_collected_by_a_thread_that_holds_no_lock(tmp_path):
+    """Else 50 clients whose queries all failed made the server hang, after some 5,000 queries: see collecting.py."""
+    env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(tmp_path / "none"))
+    arguments = ["--memory", "--plugins-dir", str(ROOT / "tests/plugins")]
+    with serving(*arguments, env=env, log=tmp_path / "log") as url, httpx.Client(timeout=20) as client:
+
+        def ask(n: int) -> int:
+            return client.get(f"{url}/_memory.json", params={"sql": EMBED, "q": f"text {n}"}).status_code
+
+        with ThreadPoolExecutor(25) as pool:
+            assert set(pool.map(ask, range(400))) == {400}
+        time.sleep(1.5)
+        assert client.get(f"{url}/collections").json() == ["clip-collecting"]
 
 
 def test_scale_to_zero_and_block_robots_are_there_as_they_are(server):

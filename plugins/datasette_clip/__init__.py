@@ -7,7 +7,7 @@ import sys
 from datasette import hookimpl
 from datasette.handle_exception import handle_exception as answer_exception
 
-from . import leaving, sleeping, sql_functions, sql_limits, tokens, views
+from . import collecting, leaving, sleeping, sql_functions, sql_limits, tokens, views
 from .bad_requests import as_bad_request
 from .config import config_of
 from .gate import HEALTH, gate
@@ -16,6 +16,7 @@ from .opening import text_opening, wait_for_opening
 if sys.argv[1:2] == ["serve"]:
     text_opening()  # before the rest of Datasette is even imported
     leaving.end_with_0()
+    collecting.collect_apart()
 sleeping.fence_in()
 
 
