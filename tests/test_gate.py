@@ -8,6 +8,7 @@ import socket
 import sqlite3
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -34,6 +35,7 @@ LIMITS = {
     "value_bytes": 200_000,
     "result_bytes": 300_000,
     "sqlite_bytes": 8_000_000,
+    "sending_bytes": 1_000_000,
 }
 
 
@@ -133,7 +135,7 @@ def test_what_is_just_within_the_bounds_is_answered(server):
     for query in (
         "select 1 " + "-" * 491,
         "select length(zeroblob(200000))",
-        "select zeroblob(149999), zeroblob(150000)",
+        "select randomblob(149999), randomblob(150000)",
     ):
         assert httpx.get(f"{server}/_memory.json?{sql(query)}").status_code == 200, query
     assert httpx.get(f"{server}/_memory.json?q=" + "x" * 1998).status_code == 200
@@ -187,6 +189,44 @@ def test_excess_load_gets_503_and_retry_after_and_no_more(server):
         client.join()
     assert sorted(a.status_code for a in answers) == [200] * 4 + [503] * 6
     assert httpx.get(f"{server}/_memory.json?sql=select+1").status_code == 200
+
+
+def test_answers_that_nobody_reads_are_bounded_and_keep_nobody_waiting(demo_dir, tmp_path):
+    """Of 8 MB each, one may be on its way: the next gets 503, and all others are served, though one query runs at once."""
+    limits = {"sending_bytes": 12_000_000, "queries": 1}
+    (tmp_path / "metadata.json").write_text(json.dumps({"plugins": {"datasette-clip": {"limits": limits}}}))
+    env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
+    with serving("--memory", "-m", str(tmp_path / "metadata.json"), env=env, log=tmp_path / "log") as url:
+        big = f"{url}/_memory.json?{sql('select hex(zeroblob(4000000)) as a')}"
+        with httpx.stream("GET", big) as unread:
+            assert unread.status_code == 200
+            second = httpx.get(big)
+            assert (second.status_code, second.headers["retry-after"]) == (503, "1")
+            assert second.json()["error"].endswith("(plugins.datasette-clip.limits.sending_bytes)")
+            assert httpx.get(f"{url}/_memory.json?sql=select+1").status_code == 200
+            assert len(json.loads(unread.read())["rows"][0][0]) == 8_000_000
+        assert len(httpx.get(big).json()["rows"][0][0]) == 8_000_000
+
+
+def test_queries_beyond_those_that_may_run_at_once_wait_and_are_answered(demo_dir, tmp_path):
+    (tmp_path / "metadata.json").write_text(json.dumps({"plugins": {"datasette-clip": {"limits": {"queries": 1}}}}))
+    env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
+    arguments = ["--memory", "-m", str(tmp_path / "metadata.json"), "--plugins-dir", str(ROOT / "tests/plugins")]
+    with serving(*arguments, env=env, log=tmp_path / "log") as url, ThreadPoolExecutor() as pool:
+        begun_s = time.monotonic()
+        naps = [pool.submit(httpx.get, f"{url}/_memory.json?sql=select+nap(0.5)", timeout=30) for _ in range(4)]
+        time.sleep(0.1)
+        assert httpx.get(f"{url}/-/versions.json").status_code == 200  # runs no SQL, waits for nobody
+        assert time.monotonic() - begun_s < 0.5
+        assert [nap.result().status_code for nap in naps] == [200] * 4
+        assert time.monotonic() - begun_s >= 2
+
+
+def test_a_plugin_that_asks_the_server_from_within_a_request_waits_for_nobody(demo_dir, monkeypatch):
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    metadata = {"plugins": {"datasette-clip": {"limits": {"queries": 1, "requests": 1}}}}
+    datasette = Datasette(memory=True, metadata=metadata, plugins_dir=str(ROOT / "tests/plugins"))
+    assert ask(datasette, "/nested").json() == [{"one": 1}]
 
 
 def test_one_heavy_query_after_the_other_starves_nobody(demo_dir, tmp_path):

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 
 EVERY_S = 1.0
+soon = threading.Event()  # set by what may have left something large behind
 
 
 def collect_apart() -> None:
@@ -22,8 +22,11 @@ def collect_apart() -> None:
 
 def collect_for_ever() -> None:
     while True:
-        time.sleep(EVERY_S)
-        collect_what_is_due()
+        if soon.wait(EVERY_S):
+            soon.clear()
+            gc.collect(1)
+        else:
+            collect_what_is_due()
 
 
 def collect_what_is_due() -> None:

@@ -19,12 +19,15 @@ PLUGIN = "datasette-clip"
 class Limits:
     """What one visitor can ask of a small machine; sizes in bytes, each at least 1.
 
-    requests: in flight at once, before 503. url_bytes: query string. fields: in the query string. sql_bytes: its `sql`.
-    body_bytes: of a request. text_bytes: one text for llm_embed. value_bytes: any one value in SQL, an image included.
-    result_bytes: text and blobs of all rows that a query gives. sqlite_bytes: all that SQLite holds in memory at once.
+    requests: in flight at once, before 503. queries: those of them that run SQL at once, before the others wait.
+    url_bytes: query string. fields: in the query string. sql_bytes: its `sql`. body_bytes: of a request. text_bytes:
+    one text for llm_embed. value_bytes: any one value in SQL, an image included. result_bytes: text and blobs of all
+    rows that a query gives. sqlite_bytes: all that SQLite holds in memory at once. sending_bytes: answers being sent,
+    before 503.
     """
 
     requests: int = 64
+    queries: int = 4
     url_bytes: int = 60_000
     fields: int = 100
     sql_bytes: int = 20_000
@@ -33,6 +36,7 @@ class Limits:
     value_bytes: int = 10_000_000
     result_bytes: int = 50_000_000
     sqlite_bytes: int = 64_000_000
+    sending_bytes: int = 100_000_000
 
 
 @dataclass(frozen=True)

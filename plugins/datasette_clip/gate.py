@@ -1,4 +1,4 @@
-"""The outermost ASGI wrapper: what is refused before Datasette sees it, and what counts as being awake.
+"""The outermost ASGI wrapper: what is refused before Datasette sees it, what waits, and what counts as being awake.
 
 Refusals here are cheap and each is a sentence. What SQL may use is bounded in sql_limits.py.
 """
@@ -6,6 +6,8 @@ Refusals here are cheap and each is a sentence. What SQL may use is bounded in s
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
+from contextvars import ContextVar
 from http import HTTPStatus
 from urllib.parse import parse_qsl
 
@@ -17,10 +19,11 @@ from .bad_requests import as_bad_request
 from .config import Config, Limits, config_of
 from .crawlers import is_refused
 from .sleeping import clock_of
+from .traffic import CROWDED, Answer, traffic_of
 
 HEALTH = "/-/clip/health"
 UNCOUNTED = {HEALTH, "/robots.txt", "/favicon.ico", "/-/static/favicon.png"}
-CROWDED = "this server is answering as many requests as it may at once (plugins.datasette-clip.limits.requests)"
+within_another = ContextVar("within_another", default=False)  # datasette.client asks the server from within a request
 NO_CRAWLERS = "crawlers and AI bots are not served here, see /robots.txt (plugins.datasette-clip.refuse_crawlers)"
 
 
@@ -38,20 +41,27 @@ def gate(datasette):
         async def gated(scope, receive, send):
             if scope["type"] == "lifespan":
                 leaving.bound_the_drain()
-            if scope["type"] != "http":
+            if scope["type"] != "http" or within_another.get():
                 return await app(scope, receive, send)
             path = f"/{scope['path'].removeprefix(base_url).removeprefix('/')}"
-            config, clock, send = config_of(datasette), clock_of(datasette), Answer(send)
+            config, clock = config_of(datasette), clock_of(datasette)
             refusal = refuse(config, scope, path, clock.counted_in_flight)
             with clock.request(counts=refusal is None and path not in UNCOUNTED):
+                sent = Answer(send, traffic_of(datasette), config.limits)
                 if refusal is None:
-                    refusal = await pass_on(app, scope, bounded(receive, config.limits.body_bytes), send, config)
+                    async with sent.turn() if may_run_sql(path) else nullcontext():
+                        refusal = await pass_on(app, scope, bounded(receive, config.limits.body_bytes), sent, config)
                 if refusal:
-                    await answer(*refusal, path.endswith(".json"), datasette.cors, send)
+                    await answer(*refusal, path.endswith(".json"), datasette.cors, sent)
 
         return gated
 
     return wrap
+
+
+def may_run_sql(path: str) -> bool:
+    """Whether Datasette may run SQL for a path: not under /-/, where pages about the server itself are."""
+    return not path.startswith("/-/") and path not in UNCOUNTED
 
 
 def refuse(config: Config, scope: dict, path: str, in_flight: int) -> tuple[int, str] | None:
@@ -62,7 +72,7 @@ def refuse(config: Config, scope: dict, path: str, in_flight: int) -> tuple[int,
     if is_refused(headers.get(b"user-agent", b"").decode("latin-1"), config.refuse_crawlers):
         return HTTPStatus.FORBIDDEN, NO_CRAWLERS
     if in_flight >= config.limits.requests:
-        return HTTPStatus.SERVICE_UNAVAILABLE, CROWDED
+        return HTTPStatus.SERVICE_UNAVAILABLE, f"{CROWDED}.requests)"
     return refuse_size(config.limits, scope.get("query_string", b""), headers.get(b"content-length", b"0"))
 
 
@@ -103,32 +113,12 @@ def bounded(receive, body_bytes: int):
     return receive_bounded
 
 
-class Answer:
-    """`send`, with `X-Robots-Tag: noindex` on the answer: robots.txt alone keeps no URL out of an index.
-
-    Status and headers are held back until there is a body, which Datasette may fail to encode.
-    """
-
-    def __init__(self, send) -> None:
-        self.send = send
-        self.start: dict = {}
-        self.begun = False
-
-    async def __call__(self, message: dict) -> None:
-        if message["type"] == "http.response.start":
-            self.start = message | {"headers": [*message.get("headers", ()), (b"x-robots-tag", b"noindex")]}
-            return
-        if not self.begun:
-            self.begun = True
-            await self.send(self.start)
-        await self.send(message)
-
-
 async def pass_on(app, scope: dict, receive, send: Answer, config: Config) -> tuple[int, str] | None:
     """Have Datasette answer: None, or status and sentence where it fails outside its own handling of exceptions.
 
     As on a Cookie that is not UTF-8. Raises what is a fault of ours, and all that comes once the answer has begun.
     """
+    token = within_another.set(True)
     try:
         await app(scope, receive, send)
     except Exception as error:
@@ -136,6 +126,8 @@ async def pass_on(app, scope: dict, receive, send: Answer, config: Config) -> tu
         if send.begun or not isinstance(known, Base400):
             raise
         return known.status, str(known)
+    finally:
+        within_another.reset(token)
     return None
 
 
@@ -145,8 +137,6 @@ async def answer(status: int, sentence: str, as_json: bool, cors: bool, send) ->
     headers = {"Content-Type": "application/json" if as_json else "text/plain; charset=utf-8"}
     if cors:
         add_cors_headers(headers)
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        headers["Retry-After"] = "1"
     pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": int(status), "headers": pairs})
     await send({"type": "http.response.body", "body": body.encode()})

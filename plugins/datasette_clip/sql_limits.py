@@ -31,6 +31,7 @@ def bounded_rows(result_bytes: int):
     def row_of(cursor: sqlite3.Cursor, values: tuple) -> sqlite3.Row:
         total = given.get(cursor, 0) + sum(len(value) for value in values if isinstance(value, str | bytes))
         if total > result_bytes:
+            del values  # which the traceback would keep
             raise ResultTooLarge(
                 f"the result is larger than {result_bytes} bytes: ask for fewer rows or columns "
                 "(plugins.datasette-clip.limits.result_bytes)"

@@ -1,4 +1,4 @@
-"""What tests need of a server that takes its time: /slow?s=, a POST to /upload, and the SQL function nap(seconds)."""
+"""What tests need of a server: /slow?s=, a POST to /upload, /nested asking the server itself, and nap(seconds) in SQL."""
 
 from __future__ import annotations
 
@@ -17,9 +17,13 @@ async def upload(request):
     return Response.text(f"{len(await request.post_body())} bytes")
 
 
+async def nested(datasette):
+    return Response.json((await datasette.client.get("/_memory.json?sql=select+1+as+one&_shape=array")).json())
+
+
 @hookimpl
 def register_routes():
-    return [(r"^/slow$", slow), (r"^/upload$", upload)]
+    return [(r"^/slow$", slow), (r"^/upload$", upload), (r"^/nested$", nested)]
 
 
 @hookimpl
