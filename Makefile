@@ -1,6 +1,7 @@
 # make demo: the embedded demo model on http://127.0.0.1:8001, no model hub needed
 # make serve: OpenAI's ViT-B/32, baked first if there is none yet (that needs the hub)
 # make test: every test; make bench: the measurements of README, side by side with the recipe's stack
+# make lock: the versions that the Dockerfile installs, newest that fit pyproject.toml
 
 PYTHON ?= python3
 PORT ?= 8001
@@ -8,6 +9,10 @@ MODEL_DIR ?= clip-model
 DATASETTE = .venv/bin/datasette serve --memory --cors -m .venv/metadata.json -p $(PORT)
 # torch alone, from where it comes without CUDA; PyPI's torchvision does not import beside it.
 TORCH = torch==2.13.0 --extra-index-url https://download.pytorch.org/whl/cpu
+
+NOT_IN_SERVING = huggingface-hub hf-xet fsspec filelock tqdm flatbuffers protobuf setuptools tzdata colorama
+LOCK = .venv-lock/bin/uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--custom-compile-command 'make lock'
 
 demo: demo/model/manifest.json .venv/metadata.json
 	CLIP_MODEL_DIR=demo/model $(DATASETTE)
@@ -26,6 +31,16 @@ bench: .venv-test/ready
 	.venv-test/bin/python bench/recipe.py
 	.venv-test/bin/python bench/recipe.py --tokenizer-json --pairs 3 --to bench/results/recipe-tokenizer-json.json
 	.venv-test/bin/python bench/scan.py
+
+# For every Python and processor. llm asks for pip, which the base image has; what serves does without packages that
+# others ask for but never import there; torch is of an index of its own.
+lock: .venv-lock/ready
+	printf '%s\n' pip > .venv-lock/bake.txt
+	printf '%s\n' pip torch torchvision > .venv-lock/reference.txt
+	printf '%s\n' pip $(NOT_IN_SERVING) > .venv-lock/serving.txt
+	$(LOCK) --excludes .venv-lock/serving.txt -o requirements.txt
+	$(LOCK) --excludes .venv-lock/bake.txt --extra bake -o requirements-bake.txt
+	$(LOCK) --excludes .venv-lock/reference.txt --extra reference -o requirements-reference.txt
 
 demo/model/manifest.json: .venv/ready demo/checkpoint/model.safetensors $(wildcard plugins/llm_clip_onnx/*.py plugins/llm_clip_onnx/bake/*.py)
 	.venv/bin/llm clip bake demo/checkpoint --to demo/model --force
@@ -46,4 +61,9 @@ demo/model/manifest.json: .venv/ready demo/checkpoint/model.safetensors $(wildca
 	.venv-test/bin/pip install -q -e '.[dev]'
 	touch $@
 
-.PHONY: demo serve test bench
+.venv-lock/ready:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install -q 'uv>=0.13'
+	touch $@
+
+.PHONY: demo serve test bench lock

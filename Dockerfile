@@ -1,0 +1,121 @@
+# docker build -t clip .                                      OpenAI's ViT-B/32 from the Hugging Face hub
+# docker build -t clip --build-arg CLIP_MODEL=demo/checkpoint --build-arg VERIFY=0 .     the demo model, no hub, no torch
+# docker build -t recipe --target reference-serve .           what this replaces: llm-clip and torch in the process
+# docker run --read-only --cap-drop ALL -p 8080:8080 clip
+#
+#   build -> app                                              what serves, and what it serves beside the model
+#         -> bake, torch -> reference (-> reference-serve)    the model, and the proof that it is llm-clip's
+#   app, reference -> the image
+
+# A hub id, or a folder of the context: demo/checkpoint, checkpoints/NAME. The revision is a branch, tag or commit there.
+ARG CLIP_MODEL=sentence-transformers/clip-ViT-B-32
+ARG CLIP_REVISION=
+ARG CLIP_PRECISION=auto
+# A mirror of the Hugging Face hub, in place of the hub itself.
+ARG HF_ENDPOINT
+# 0 skips the comparison with llm-clip, and with it the download of torch; the bake's own checks are never skipped.
+ARG VERIFY=1
+# From the index without CUDA; of one release, for torchvision imports beside no other torch.
+ARG TORCH="torch==2.13.0 torchvision==0.28.0 --index-url https://download.pytorch.org/whl/cpu"
+# Which file becomes Datasette's metadata.json.
+ARG METADATA=metadata.json
+ARG PY=3.13
+
+# Every package that any stage installs is locked with its hash, but torch; the lock files are made by `make lock`.
+FROM python:${PY}-slim AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ONLY_BINARY=:all:
+WORKDIR /src
+COPY requirements-bake.txt ./
+RUN pip install --require-hashes --no-deps -r requirements-bake.txt
+
+FROM build AS app
+RUN python -m venv --without-pip /app
+COPY requirements.txt ./
+RUN pip --python /app/bin/python install --no-compile --require-hashes --no-deps -r requirements.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY plugins plugins
+RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
+ && pip --python /app/bin/python install --no-compile --no-deps /wheels/*.whl
+# 55 MB that are never loaded: tests, a Fortran compiler's front end, converters, and a second onnxruntime, for C.
+RUN cd /app/lib/python*/site-packages && find . -type d -name tests -prune -exec rm -r {} + && find . -name '*.pyi' -delete \
+ && rm -rf numpy/f2py onnxruntime/transformers onnxruntime/quantization onnxruntime/tools onnxruntime/datasets \
+           onnxruntime/capi/libonnxruntime.so.*
+# Bytecode that is never compared with its source: a copy may change times, and at run time nothing could be written.
+# Not of openai (13 MB): llm's commands import it, the server does not.
+RUN /app/bin/python -m compileall -q -j 0 -x '/site-packages/openai/' --invalidation-mode unchecked-hash /app/lib
+# Databases are served immutable, as SQLite can write no -wal beside them: what is in one now is folded in first.
+WORKDIR /srv
+COPY databases ./
+RUN list() { find . -maxdepth 1 -regextype posix-extended -regex '.*\.(db|sqlite3?)' -printf '%P\0'; } \
+ && list | xargs -0 -r -n 1 python -c "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('pragma journal_mode = delete')" \
+ && list | xargs -0 -r /app/bin/datasette inspect --inspect-file inspect-data.json --
+ARG METADATA
+COPY ${METADATA} metadata.json
+RUN chmod -R a+rX .
+
+# Only what a bake depends on, so that no other change bakes again; README is there because pyproject.toml names it.
+FROM build AS bake
+COPY pyproject.toml ./
+COPY plugins/llm_clip_onnx plugins/llm_clip_onnx
+RUN touch README.md && pip install --no-deps --no-build-isolation .
+COPY demo/checkpoint demo/checkpoint
+COPY checkpoints checkpoints
+ENV HF_HOME=/src/hub
+ARG CLIP_MODEL
+ARG CLIP_REVISION
+ARG CLIP_PRECISION
+ARG HF_ENDPOINT
+RUN llm clip bake "$CLIP_MODEL" ${CLIP_REVISION:+--revision "$CLIP_REVISION"} --precision "$CLIP_PRECISION" --to /model
+
+FROM build AS torch
+ARG VERIFY
+ARG TORCH
+RUN test "$VERIFY" = 0 || pip install $TORCH
+COPY requirements-reference.txt ./
+RUN test "$VERIFY" = 0 || pip install --require-hashes --no-deps -r requirements-reference.txt
+
+# The image takes the model from here, so that no model gets into it that was not held against llm-clip's own.
+FROM torch AS reference
+COPY --from=bake /src ./
+COPY --from=bake /model /model
+ENV HF_HOME=/src/hub
+ARG VERIFY
+ARG HF_ENDPOINT
+RUN test "$VERIFY" = 0 || (pip install --no-deps --no-build-isolation . && llm clip verify /model --reference llm-clip)
+
+# The recipe as people run it, for who wants it or wants to compare: same URLs, same vectors, none of our plugins.
+# torch wants a /tmp to write to: docker run --read-only --tmpfs /tmp.
+FROM reference AS reference-serve
+ARG VERIFY
+COPY reference/link_checkpoint.py ./
+COPY --from=app /srv /srv
+COPY reference/plugins /srv/plugins
+RUN test "$VERIFY" = 0 || (pip uninstall -y datasette-clip && python link_checkpoint.py /model /srv/clip-ViT-B-32)
+WORKDIR /srv
+ENV HF_HUB_OFFLINE=1 LLM_USER_PATH=/tmp HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+USER 10001:10001
+EXPOSE 8080
+CMD ["sh", "-c", "exec datasette serve /srv --memory --host 0.0.0.0 --cors --port ${PORT:-8080}"]
+
+FROM python:${PY}-slim
+LABEL org.opencontainers.image.title="datasette-clip" \
+      org.opencontainers.image.description="CLIP embeddings in Datasette, from one small process without torch" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=reference /model /model
+COPY --from=app /app /app
+COPY --from=app /srv /srv
+# Nothing is fetched and nothing is written: runs as any user, on a read-only root. llm wants a folder that exists.
+# Large blocks of memory go back to the system at once: else 25 visitors with large results do not fit into 256 MB.
+ENV PATH=/app/bin:$PATH CLIP_MODEL_DIR=/model LLM_USER_PATH=/tmp HOME=/tmp HF_HUB_OFFLINE=1 \
+    PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 MALLOC_MMAP_THRESHOLD_=1000000
+# The official image has no bytecode of the standard library, and to compile it anew costs every cold start 0.4 s of CPU.
+# Answering once writes that of what is loaded, and shows that the image answers.
+RUN PYTHONDONTWRITEBYTECODE= datasette serve /srv --memory --get "/_memory.json?sql=select+hex(llm_embed('clip','hello'))" \
+ && pip uninstall -y --root-user-action ignore pip
+WORKDIR /srv
+USER 10001:10001
+EXPOSE 8080
+STOPSIGNAL SIGTERM
+# By bash, for it starts in less than a tenth of the time that Python takes; 200 means that the model is ready.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/${PORT:-8080} && printf 'GET /-/clip/health HTTP/1.0\\r\\n\\r\\n' >&3 && read -r -t 4 _ status _ <&3 && [ \"$status\" = 200 ]"]
+CMD ["sh", "-c", "exec datasette serve /srv --memory --host 0.0.0.0 --cors --port ${PORT:-8080}"]

@@ -1,0 +1,251 @@
+"""The Dockerfile's image, built and run for real: what it answers, what it needs, what is in it and how it ends."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import sqlite3
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from building import build, copy_context, size_bytes, why_not
+from conftest import ROOT
+from llm_clip_onnx.engine import Engine
+from nasty import photo, saved
+from running import run_once, started
+from serving import environment, run_llm
+
+pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+
+DEMO = {"CLIP_MODEL": "demo/checkpoint", "VERIFY": "0"}
+TEXT = "purple and gold"
+ANYBODY = ("--user", "54321:54321")
+SLOW_SQL = "with recursive c(n) as (select 1 union all select n + 1 from c where n < cast(:n as int)) select count(*) as n from c"
+
+
+@pytest.fixture(scope="session")
+def context(tmp_path_factory) -> Path:
+    return copy_context(tmp_path_factory.mktemp("context"))
+
+
+@pytest.fixture(scope="session")
+def image(context) -> str:
+    """The image with the demo model."""
+    build("localhost/datasette-clip:test", context, **DEMO)
+    return "localhost/datasette-clip:test"
+
+
+@pytest.fixture(scope="session")
+def model_dir(image, tmp_path_factory) -> Path:
+    """The image's model directory, outside."""
+    with started(image) as container:
+        return container.copy_out("/model", tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def damaged(model_dir, tmp_path_factory) -> Path:
+    """The same with some bytes of the text tower's weights changed, as a disk may do."""
+    damaged = Path(shutil.copytree(model_dir, tmp_path_factory.mktemp("damaged") / "model"))
+    with (damaged / "text.bin").open("r+b") as stream:
+        stream.seek(damaged.joinpath("text.bin").stat().st_size // 2)
+        stream.write(os.urandom(4096))
+    return damaged
+
+
+@pytest.fixture(scope="module")
+def container(image):
+    """One for all who only ask."""
+    with started(image) as container:
+        yield container.ready()
+
+
+@pytest.mark.parametrize("user", [(), ANYBODY], ids=["its own user", "any user"])
+def test_a_text_has_the_vector_that_llm_embed_gives_in_200_mb_and_read_only(user, image, model_dir, tmp_path):
+    env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(model_dir))
+    expected = np.array(ast.literal_eval(run_llm("embed", "-m", "clip", "-c", TEXT, env=env).stdout), np.float32)
+    with started(image, "--memory", "200m", "--memory-swap", "200m", *user) as container:
+        found = container.ready().embed(TEXT)
+        assert container.memory_limit() == 200 * 2**20
+        status = Path(f"/proc/{container.pid}/status").read_text()
+    # Not bit by bit: the versions of onnxruntime may differ, outside no lock holds.
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    user = "54321" if user else "10001"
+    assert re.search(r"Uid:\t(\d+)", status)[1] == re.search(r"Gid:\t(\d+)", status)[1] == user
+    assert re.search(r"CapEff:\t(0+)\nCapBnd:\t(0+)\n", status)
+    assert "NoNewPrivs:\t1\n" in status
+
+
+def make_database(file: Path, wal: bool) -> None:
+    """photos(id, image): a photo, and the largest picture that is read. With `wal`, the last row is in the -wal alone."""
+    database = sqlite3.connect(file)
+    database.execute(f"pragma journal_mode = {'wal' if wal else 'delete'}")
+    database.execute("create table photos (id integer primary key, image blob)")
+    database.execute("insert into photos values (1, ?)", (saved(photo(640, 480), "JPEG"),))
+    database.commit()
+    database.execute("pragma wal_checkpoint")
+    database.execute("insert into photos values (2, ?)", (saved(Image.new("RGBA", (5000, 5000), "purple"), "PNG"),))
+    database.commit()
+    if not wal:
+        return database.close()
+    copy = file.with_name(f"{file.name}.copy")
+    shutil.copy(file, copy)
+    wal_copy = shutil.copy(f"{file}-wal", f"{copy}-wal")
+    database.close()  # which would fold it in
+    copy.replace(file)
+    Path(wal_copy).replace(f"{file}-wal")
+
+
+@pytest.fixture(scope="session")
+def image_with_databases(context, tmp_path_factory) -> str:
+    with_databases = tmp_path_factory.mktemp("with-databases") / "context"
+    shutil.copytree(context, with_databases)
+    for name in ("plain.db", "in wal mode.sqlite", "third.sqlite3"):
+        make_database(with_databases / "databases" / name, wal="wal" in name)
+    for file in (with_databases / "databases").iterdir():
+        file.chmod(0o600)
+    build("localhost/datasette-clip:databases", with_databases, **DEMO)
+    return "localhost/datasette-clip:databases"
+
+
+def test_databases_are_served_immutable_beside_memory_also_from_wal_mode(image_with_databases):
+    with started(image_with_databases, *ANYBODY) as container:
+        databases = {one["name"]: one for one in container.ready().get("/-/databases.json").json()}
+        assert set(databases) == {"_memory", "plain", "in wal mode", "third"}
+        for name in set(databases) - {"_memory"}:
+            assert databases[name]["is_mutable"] is False
+            page, sql = f"/{name.replace(' ', '~20')}", "select count(*) as n from photos"
+            assert container.get(f"{page}.json", sql=sql, _shape="array").json() == [{"n": 2}]
+            assert container.get(page).status_code == 200
+
+
+def test_images_are_embedded_in_400_mb_the_largest_too(image_with_databases, model_dir):
+    sql = "select hex(llm_embed('clip', image)) as x from photos order by id"
+    with started(image_with_databases, "--memory", "400m", "--memory-swap", "400m") as container:
+        rows = container.ready().get("/plain.json", sql=sql, _shape="array").json()
+    found = [np.frombuffer(bytes.fromhex(row["x"]), "<f4") for row in rows]
+    expected = Engine(model_dir).embed_images([photo(640, 480), Image.new("RGB", (50, 50), "purple")])
+    assert np.allclose(found[1], expected[1], atol=1e-3)
+    assert np.dot(found[0], expected[0]) / np.linalg.norm(found[0]) / np.linalg.norm(expected[0]) > 0.99  # a JPEG of it
+
+
+@pytest.mark.parametrize("signal", ["TERM", "INT"])
+def test_a_signal_ends_it_with_0_once_what_is_in_flight_is_answered(signal, image):
+    with started(image) as container:
+        container.ready()
+        begun_s = time.monotonic()
+        container.get("/_memory.json", sql=SLOW_SQL, n=200_000)
+        n = int(200_000 * 0.6 / (time.monotonic() - begun_s))  # 0.6 s, of the 1 that Datasette allows
+        answers = []
+        asking = threading.Thread(
+            target=lambda: answers.append(container.get("/_memory.json", sql=SLOW_SQL, n=n, _shape="array"))
+        )
+        asking.start()
+        time.sleep(0.2)
+        begun_s = time.monotonic()
+        assert not answers
+        container.signal(signal)
+        asking.join()
+        assert container.end() == 0
+        assert time.monotonic() - begun_s < 5
+        assert answers[0].json() == [{"n": n}]
+        assert "Traceback" not in container.logs()
+
+
+def test_a_signal_before_anything_was_asked_ends_it_with_0_too(image):
+    with started(image) as container:
+        container.wait("/-/versions.json")
+        container.signal("TERM")
+        assert container.end() == 0
+        assert "Traceback" not in container.logs()
+
+
+def test_its_healthcheck_says_healthy_and_keeps_to_the_port(image):
+    with started(image, "--env", "PORT=9090", port=9090) as container:
+        container.ready()
+        assert container.healthy()
+        assert container.get("/-/clip.json").json()["ready"] is True
+
+
+def test_with_a_damaged_model_it_is_unhealthy_and_says_why_and_still_serves(image, damaged):
+    with started(image, "--volume", f"{damaged}:/model:ro") as container:
+        assert container.wait("/-/clip.json").status_code == 200
+        for _ in range(100):
+            answer = container.get("/-/clip.json").json()
+            if "being opened" not in answer["why_not"]:
+                break
+            time.sleep(0.05)
+        assert not container.healthy()
+        assert answer["ready"] is False
+        assert answer["why_not"].startswith("/model/text.bin has sha256")
+        assert container.get("/_memory.json", sql="select 1 as one", _shape="array").json() == [{"one": 1}]
+        pages = ("/", "/_memory", "/-/clip", "/-/versions.json")
+        assert [container.get(page).status_code for page in pages] == [200] * 4
+        assert container.execute("llm", "clip", "verify").returncode == 1
+
+
+def test_verify_passes_in_it(container):
+    verified = container.execute("llm", "clip", "verify")
+    assert (verified.returncode, verified.stdout.count("ok  "), "FAILED" in verified.stdout) == (0, 3, False), verified
+
+
+def test_any_other_command_runs_too(image):
+    assert run_once(image, "llm", "clip", "verify").returncode == 0
+    assert run_once(image, "llm", "embed", "-m", "clip", "-c", "hello").stdout.startswith("[")
+
+
+def test_what_serves_is_what_is_locked_and_nothing_more(container):
+    """Names of Python packages anywhere in the image, as pip compares them."""
+    listing = container.execute("find", "/", "-xdev", "-name", "*.dist-info", "-printf", "%f\n").stdout
+    found = {re.sub(r"[-_.]+", "-", name.split("-")[0]).lower() for name in listing.splitlines()}
+    locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.txt").read_text(), re.M))
+    assert found <= locked | {"datasette-clip"}
+    assert {"datasette-clip", "datasette", "llm", "onnxruntime", "tokenizers", "pillow"} <= found
+    assert not found & {"torch", "onnx", "huggingface-hub", "safetensors", "pip", "setuptools", "rich"}
+
+
+def test_nothing_in_it_builds_or_installs(container):
+    programs = container.execute("sh", "-c", "ls $(echo $PATH | tr : ' ')").stdout.split()
+    assert "datasette" in programs
+    assert not [name for name in programs if re.fullmatch(r"(pip|uv|gcc|g\+\+|cc|make|git|curl|wget)[\d.-]*", name)]
+
+
+def test_all_that_a_start_loads_is_bytecode_already(container):
+    """Of the standard library too, of which the official base image has none: python -v says what it had to compile."""
+    serve = "datasette serve /srv --memory --host 0.0.0.0 --cors --port 9000"
+    log = container.execute("sh", "-c", f"timeout --signal INT 5 python -v /app/bin/{serve}").stderr
+    assert "Application startup complete" in log
+    assert log.count(".pyc matches /") > 500
+    assert re.findall(r"code object from (/.*\.py)$", log, re.M) == []
+
+
+def test_it_is_small(image):
+    assert size_bytes(image) < 320_000_000  # with the demo model's 13 MB, the base image's 114
+
+
+def test_nothing_goes_out(image):
+    """Or tries to: what has no route is counted. onnxruntime's telemetry, were it on, would try within 10 s."""
+    with started(image) as container:
+        container.ready().embed(TEXT)
+        image_sql = f"select hex(llm_embed('clip', x'{saved(photo(9, 9), 'PNG').hex()}'))"
+        assert container.get("/_memory.json", sql=image_sql).status_code == 200
+        pages = ("/", "/-/clip", "/-/clip.json", "/_memory/embed?text=red", "/robots.txt")
+        assert [container.get(page).status_code for page in pages] == [200] * 5
+        time.sleep(15)
+        out = container.network()
+        assert out["TcpActiveOpens"] == container.asked
+        attempts = ("UdpOutDatagrams", "Udp6OutDatagrams", "IpOutNoRoutes", "Ip6OutNoRoutes")
+        assert [out[name] for name in attempts] == [0] * 4
+        container.execute("python", "-c", "import socket; socket.create_connection(('192.0.2.1', 443), 1)")
+        assert container.network()["IpOutNoRoutes"] > 0  # so it would have been seen
+
+
+def test_with_a_sixteenth_of_a_core_from_the_start_it_answers(image):
+    with started(image, "--cpu-period", "80000", "--cpu-quota", "5000") as container:
+        assert container.first_embedding(TEXT).shape == (512,)

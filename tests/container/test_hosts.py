@@ -1,0 +1,42 @@
+"""The files for hosts say of the image what it is: its port, its build arguments, its metadata files."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+
+import yaml
+
+from conftest import ROOT
+from datasette_clip.config import Limits
+
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+ARGUMENTS = dict(re.findall(r'^ARG (\w+)="?([^"\n]*)', DOCKERFILE.split("\nFROM")[0], re.M))
+FLY = tomllib.loads((ROOT / "fly.toml").read_text())
+HEROKU = yaml.safe_load((ROOT / "heroku.yml").read_text())
+
+
+def test_the_build_arguments_that_hosts_give_are_the_dockerfiles():
+    assert FLY["build"]["args"].items() <= ARGUMENTS.items()  # the default, said where who deploys will look for it
+    assert HEROKU["build"]["docker"] == {"web": "Dockerfile"}
+    assert HEROKU["build"]["config"].keys() <= ARGUMENTS.keys()
+
+
+def test_the_port_is_the_same_everywhere():
+    assert set(re.findall(r"\$\{PORT:-(\d+)\}|^EXPOSE (\d+)", DOCKERFILE, re.M)) == {("8080", ""), ("", "8080")}
+    assert FLY["http_service"]["internal_port"] == 8080
+    assert FLY["http_service"]["concurrency"]["hard_limit"] == Limits().requests
+
+
+def test_every_stage_that_serves_starts_the_same_server():
+    commands = re.findall(r"^CMD (.*)$", DOCKERFILE, re.M)
+    assert len(commands) == 2
+    assert len(set(commands)) == 1
+    assert json.loads(commands[0])[-1].startswith("exec datasette serve /srv --memory ")
+
+
+def test_metadata_that_stays_awake_is_the_other_but_for_the_sleep():
+    metadata = json.loads((ROOT / "metadata.json").read_text())
+    del metadata["plugins"]["datasette-scale-to-zero"]
+    assert json.loads((ROOT / HEROKU["build"]["config"]["METADATA"]).read_text()) == metadata

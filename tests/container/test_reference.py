@@ -1,0 +1,158 @@
+"""The Dockerfile's stages with torch: a build holds the model against llm-clip, and reference-serve is the recipe itself."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from building import build, copy_context, pip_settings, run, why_not
+from conftest import DEMO_CHECKPOINT, ROOT, quiet
+from hub_standin import HubStandIn, Refusal
+from llm_clip_onnx.bake import bake
+from llm_clip_onnx.engine import Engine
+from llm_clip_onnx.vectors import cosine
+from random_checkpoint import TINY, write_checkpoint
+from running import run_once, started
+
+pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+
+PYTHON = "3.11"  # of the image; the one that a folder of wheels is most likely to have torch for: it runs these tests
+TMP = ("--tmpfs", "/tmp")  # torch does not even import without a folder to write to
+VERIFY = 'RUN test "$VERIFY" = 0 || (pip install --no-deps --no-build-isolation . && llm clip verify'
+
+
+def torch_to_install() -> str:
+    """What the build is to install: torch from a folder of wheels that pip knows of, else what the Dockerfile says.
+
+    Skips where neither can be had. torchvision is no part of the first: it must be of the same make as torch.
+    """
+    for folder in map(Path, pip_settings().get("find-links", [])):
+        for wheel in folder.glob(f"torch-*-cp{PYTHON.replace('.', '')}-*.whl"):
+            return f"torch=={wheel.name.split('-')[1]}"
+    dockerfile = re.search(r'^ARG TORCH="(.*)"', (ROOT / "Dockerfile").read_text(), re.M)[1]
+    ask = [
+        "install",
+        "--dry-run",
+        "--no-deps",
+        "--ignore-installed",
+        "--python-version",
+        PYTHON,
+        "--only-binary",
+        ":all:",
+    ]
+    asked = subprocess.run(
+        [sys.executable, "-m", "pip", *ask, "--target", "unused", "--retries", "0", *dockerfile.split()],
+        capture_output=True,
+    )
+    if asked.returncode:
+        pytest.skip(
+            f"THE STAGES WITH TORCH ARE NOT TESTED: no wheel in pip's find-links, and no answer to {dockerfile}"
+        )
+    return dockerfile
+
+
+@pytest.fixture(scope="module")
+def arguments() -> dict[str, str]:
+    return {"python": PYTHON, "CLIP_MODEL": "demo/checkpoint", "TORCH": torch_to_install()}
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory) -> Path:
+    return copy_context(tmp_path_factory.mktemp("context"))
+
+
+@pytest.fixture(scope="module")
+def reference(context, arguments) -> str:
+    """The image in which the model was held against llm-clip; that it is there says that they agreed."""
+    build("localhost/datasette-clip:reference", context, target="reference", **arguments)
+    return "localhost/datasette-clip:reference"
+
+
+def test_the_comparison_that_the_build_makes_is_with_llm_clip_itself(reference):
+    compared = run_once(reference, "llm", "clip", "verify", "/model", "--reference", "llm-clip", options=TMP)
+    assert compared.returncode == 0, compared.stdout
+    assert re.findall(r"^(\w+) +(\w+) tower \(int8\) with llm-clip", compared.stdout, re.M) == [
+        ("ok", "text"),
+        ("ok", "image"),
+    ]
+
+
+def test_no_image_comes_of_a_model_that_is_not_llm_clips(reference, context, arguments, tmp_path, monkeypatch):
+    """One that is sound in itself and says that it is of this checkpoint; slipped in just before the comparison."""
+    write_checkpoint(tmp_path / "demo" / "checkpoint", **TINY)
+    monkeypatch.chdir(tmp_path)
+    bake("demo/checkpoint", context / "reference" / "other", "fp32", say=quiet)
+    dockerfile = (context / "Dockerfile").read_text()
+    assert dockerfile.count(VERIFY) == 1
+    (context / "Dockerfile").write_text(dockerfile.replace(VERIFY, f"COPY reference/other /model\n{VERIFY}"))
+    run("podman", "rmi", "--force", "localhost/datasette-clip:other", ok=False)  # were an earlier build wrong
+    try:
+        failed = build("localhost/datasette-clip:other", context, **arguments, ok=False)
+    finally:
+        (context / "Dockerfile").write_text(dockerfile)
+        shutil.rmtree(context / "reference" / "other")
+    assert failed.returncode
+    assert re.findall(r"^(\w+) +(\w+) tower \(fp32\) with llm-clip", failed.stdout, re.M) == [
+        ("FAILED", "text"),
+        ("FAILED", "image"),
+    ]
+    assert run("podman", "image", "exists", "localhost/datasette-clip:other", ok=False).returncode
+
+
+@pytest.fixture(scope="module")
+def recipe(reference, context, arguments):
+    """A container of the stack that this project replaces, asked nothing yet."""
+    build("localhost/datasette-clip:recipe", context, target="reference-serve", **arguments)
+    with started("localhost/datasette-clip:recipe", *TMP) as container:
+        yield container
+
+
+@pytest.fixture(scope="module")
+def engine(reference, tmp_path_factory) -> Engine:
+    """Ours, of the same build."""
+    with started(reference) as container:
+        return Engine(container.copy_out("/model", tmp_path_factory.mktemp("model")))
+
+
+def test_reference_serve_answers_the_recipes_urls_with_the_same_vectors(recipe, engine):
+    texts = ["purple and gold", "a red heart"]
+    found = [recipe.first_embedding(texts[0]), recipe.embed(texts[1])]
+    assert min(map(cosine, found, engine.embed_text(texts))) >= 0.99
+    canned = recipe.get("/_memory/embed.json", text=texts[0], _shape="array").json()
+    np.testing.assert_allclose(np.frombuffer(bytes.fromhex(canned[0]["x"]), "<f4"), found[0], atol=1e-4)
+
+
+def test_reference_serve_is_llm_clip_and_torch_and_none_of_ours_and_loads_the_model_once(recipe):
+    recipe.first_embedding("again")
+    plugins = {plugin["name"] for plugin in recipe.get("/-/plugins.json").json()}
+    assert {"datasette-llm-embed", "load_once.py"} <= plugins
+    assert "datasette-clip" not in plugins
+    mapped = Path(f"/proc/{recipe.pid}/maps").read_text()
+    assert ("libtorch_cpu" in mapped, "onnxruntime" in mapped) == (True, False)
+    assert recipe.logs().count("llm makes the model clip") == 1
+
+
+def test_a_checkpoint_of_a_hub_is_compared_there_and_then_served_without_the_hub(context, arguments, engine, tmp_path):
+    """In sentence-transformers' layout, which is that of the Dockerfile's default."""
+    shutil.copytree(DEMO_CHECKPOINT, tmp_path / "0_CLIPModel")
+    module = {"idx": 0, "name": "0", "path": "0_CLIPModel", "type": "sentence_transformers.models.CLIPModel"}
+    (tmp_path / "modules.json").write_text(json.dumps([module]))
+    image = "localhost/datasette-clip:hub"
+    with HubStandIn(tmp_path, "owner/emoji") as hub:
+        # transformers looks for a folder that few have; the stand-in knows of files only.
+        hub.refusals["/api/models/owner/emoji/tree/"] = Refusal(404, "EntryNotFound", "no such folder")
+        own = {"CLIP_MODEL": "owner/emoji", "CLIP_REVISION": "main", "HF_ENDPOINT": hub.url}
+        built = build(image, context, target="reference-serve", **arguments | own)
+    assert re.findall(r"^(\w+) +(\w+) tower \(int8\) with llm-clip", built.stdout, re.M) == [
+        ("ok", "text"),
+        ("ok", "image"),
+    ]
+    with started(image, *TMP) as container:
+        assert cosine(container.first_embedding("a bunny"), engine.embed_text(["a bunny"])[0]) >= 0.99
