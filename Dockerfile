@@ -50,6 +50,8 @@ RUN list() { find . -maxdepth 1 -regextype posix-extended -regex '.*\.(db|sqlite
  && list | xargs -0 -r -n 1 python -c "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('pragma journal_mode = delete')" \
  && list | xargs -0 -r /app/bin/datasette inspect --inspect-file inspect-data.json --
 ARG METADATA
+# settings.json: neither looking for facets in a table of vectors nor streaming a table as CSV is for a small machine.
+COPY settings.json ./
 COPY ${METADATA} metadata.json
 RUN chmod -R a+rX .
 

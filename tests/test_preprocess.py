@@ -77,6 +77,10 @@ def test_what_is_no_image_is_refused_with_a_sentence(name):
     [
         (b"abc", "3-byte blob is not an image Pillow can open; expected JPEG, PNG, WebP or GIF bytes"),
         (broken()["12000 x 12000"], "image of 12000 x 12000 pixels is too large: at most 25,000,000 pixels are read"),
+        (
+            saved(Image.new("RGBA", (4000, 2501)), "WEBP"),
+            "image of 4000 x 2501 pixels is too large: at most 10,000,000 pixels are read",
+        ),
         (Image.new("1", (6000, 5000)), "image of 6000 x 5000 pixels is too large: at most 25,000,000 pixels are read"),
         (None, "NoneType is not an image; expected bytes or a PIL image"),
         ("cat.jpg", "str is not an image; expected bytes or a PIL image"),

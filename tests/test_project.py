@@ -107,6 +107,14 @@ def test_onnxruntime_reports_nothing_to_its_makers(demo_dir, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["llm"]
 
 
+def test_datasette_finds_the_hooks_also_where_the_plugin_is_imported_first(tmp_path):
+    """Importing part of Datasette loads all plugins, and of one that is still being imported it would see no hook."""
+    code = "import datasette_clip; from datasette.plugins import pm; print(len(pm.get_hookcallers(datasette_clip)))"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, check=True)
+    assert int(done.stdout) >= 8
+
+
 def test_importing_the_llm_plugin_costs_no_onnxruntime(tmp_path):
     """Over what `llm` itself imports, which may be numpy."""
     code = "import sys, llm; before = set(sys.modules); import llm_clip_onnx; print(*(set(sys.modules) - before))"

@@ -144,6 +144,18 @@ def test_a_signal_ends_it_with_0_in_5_seconds_whatever_goes_on(slow, demo_dir, t
     assert "what was still in flight 4 s after the signal is cut off" in server.log.read_text()
 
 
+def test_datasette_without_the_word_serve_ends_with_0_too(demo_dir, tmp_path):
+    env, log, port = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir)), tmp_path / "log", free_port()
+    with log.open("w") as stream:
+        process = subprocess.Popen([str(BIN / "datasette"), "--memory", "-p", str(port)], env=env, stderr=stream)
+    try:
+        wait_for(f"http://127.0.0.1:{port}", process, log)
+        process.terminate()
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+
+
 def test_a_signal_before_it_serves_ends_it_with_0(demo_dir, tmp_path):
     """As process 1 of a container it would ignore a signal that it has no handler for."""
     command = [str(BIN / "datasette"), "serve", "--memory", "--port", str(free_port())]

@@ -170,7 +170,7 @@ def test_a_private_instance_shows_its_model_to_nobody(demo_dir, monkeypatch):
         ({"suspend": 1}, "plugins.datasette-clip.suspend is 1; expected true, false or the path of a socket"),
         (
             {"limits": {"request": 3}},
-            "plugins.datasette-clip.limits.request is not a key of this plugin; expected requests, url_bytes, fields, sql_bytes, body_bytes, text_bytes, value_bytes, result_bytes, sqlite_bytes",
+            "plugins.datasette-clip.limits.request is not a key of this plugin; expected requests, queries, url_bytes, fields, sql_bytes, body_bytes, text_bytes, value_bytes, result_bytes, sqlite_bytes, sending_bytes, stalled_s",
         ),
         (
             {"limits": {"requests": 0}},
@@ -221,6 +221,7 @@ def test_a_key_in_an_environment_variable_that_is_not_set_stops_nothing(demo_dir
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
     keys = {"keys": {"x": {"$env": "NO_SUCH_VARIABLE"}}}
     datasette = Datasette(memory=True, metadata={"plugins": {"datasette-llm-embed": keys}})
+    get(datasette, "/_memory.json?sql=select+1")  # waits until the tower is open
     assert get(datasette, "/-/clip.json").json()["ready"] is True
 
 

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import sys
 
+import click
 from datasette import hookimpl
-from datasette.handle_exception import handle_exception as answer_exception
 
-from . import collecting, leaving, sleeping, sql_functions, sql_limits, tokens, views
+from . import collecting, leaving, sql_functions, sql_limits, tokens, views
 from .bad_requests import as_bad_request
 from .config import config_of
 from .gate import HEALTH, gate
 from .opening import text_opening, wait_for_opening
+from .sleeping import clock_of, fence_in
 
 if sys.argv[1:2] == ["serve"]:
     text_opening()  # before the rest of Datasette is even imported
     leaving.end_with_0()
     collecting.collect_apart()
-sleeping.fence_in()
+fence_in()
 
 
 @hookimpl
 def startup(datasette):
     config_of(datasette)
+    clock_of(datasette)
     text_opening()
+    command = click.get_current_context(silent=True)
+    if command and command.command.name == "serve":  # which `datasette photos.db` is too
+        leaving.end_with_0()
+        collecting.collect_apart()
 
 
 @hookimpl(trylast=True)  # outermost: datasette-scale-to-zero is to see only what counts
@@ -44,7 +50,9 @@ def permission_allowed(actor):
 
 @hookimpl(tryfirst=True)
 def handle_exception(datasette, request, exception):
-    known = as_bad_request(exception, config_of(datasette).limits)
+    from datasette.handle_exception import handle_exception as answer_exception  # here: it loads all plugins
+
+    known = as_bad_request(exception, config_of(datasette).limits, clock_of(datasette).counted_in_flight)
     return None if known is exception else answer_exception(datasette, request, known)
 
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
-from datasette.database import QueryInterrupted
 from datasette.utils.asgi import BadRequest, Base400
-from datasette.views.base import DatasetteError
 
 from .config import Limits
 
@@ -20,17 +18,26 @@ OURS = {str(Path(__file__).parent), str(Path(__file__).parent.parent / "llm_clip
 WRAPPERS = {"gate.py", "opening.py"}  # every request passes through these
 
 
-def as_bad_request(exception: Exception, limits: Limits) -> Exception:
+class OutOfMemory(Base400):
+    """The queries that run at once need more memory than plugins.datasette-clip.limits.sqlite_bytes."""
+
+    status = 503
+
+
+def as_bad_request(exception: Exception, limits: Limits, in_flight: int = 1) -> Exception:
     """The exception to answer with: this one, where it says its status itself or is a fault of ours."""
+    from datasette.database import QueryInterrupted  # here: these load all plugins, this one unfinished among them
+    from datasette.views.base import DatasetteError
+
     if isinstance(exception, DatasetteError) and exception.status == 500:
         exception.status = 400  # the default, for sentences such as "Cannot sort table by nope"
     if isinstance(exception, DatasetteError | Base400) or is_ours(exception):
         return exception
     if isinstance(exception, MemoryError):
-        return BadRequest(
-            f"the query needs more than {limits.sqlite_bytes} bytes of memory, or more than other queries have left "
-            "(plugins.datasette-clip.limits.sqlite_bytes)"
-        )
+        needed = f"than the {limits.sqlite_bytes} bytes of memory (plugins.datasette-clip.limits.sqlite_bytes)"
+        if in_flight > 1:
+            return OutOfMemory(f"the queries that run now need more {needed}")
+        return BadRequest(f"the query needs more {needed}")
     if isinstance(exception, QueryInterrupted):
         return BadRequest("the query took longer than Datasette's setting sql_time_limit_ms allows")
     return BadRequest(f"Datasette cannot answer this request: {type(exception).__name__}: {exception}")

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import gc
 import threading
+from functools import cache
 
 EVERY_S = 1.0
 soon = threading.Event()  # set by what may have left something large behind
 
 
+@cache
 def collect_apart() -> None:
     """From now on no thread collects garbage but one that holds no lock, and that nobody waits for."""
     gc.disable()

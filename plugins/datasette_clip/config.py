@@ -22,8 +22,8 @@ class Limits:
     requests: in flight at once, before 503. queries: those of them that run SQL at once, before the others wait.
     url_bytes: query string. fields: in the query string. sql_bytes: its `sql`. body_bytes: of a request. text_bytes:
     one text for llm_embed. value_bytes: any one value in SQL, an image included. result_bytes: text and blobs of all
-    rows that a query gives. sqlite_bytes: all that SQLite holds in memory at once. sending_bytes: answers being sent,
-    before 503.
+    rows that a query gives. sqlite_bytes: all that SQLite holds in memory at once, 0 for as much as there is.
+    sending_bytes: answers being sent, before 503. stalled_s: seconds in which a client neither sends nor reads.
     """
 
     requests: int = 64
@@ -35,8 +35,9 @@ class Limits:
     text_bytes: int = 1_000_000
     value_bytes: int = 10_000_000
     result_bytes: int = 50_000_000
-    sqlite_bytes: int = 64_000_000
+    sqlite_bytes: int = 0
     sending_bytes: int = 100_000_000
+    stalled_s: int = 30
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,10 @@ def read_suspend(suspend: object) -> bool | str:
 def read_limits(found: object) -> Limits:
     found = read_object(f"{PLUGIN}.limits", found, [limit.name for limit in fields(Limits)])
     for name, value in found.items():
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**31:
+        least = min(1, getattr(Limits, name))  # 0 where that is the default
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**31:
             raise ConfigError(
-                f"plugins.{PLUGIN}.limits.{name} is {value!r}; expected a whole number from 1 to 2147483647"
+                f"plugins.{PLUGIN}.limits.{name} is {value!r}; expected a whole number from {least} to 2147483647"
             )
     return Limits(**found)
 

@@ -23,12 +23,17 @@ TAGS = (
     "social-preview",  # a link pasted in a chat
 )
 REFUSED = ("academic", "advertising", "ai-crawler", "archiver", "scanner", "search-engine", "seo")
+CHARACTERS = 512  # of a header that are looked at, and remembered
 TOGETHER = 25  # patterns in one regular expression, as the library has it: more are slower, by their common prefixes
 
 
-@lru_cache(1024)
 def is_refused(user_agent: str, tags: tuple[str, ...]) -> bool:
     """Whether a User-Agent header is that of a crawler with one of these tags."""
+    return matches(user_agent[:CHARACTERS], tags)
+
+
+@lru_cache(1024)
+def matches(user_agent: str, tags: tuple[str, ...]) -> bool:
     return any(pattern.search(user_agent) for pattern in patterns_of(tags))
 
 

@@ -5,6 +5,7 @@ Refusals here are cheap and each is a sentence. What SQL may use is bounded in s
 
 from __future__ import annotations
 
+import asyncio
 import json
 from contextlib import nullcontext
 from contextvars import ContextVar
@@ -22,8 +23,9 @@ from .sleeping import clock_of
 from .traffic import CROWDED, Answer, traffic_of
 
 HEALTH = "/-/clip/health"
-UNCOUNTED = {HEALTH, "/robots.txt", "/favicon.ico", "/-/static/favicon.png"}
-within_another = ContextVar("within_another", default=False)  # datasette.client asks the server from within a request
+UNCOUNTED = {HEALTH, "/robots.txt", "/favicon.ico"}
+READING = {"GET", "HEAD"}
+within: ContextVar[Answer | None] = ContextVar("within", default=None)  # datasette.client asks from within a request
 NO_CRAWLERS = "crawlers and AI bots are not served here, see /robots.txt (plugins.datasette-clip.refuse_crawlers)"
 
 
@@ -41,16 +43,20 @@ def gate(datasette):
         async def gated(scope, receive, send):
             if scope["type"] == "lifespan":
                 leaving.bound_the_drain()
-            if scope["type"] != "http" or within_another.get():
+            if scope["type"] != "http" or ((outer := within.get()) and not outer.ended):
                 return await app(scope, receive, send)
             path = f"/{scope['path'].removeprefix(base_url).removeprefix('/')}"
             config, clock = config_of(datasette), clock_of(datasette)
-            refusal = refuse(config, scope, path, clock.counted_in_flight)
-            with clock.request(counts=refusal is None and path not in UNCOUNTED):
-                sent = Answer(send, traffic_of(datasette), config.limits)
+            counts = not (path in UNCOUNTED and scope["method"] in READING)
+            refusal = refuse(config, scope, clock.counted_in_flight) if counts else None
+            with clock.request(counts=counts and refusal is None):
+                sent, body = Answer(send, traffic_of(datasette), config.limits), Body(receive, config.limits)
                 if refusal is None:
-                    async with sent.turn() if may_run_sql(path) else nullcontext():
-                        refusal = await pass_on(app, scope, bounded(receive, config.limits.body_bytes), sent, config)
+                    waits = counts and may_run_sql(path) and scope["method"] in READING
+                    async with sent.turn() if waits else nullcontext():
+                        if waits and await body.reader_is_gone():
+                            return
+                        refusal = await pass_on(app, scope, body, sent, config)
                 if refusal:
                     await answer(*refusal, path.endswith(".json"), datasette.cors, sent)
 
@@ -61,14 +67,12 @@ def gate(datasette):
 
 def may_run_sql(path: str) -> bool:
     """Whether Datasette may run SQL for a path: not under /-/, where pages about the server itself are."""
-    return not path.startswith("/-/") and path not in UNCOUNTED
+    return not path.startswith("/-/")
 
 
-def refuse(config: Config, scope: dict, path: str, in_flight: int) -> tuple[int, str] | None:
+def refuse(config: Config, scope: dict, in_flight: int) -> tuple[int, str] | None:
     """Status and sentence for a request that goes no further, or None."""
     headers = dict(scope["headers"])
-    if path in UNCOUNTED:
-        return None
     if is_refused(headers.get(b"user-agent", b"").decode("latin-1"), config.refuse_crawlers):
         return HTTPStatus.FORBIDDEN, NO_CRAWLERS
     if in_flight >= config.limits.requests:
@@ -85,9 +89,9 @@ def refuse_size(limits: Limits, query: bytes, content_length: bytes) -> tuple[in
     if (fields := query.count(b"&") + 1) > limits.fields:
         return HTTPStatus.BAD_REQUEST, too_much("query string", fields, "fields", limits.fields, "fields")
     if len(query) > limits.sql_bytes:
-        sql = dict(parse_qsl(query.decode("latin-1"))).get("sql", "").encode()
-        if len(sql) > limits.sql_bytes:
-            return HTTPStatus.BAD_REQUEST, too_much("sql", len(sql), "bytes", limits.sql_bytes, "sql_bytes")
+        sql = max((len(v.encode()) for k, v in parse_qsl(query.decode("latin-1")) if k in ("sql", "_where")), default=0)
+        if sql > limits.sql_bytes:
+            return HTTPStatus.BAD_REQUEST, too_much("sql", sql, "bytes", limits.sql_bytes, "sql_bytes")
     if content_length.isdigit() and int(content_length) > limits.body_bytes:
         sentence = too_much("body", int(content_length), "bytes", limits.body_bytes, "body_bytes")
         return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, sentence
@@ -98,19 +102,31 @@ def too_much(what: str, found: int, unit: str, limit: int, name: str) -> str:
     return f"{what} of {found} {unit}; at most {limit} are accepted (plugins.datasette-clip.limits.{name})"
 
 
-def bounded(receive, body_bytes: int):
-    """`receive`, which raises BodyTooLarge once more than body_bytes have arrived, whatever was announced."""
-    arrived = 0
+class Body:
+    """`receive`, which raises BodyTooLarge once too much has arrived, whatever was announced, and TimeoutError after
+    limits.stalled_s of silence.
+    """
 
-    async def receive_bounded():
-        nonlocal arrived
-        message = await receive()
-        arrived += len(message.get("body", b""))
-        if arrived > body_bytes:
-            raise BodyTooLarge(too_much("body", arrived, "bytes or more", body_bytes, "body_bytes"))
+    def __init__(self, receive, limits: Limits) -> None:
+        self.receive, self.limits = receive, limits
+        self.arrived_bytes = 0
+        self.first: dict | None = None  # received, and not yet passed on
+
+    async def reader_is_gone(self) -> bool:
+        """Whether who sent a request without a body has left since."""
+        self.first = await self()
+        return self.first["type"] == "http.disconnect"
+
+    async def __call__(self) -> dict:
+        message, self.first = self.first, None
+        if message is None:
+            async with asyncio.timeout(self.limits.stalled_s):
+                message = await self.receive()
+            self.arrived_bytes += len(message.get("body", b""))
+        if self.arrived_bytes > self.limits.body_bytes:
+            limit = self.limits.body_bytes
+            raise BodyTooLarge(too_much("body", self.arrived_bytes, "bytes or more", limit, "body_bytes"))
         return message
-
-    return receive_bounded
 
 
 async def pass_on(app, scope: dict, receive, send: Answer, config: Config) -> tuple[int, str] | None:
@@ -118,16 +134,19 @@ async def pass_on(app, scope: dict, receive, send: Answer, config: Config) -> tu
 
     As on a Cookie that is not UTF-8. Raises what is a fault of ours, and all that comes once the answer has begun.
     """
-    token = within_another.set(True)
+    token = within.set(send)
     try:
         await app(scope, receive, send)
+    except TimeoutError:
+        raise  # of a client that neither sends nor reads: there is nobody to answer
     except Exception as error:
         known = as_bad_request(error, config.limits)
         if send.begun or not isinstance(known, Base400):
             raise
         return known.status, str(known)
     finally:
-        within_another.reset(token)
+        send.ended = True
+        within.reset(token)
     return None
 
 

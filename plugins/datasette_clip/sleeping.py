@@ -98,7 +98,7 @@ def suspend(socket: str) -> bool:
             client.post(f"http://flaps{path}").raise_for_status()
     except (httpx.ReadError, httpx.RemoteProtocolError):
         log.info("resumed: the connection that asked for the suspension is dead, as they all are after it")
-    except (KeyError, httpx.HTTPError) as error:
+    except Exception as error:  # whatever it is, the machine is not to stay awake for it
         log.warning("cannot be suspended by %s, exits: %s: %s", socket, type(error).__name__, error)
         return False
     return True

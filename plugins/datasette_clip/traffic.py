@@ -40,25 +40,28 @@ class Traffic:
 
 def traffic_of(datasette) -> Traffic:
     """The traffic of a Datasette in the running event loop, of which tests have several."""
-    known = datasette.__dict__.setdefault("_clip_traffic", WeakKeyDictionary())
-    return known.setdefault(asyncio.get_running_loop(), Traffic(config_of(datasette).limits.queries))
+    known, loop = datasette.__dict__.setdefault("_clip_traffic", WeakKeyDictionary()), asyncio.get_running_loop()
+    if loop not in known:
+        known[loop] = Traffic(config_of(datasette).limits.queries)
+    return known[loop]
 
 
 class Answer:
     """`send`, with `X-Robots-Tag: noindex` on the answer, for robots.txt alone keeps no URL out of an index.
 
-    Status and headers are held back until there is a body, which Datasette may fail to encode. Then the request's turn
-    ends, so that whoever reads slowly keeps nobody waiting, and the body goes out in pieces, as the reader takes them.
+    Status and headers are held back until there is a body, which Datasette may fail to encode. Once the whole body is
+    there the request's turn ends, so that whoever reads slowly keeps nobody waiting, and it goes out in pieces, as the
+    reader takes them; who takes none for limits.stalled_s is left alone.
     """
 
     def __init__(self, send, traffic: Traffic, limits: Limits) -> None:
         self.send, self.traffic, self.limits = send, traffic, limits
         self.start: dict = {}
-        self.begun = self.has_turn = False
+        self.begun = self.ended = self.has_turn = False
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Wait until it is this request's turn at SQL, which ends with the first of its body, or at the latest here."""
+        """Wait until it is this request's turn at SQL, which ends with its whole body, or at the latest here."""
         await self.traffic.turns.acquire()
         self.has_turn = True
         try:
@@ -80,9 +83,10 @@ class Answer:
         size = len(message.get("body", b""))
         if size > LARGE_BYTES:
             collecting.soon.set()
-        self.refuse_size(size)
-        self.end_turn()
+        if not message.get("more_body"):
+            self.end_turn()
         if not self.begun:
+            self.refuse_size(size)
             self.begun = True
             await self.send(self.start)
         self.traffic.sending_bytes += size
@@ -104,4 +108,6 @@ class Answer:
         body, more = message.get("body", b""), message.get("more_body", False)
         for begin in range(0, len(body) or 1, PIECE_BYTES):
             end = begin + PIECE_BYTES
-            await self.send(message | {"body": body[begin:end], "more_body": more or end < len(body)})
+            self.ended = not more and end >= len(body)  # before it is sent: uvicorn begins the next request within that
+            async with asyncio.timeout(self.limits.stalled_s):
+                await self.send(message | {"body": body[begin:end], "more_body": not self.ended})

@@ -8,6 +8,7 @@ part that the centre crop keeps is ever resized: transformers makes 224 x 1,120,
 from __future__ import annotations
 
 import io
+import threading
 import warnings
 from dataclasses import dataclass
 
@@ -18,7 +19,9 @@ from PIL import Image
 from .errors import InputError
 
 MAX_PIXELS = 25_000_000  # width * height of an image: 100 MB decoded, however small its file
+MAX_PIXELS_OF = {"WEBP": 10_000_000, "AVIF": 10_000_000}  # whose decoders hold a frame four times over
 STRIP = 64  # rows
+one_at_a_time = threading.Lock()  # is an image decoded, so that three at once do not need three times the memory
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")  # of all that Pillow knows, some start other programs
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is the lower bound
@@ -54,8 +57,8 @@ def open_image(blob: bytes) -> Image.Image:
 def pixels_of(image: bytes | Image.Image, how: Preprocess) -> NDArray[np.float32]:
     """The pixels of one image: [3, crop, crop] float32, scaled and normalised.
 
-    Raises InputError for anything else than an image, for one of more than MAX_PIXELS, and for one whose data are cut
-    short or broken.
+    Raises InputError for anything else than an image, for one of more pixels than are read, and for one whose data are
+    cut short or broken.
     Source: preprocess, openai/CLIP clip/clip.py; rounding as transformers' CLIPImageProcessor does it with Pillow.
     """
     if isinstance(image, bytes):
@@ -64,12 +67,14 @@ def pixels_of(image: bytes | Image.Image, how: Preprocess) -> NDArray[np.float32
         opened = image
     else:
         raise InputError(f"{type(image).__name__} is not an image; expected bytes or a PIL image")
-    if opened.width * opened.height > MAX_PIXELS:
+    limit = MAX_PIXELS_OF.get(opened.format or "", MAX_PIXELS)
+    if opened.width * opened.height > limit:
         raise InputError(
-            f"image of {opened.width} x {opened.height} pixels is too large: at most {MAX_PIXELS:,} pixels are read"
+            f"image of {opened.width} x {opened.height} pixels is too large: at most {limit:,} pixels are read"
         )
     try:
-        cropped = crop_window(as_rgb(opened), how)
+        with one_at_a_time:
+            cropped = crop_window(as_rgb(opened), how)
     except Exception as error:  # the decoders raise OSError, SyntaxError, struct.error, ValueError...
         size = f"{len(image)}-byte " if isinstance(image, bytes) else ""
         raise InputError(f"{size}{opened.format or 'unknown'} image cannot be decoded: {error}") from error
