@@ -31,6 +31,8 @@ bench: .venv-test/ready
 	.venv-test/bin/python bench/recipe.py
 	.venv-test/bin/python bench/recipe.py --tokenizer-json --pairs 3 --to bench/results/recipe-tokenizer-json.json
 	.venv-test/bin/python bench/scan.py
+	.venv-test/bin/python bench/container.py
+	.venv-test/bin/python bench/load.py
 
 # For every Python and processor. llm asks for pip, which the base image has; what serves does without packages that
 # others ask for but never import there; torch is of an index of its own.

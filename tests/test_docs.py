@@ -157,6 +157,22 @@ def test_the_figures_are_those_of_the_run_that_is_kept():
     assert f"```\n{table(found)}\n```" in README
 
 
+@pytest.mark.parametrize("name", ["container", "load"])
+def test_the_figures_of_the_container_are_those_of_their_runs(name):
+    import importlib
+
+    found = json.loads((ROOT / f"bench/results/{name}.json").read_text())
+    assert f"```\n{importlib.import_module(name).table(found)}\n```" in README
+
+
+def test_the_build_arguments_are_the_dockerfiles():
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (?:`([^`]+)`)?", README, re.MULTILINE)
+    assert {name for name, _ in rows} == set(re.findall(r"^ARG (\w+)", dockerfile, re.MULTILINE))
+    defaults = dict(re.findall(r"^ARG (\w+)=(.*)$", dockerfile, re.MULTILINE))
+    assert all(defaults[name] == shown for name, shown in rows if shown)
+
+
 def test_the_other_figures_are_those_of_their_runs_too():
     readme = " ".join(README.split())
     plain, one_file = (

@@ -110,6 +110,7 @@ class Body:
     def __init__(self, receive, limits: Limits) -> None:
         self.receive, self.limits = receive, limits
         self.arrived_bytes = 0
+        self.complete = False
         self.first: dict | None = None  # received, and not yet passed on
 
     async def reader_is_gone(self) -> bool:
@@ -120,9 +121,10 @@ class Body:
     async def __call__(self) -> dict:
         message, self.first = self.first, None
         if message is None:
-            async with asyncio.timeout(self.limits.stalled_s):
+            async with asyncio.timeout(None if self.complete else self.limits.stalled_s):
                 message = await self.receive()
             self.arrived_bytes += len(message.get("body", b""))
+            self.complete = not message.get("more_body", False)  # what comes then is that the client has left
         if self.arrived_bytes > self.limits.body_bytes:
             limit = self.limits.body_bytes
             raise BodyTooLarge(too_much("body", self.arrived_bytes, "bytes or more", limit, "body_bytes"))
