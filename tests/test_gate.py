@@ -282,7 +282,7 @@ def test_who_has_left_while_waiting_is_not_served(demo_dir, tmp_path):
                 gone.sendall(b"GET /_memory.json?sql=select+nap(0.9) HTTP/1.1\r\nHost: a\r\n\r\n")
                 time.sleep(0.02)
         assert httpx.get(f"{url}/_memory.json?sql=select+1", timeout=30).status_code == 200
-    assert (tmp_path / "log").read_text().count("nap(0.9)") <= 3  # else all 20 would have been answered before
+        assert 1 <= len(httpx.get(f"{url}/naps").json()) <= 3
 
 
 def test_a_wide_result_of_numbers_counts_too(demo_dir, monkeypatch):

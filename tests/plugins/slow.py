@@ -1,4 +1,4 @@
-"""What tests need of a server: /slow?s=, a POST to /upload, /nested asking the server itself, and nap(seconds) in SQL."""
+"""What tests need of a server: /slow?s=, POST to /upload, /nested asking the server itself, nap(seconds) in SQL, /naps."""
 
 from __future__ import annotations
 
@@ -21,11 +21,24 @@ async def nested(datasette):
     return Response.json((await datasette.client.get("/_memory.json?sql=select+1+as+one&_shape=array")).json())
 
 
+naps: list[float] = []
+
+
+def nap(seconds):
+    naps.append(seconds)
+    time.sleep(seconds)
+
+
 @hookimpl
 def register_routes():
-    return [(r"^/slow$", slow), (r"^/upload$", upload), (r"^/nested$", nested)]
+    return [
+        (r"^/slow$", slow),
+        (r"^/upload$", upload),
+        (r"^/nested$", nested),
+        (r"^/naps$", lambda: Response.json(naps)),
+    ]
 
 
 @hookimpl
 def prepare_connection(conn):
-    conn.create_function("nap", 1, time.sleep)
+    conn.create_function("nap", 1, nap)
