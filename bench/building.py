@@ -34,8 +34,9 @@ runtime = "runc"
 """  # crun refuses hybrid cgroups
 # Python by both its names in /usr/local, pip beside it, removable, and no bytecode.
 LIKE_THE_OFFICIAL_IMAGE = """
+export PIP_NO_CACHE_DIR=1
 rm -f /usr/lib/python3*/EXTERNALLY-MANAGED
-for wheel in /usr/share/python-wheels/pip-*.whl; do python3 "$wheel/pip" install -q --no-index --no-cache-dir "$wheel"; done
+for wheel in /usr/share/python-wheels/pip-*.whl; do python3 "$wheel/pip" install -q --no-index "$wheel"; done
 for name in python python3; do ln -s /usr/bin/python3 "/usr/local/bin/$name"; done
 find /usr/lib/python3* /usr/local/lib -name '*.pyc' -delete
 rm -rf /var/cache/apt/* /var/lib/apt/lists/*
