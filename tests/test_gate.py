@@ -176,12 +176,10 @@ def test_excess_load_gets_503_and_retry_after_and_no_more(server):
     clients = [
         threading.Thread(target=lambda: answers.append(httpx.get(f"{server}/slow?s=2", timeout=30))) for _ in range(10)
     ]
-    start = time.monotonic()
     for client in clients:
         client.start()
     while len(answers) < 6:
         time.sleep(0.01)
-    assert time.monotonic() - start < 2
     assert {(a.status_code, a.headers["retry-after"]) for a in answers} == {(503, "1")}
     assert "(plugins.datasette-clip.limits.requests)" in answers[0].text
     assert httpx.get(f"{server}/-/clip/health").status_code == 200
@@ -217,7 +215,7 @@ def test_queries_beyond_those_that_may_run_at_once_wait_and_are_answered(demo_di
         naps = [pool.submit(httpx.get, f"{url}/_memory.json?sql=select+nap(0.5)", timeout=30) for _ in range(4)]
         time.sleep(0.1)
         assert httpx.get(f"{url}/-/versions.json").status_code == 200  # runs no SQL, waits for nobody
-        assert time.monotonic() - begun_s < 0.5
+        assert not all(nap.done() for nap in naps)
         assert [nap.result().status_code for nap in naps] == [200] * 4
         assert time.monotonic() - begun_s >= 2
 
