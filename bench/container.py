@@ -33,7 +33,7 @@ import numpy as np
 
 from building import ROOT, build, copy_context, run, size_bytes, stand_in, why_not
 from random_checkpoint import VIT_B_32, write_checkpoint
-from recipe import TEXTS, machine, make_images, say
+from recipe import TEXTS, keep, machine, make_images, say
 from running import Container, started
 
 PYTHON = "3.13"
@@ -214,9 +214,7 @@ def main() -> None:
     found["models"] = {model: measure(image, options.starts) for model, image in images.items()}
     for image in images.values():
         run("podman", "rmi", image)
-    options.to.parent.mkdir(parents=True, exist_ok=True)
-    options.to.write_text(json.dumps(found, indent=1) + "\n")
-    print(table(found))
+    keep(found, options.to, table)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ ask: a figure here is a lower bound. Linux; `soak` wants root, buildah and podma
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import shutil
@@ -35,7 +34,7 @@ from building import ROOT, build, copy_context, run
 from clients import Answers, ask, free_address
 from llm_clip_onnx.bake import bake
 from random_checkpoint import VIT_B_32, write_checkpoint
-from recipe import machine, say
+from recipe import keep, machine, say
 from running import Container, inside_network_of, started
 
 BIN = Path(sys.executable).parent
@@ -258,9 +257,7 @@ def main() -> None:
             say(f"soaking it for {options.minutes} minutes")
             found["soak"] = {f"{CLIENTS} clients, 256 MB": soak(IMAGE, options.minutes)}
             run("podman", "rmi", IMAGE)
-    options.to.parent.mkdir(parents=True, exist_ok=True)
-    options.to.write_text(json.dumps(found, indent=1) + "\n")
-    print(table(found))
+    keep(found, options.to, table)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -313,6 +314,13 @@ def table(found: dict) -> str:
     return "\n".join(lines)
 
 
+def keep(found: dict, to: Path, table: Callable[[dict], str]) -> None:
+    """Write what was measured to a file, and print it as a table."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    to.write_text(json.dumps(found, indent=1) + "\n")
+    print(table(found))
+
+
 def say(text: str) -> None:
     print(f"[{time.perf_counter() - BEGAN:4.0f} s] {text}", file=sys.stderr, flush=True)
 
@@ -332,9 +340,7 @@ def main() -> None:
         if options.tokenizer_json:
             checkpoint = with_tokenizer_json(Path(place) / "tokenizer.json")
         found = run(Path(place), checkpoint, options.pairs)
-    options.to.parent.mkdir(parents=True, exist_ok=True)
-    options.to.write_text(json.dumps(found, indent=1) + "\n")
-    print(table(found))
+    keep(found, options.to, table)
 
 
 if __name__ == "__main__":

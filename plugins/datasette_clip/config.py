@@ -17,12 +17,12 @@ PLUGIN = "datasette-clip"
 
 @dataclass(frozen=True)
 class Limits:
-    """What one visitor can ask of a small machine; sizes in bytes, each at least 1.
+    """What visitors can ask of a small machine, sizes in bytes.
 
     requests: in flight at once, before 503. queries: those of them that run SQL at once, before the others wait.
-    url_bytes: query string. fields: in the query string. sql_bytes: its `sql`. body_bytes: of a request. text_bytes:
-    one text for llm_embed. value_bytes: any one value in SQL, an image included. result_bytes: text and blobs of all
-    rows that a query gives. sqlite_bytes: all that SQLite holds in memory at once, 0 for as much as there is.
+    url_bytes: query string. fields: in the query string. sql_bytes: its `sql` or a `_where`. body_bytes: of a request.
+    text_bytes: one text for llm_embed. value_bytes: any one value in SQL, an image included. result_bytes: memory of
+    all rows that a query gives. sqlite_bytes: all that SQLite holds in memory at once, 0 for as much as there is.
     sending_bytes: answers being sent, before 503. stalled_s: seconds in which a client neither sends nor reads.
     """
 

@@ -1,4 +1,4 @@
-"""What one SQL query may use of a small machine, beside the time that Datasette gives it."""
+"""What one SQL query may use of a small machine: memory, and no function that the time limit cannot stop."""
 
 from __future__ import annotations
 
