@@ -202,6 +202,8 @@ FLY = {"FLY_APP_NAME": "my-clip", "FLY_MACHINE_ID": "4d891d"}
 def test_on_fly_it_asks_to_be_suspended_and_goes_on_when_it_is_back(demo_dir, tmp_path):
     config = idle() | {"datasette-clip": {"suspend": str(tmp_path / "api")}}
     with fly_socket(tmp_path / "api") as paths, running(tmp_path, demo_dir, config, **FLY) as server:
+        assert httpx.get(f"{server.url}/slow?s={SLOWER_S}", timeout=30).text == "done"
+        assert paths == []  # not while that was in flight
         assert not server.ends_with_0(2 * IDLE_S + 4)  # idle twice
         assert httpx.get(f"{server.url}/_memory.json?sql=select+llm_embed('clip','awake')").status_code == 200
     assert len(paths) >= 2
