@@ -15,15 +15,17 @@ from cachetools import LRUCache
 from numpy.typing import NDArray
 from PIL import Image
 
-from . import model_dir, towers
+from . import label_sets, model_dir, towers, zero_shot
 from .errors import InputError, ModelDirError
 from .lazy import Lazy
 from .preprocess import pixels_of
 from .tokenizer import ids_of, open_tokenizer
+from .zero_shot import Classifier
 
 CACHE_BYTES = 8_000_000  # about 3,700 texts with 512 dimensions
 ENTRY_BYTES = 300  # what Python needs beside the characters and the numbers of a cached text
 LONGEST_CACHED = 10_000  # characters; nobody asks twice for a longer text
+CLASSIFIERS_BYTES = 4_000_000  # of label sets given with a request, kept for the next one
 
 
 class Engine:
@@ -37,6 +39,11 @@ class Engine:
             CACHE_BYTES, getsizeof=lambda entry: entry[0]
         )
         self._cache_lock = threading.Lock()
+        self._label_sets: dict[str, Classifier] = {}
+        self._classifiers: LRUCache[tuple, Classifier] = LRUCache(
+            CLASSIFIERS_BYTES, getsizeof=lambda classifier: classifier.vectors.nbytes + 200 * len(classifier.labels)
+        )
+        self._classifiers_lock = threading.Lock()
 
     def _check(self, names: tuple[str, ...]) -> None:
         try:
@@ -97,6 +104,41 @@ class Engine:
         if isinstance(item, bytes):
             return self._embed_one_image(item)
         raise InputError(f"{type(item).__name__} is neither text nor image bytes; expected str or bytes")
+
+    def label_set(self, name: str) -> Classifier:
+        """The classifier of a label set that was baked, read once. No text tower is needed.
+
+        Raises InputError where there is none of that name, ModelDirError where it cannot be used.
+        """
+        if name not in self._label_sets:
+            self._label_sets[name] = label_sets.read_classifier(self.path, self.manifest, name)
+        return self._label_sets[name]
+
+    def classifier(self, labels: Sequence[str], templates: Sequence[str] = zero_shot.DEFAULT_TEMPLATES) -> Classifier:
+        """The classifier of labels given now, each in every prompt template; those asked for last are kept.
+
+        Raises InputError naming the first label or template that cannot be used, and ModelDirError.
+        """
+        zero_shot.check_labels(labels, templates)
+        key = (tuple(labels), tuple(templates))
+        with self._classifiers_lock:
+            known = self._classifiers.get(key)
+        if known is None:
+            known = self._make_classifier(*key)
+            if known.vectors.nbytes <= CLASSIFIERS_BYTES // 4:
+                with self._classifiers_lock:
+                    self._classifiers[key] = known
+        return known
+
+    def _make_classifier(self, labels: tuple[str, ...], templates: tuple[str, ...]) -> Classifier:
+        vectors = zero_shot.class_vectors(self.embed_text, labels, templates)
+        return Classifier(labels, vectors, zero_shot.unrelated(vectors, self.made_images))
+
+    @property
+    def made_images(self) -> NDArray[np.float32]:
+        """The reference's embeddings of the bake's made images, which show nothing: [n, embed_dim] float32."""
+        self._check((model_dir.IMAGE_REFERENCE,))
+        return np.load(self.path / model_dir.IMAGE_REFERENCE)
 
     def _embed_each(self, embed_one: Callable, items: Sequence, name: str) -> NDArray[np.float32]:
         # One item a call: an 8-bit tower scales its activations over everything in a call, so only items that go alone

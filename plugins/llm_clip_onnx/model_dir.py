@@ -7,6 +7,7 @@
     merges.txt      the byte-pair merges, in order
     text.npy        the reference's embeddings of the bake's fixed texts, float32, for `llm clip verify`
     image.npy       the same of its fixed images
+    labels/         label sets, baked later or not at all, with facts of their own: label_sets.py
 
 Nothing here opens a tower.
 """
@@ -31,6 +32,7 @@ VOCAB, MERGES = "vocab.json", "merges.txt"
 TEXT_REFERENCE, IMAGE_REFERENCE = "text.npy", "image.npy"
 TEXT_FILES = (TEXT_TOWER, TEXT_WEIGHTS, VOCAB, MERGES)
 IMAGE_FILES = (IMAGE_TOWER, IMAGE_WEIGHTS)
+LABELS = "labels"
 FILES = (*TEXT_FILES, *IMAGE_FILES, TEXT_REFERENCE, IMAGE_REFERENCE)  # all but the manifest
 
 

@@ -1,0 +1,114 @@
+"""Label sets of a model directory: a classifier that was baked, so that classifying needs only the image tower.
+
+    labels/NAME.npy    the unit embeddings of the labels, [c, embed_dim] float32
+    labels/NAME.json   the facts below, written last
+
+A set belongs to the checkpoint whose text tower made it, and is refused beside another.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InputError, ModelDirError
+from .model_dir import LABELS, Manifest, sha256_of
+from .zero_shot import Classifier
+
+FORMAT = 1
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """The facts of a label set. unrelated_cosine: see zero_shot.unrelated. source: where the labels come from."""
+
+    format: int
+    name: str
+    labels: tuple[str, ...]
+    templates: tuple[str, ...]
+    unrelated_cosine: float
+    source: str
+    weights_sha256: dict[str, str]  # of the checkpoint, as in its manifest
+    vectors_sha256: str
+    baked_at: str  # UTC, ISO 8601
+
+
+def check_name(name: str) -> None:
+    """Raises InputError where a label set cannot have this name."""
+    if not NAME.fullmatch(name):
+        raise InputError(f"{name!r} is no name of a label set; expected small letters, digits, - and _, at most 64")
+
+
+def names_of(path: Path) -> list[str]:
+    """Names of the label sets in the model directory at `path`, sorted; not whether they can be used."""
+    try:
+        return sorted(file.stem for file in (path / LABELS).glob("*.json") if NAME.fullmatch(file.stem))
+    except OSError:
+        return []
+
+
+def bake_again(path: Path, name: str) -> str:
+    return f"bake it again with llm clip labels bake {name} {path} --force"
+
+
+def read_facts(path: Path, manifest: Manifest, name: str) -> LabelSet:
+    """The facts of label set `name` in the model directory at `path`, without its vectors.
+
+    Raises InputError where there is none of that name, ModelDirError where it cannot be read or belongs to another
+    checkpoint.
+    """
+    if name not in (names := names_of(path)):
+        there_are = f"there are {', '.join(names)}" if names else "there are none"
+        raise InputError(f"there is no label set {name!r}; {there_are}; llm clip labels bake makes one")
+    file = path / LABELS / f"{name}.json"
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        lists = {key: tuple(facts[key]) for key in ("labels", "templates")}
+        found = LabelSet(**facts | lists)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelDirError(
+            f"{file} cannot be read ({type(error).__name__}: {error}): {bake_again(path, name)}"
+        ) from error
+    if found.format != FORMAT:
+        raise ModelDirError(f"{file} says format {found.format}, this version reads {FORMAT}: {bake_again(path, name)}")
+    if found.weights_sha256 != manifest.source.weights_sha256:
+        raise ModelDirError(f"label set {name!r} was made with another checkpoint's weights: {bake_again(path, name)}")
+    return found
+
+
+def read_classifier(path: Path, manifest: Manifest, name: str) -> Classifier:
+    """The classifier of label set `name`. Raises as read_facts, and where it is damaged."""
+    facts = read_facts(path, manifest, name)
+    file = path / LABELS / f"{name}.npy"
+    try:
+        if sha256_of(file) != facts.vectors_sha256:
+            raise ModelDirError(f"{file} is damaged, its sha256 is another: {bake_again(path, name)}")
+        vectors = np.load(file)
+    except OSError as error:
+        raise ModelDirError(f"{file} cannot be read ({error.strerror}): {bake_again(path, name)}") from error
+    if vectors.shape != (len(facts.labels), manifest.embed_dim):
+        raise ModelDirError(
+            f"{file} has vectors of shape {vectors.shape}, expected {(len(facts.labels), manifest.embed_dim)}: "
+            f"{bake_again(path, name)}"
+        )
+    return Classifier(facts.labels, vectors, facts.unrelated_cosine)
+
+
+def write(path: Path, facts: LabelSet, vectors: NDArray[np.float32]) -> None:
+    """Write a label set, its vectors first and its facts, with their sha256, last; each is renamed into place whole."""
+    folder = path / LABELS
+    folder.mkdir(exist_ok=True)
+    part = folder / f".{facts.name}.part"
+    with part.open("wb") as stream:
+        np.save(stream, vectors)
+    facts = replace(facts, vectors_sha256=sha256_of(part))
+    os.replace(part, folder / f"{facts.name}.npy")
+    part.write_text(json.dumps(asdict(facts), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(part, folder / f"{facts.name}.json")

@@ -1,0 +1,112 @@
+"""Zero-shot classification: labels and prompt templates become a classifier, an embedding and a classifier answers.
+
+A classifier is one unit embedding per label, the mean of its prompts' unit embeddings, made unit again.
+Source: zeroshot_classifier in openai/CLIP notebooks/Prompt_Engineering_for_ImageNet.ipynb.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InputError, VectorError
+from .vectors import unit
+
+DEFAULT_TEMPLATES = ("a photo of a {}.",)
+PLACE = "{}"
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """labels: c of them. vectors: their unit embeddings, [c, embed_dim] float32. unrelated_cosine: see `unrelated`."""
+
+    labels: tuple[str, ...]
+    vectors: NDArray[np.float32]
+    unrelated_cosine: float
+
+
+@dataclass(frozen=True)
+class Match:
+    """A label with its probability among all labels of the classifier, 0 to 1, and its cosine, -1 to 1."""
+
+    label: str
+    probability: float
+    cosine: float
+
+
+def check_labels(labels: Sequence[str], templates: Sequence[str]) -> None:
+    """Raises InputError naming the first label or template that cannot be used, and where there is none at all."""
+    for name, items in (("labels", labels), ("templates", templates)):
+        if not items:
+            raise InputError(f"there are no {name}; expected at least one")
+        for position, item in enumerate(items):
+            if not isinstance(item, str) or not item.strip():
+                raise InputError(f"{name}[{position}] is {item!r}; expected a text that is not empty")
+    for position, template in enumerate(templates):
+        if PLACE not in template:
+            raise InputError(f"templates[{position}] is {template!r}; expected {PLACE} where the label goes")
+
+
+def prompts_of(label: str, templates: Sequence[str]) -> list[str]:
+    """The prompts of a label, one per template."""
+    return [template.replace(PLACE, label) for template in templates]
+
+
+def ensembled(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The unit embedding [embed_dim] of a label, of the embeddings [t, embed_dim] of its prompts."""
+    return unit(unit(embeddings).mean(0))
+
+
+def class_vectors(
+    embed_text: Callable[[Sequence[str]], NDArray[np.float32]], labels: Sequence[str], templates: Sequence[str]
+) -> NDArray[np.float32]:
+    """The unit embeddings of labels: [c, embed_dim] float32, in their order. Raises InputError as check_labels does."""
+    check_labels(labels, templates)
+    return np.stack([ensembled(embed_text(prompts_of(label, templates))) for label in labels])
+
+
+def unrelated(vectors: NDArray[np.float32], images: NDArray[np.float32]) -> float:
+    """The cosine that the best of these labels reaches with an image that shows none of them: the median over images.
+
+    `images` [n, embed_dim] are the embeddings of the bake's made images, noise and shapes. A picture whose best label
+    stays below this fits no label better than those do.
+    """
+    return round(float(np.median((unit(images) @ vectors.T).max(1))), 6)
+
+
+def probabilities(cosines: NDArray[np.floating], logit_scale: float) -> NDArray[np.float64]:
+    """Softmax of logit_scale * cosines [..., c] over the labels: the same shape, each row adds up to 1."""
+    logits = logit_scale * cosines.astype(np.float64)
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def classify(classifier: Classifier, embedding: NDArray[np.float32], logit_scale: float, k: int = 5) -> list[Match]:
+    """The k labels that fit an embedding [embed_dim] best, the most probable first.
+
+    A label that occurs more than once comes once, with its probabilities added and the best of its cosines. Raises
+    VectorError for an embedding of another size or without a direction, InputError for a k below 1.
+    """
+    if k < 1:
+        raise InputError(f"k is {k}; expected a whole number from 1, of the labels to answer")
+    if embedding.shape != classifier.vectors.shape[1:]:
+        raise VectorError(
+            f"{embedding.size} and {classifier.vectors.shape[1]} dimensions; both vectors must come from one model"
+        )
+    norm = np.linalg.norm(embedding.astype(np.float64))
+    if not 0 < norm < np.inf:
+        raise VectorError("a vector of zeros, infinities or NaN has no direction, so no cosine")
+    cosines = np.clip(classifier.vectors.astype(np.float64) @ embedding.astype(np.float64) / norm, -1, 1)
+    merged: dict[str, Match] = {}
+    for label, probability, cosine in zip(classifier.labels, probabilities(cosines, logit_scale), cosines):
+        known = merged.get(label, Match(label, 0.0, -1.0))
+        merged[label] = Match(label, known.probability + float(probability), max(known.cosine, float(cosine)))
+    return sorted(merged.values(), key=lambda match: (-match.probability, -match.cosine))[:k]
+
+
+def is_none_of_these(classifier: Classifier, best: Match) -> bool:
+    """Whether the best label fits no better than labels fit pictures that show none of them."""
+    return best.cosine < classifier.unrelated_cosine
