@@ -3,7 +3,8 @@
     python demo/emoji.py [--data demo/data]
 
 fetches the pinned packages with `npm pack` (no scripts are run), and writes `pictures.npy`
-([n, 80, 80, 4] uint8, RGBA with premultiplied alpha) and `emoji.json` beside it. It trains nothing.
+([n, 80, 80, 4] uint8, RGBA with premultiplied alpha) and `emoji.json` beside it, and the labels alone, one a line, to
+demo/emoji.txt. It trains nothing.
 """
 
 from __future__ import annotations
@@ -194,14 +195,20 @@ def render_all(data: Path, emoji: list[dict]) -> tuple[np.ndarray, list[tuple[in
     return np.stack(pictures), of
 
 
+def write_labels(emoji: list[dict]) -> None:
+    """The labels that the demo model's label set `emoji` is baked from, in the order of `emoji`."""
+    (Path(__file__).parent / "emoji.txt").write_text("".join(f"{e['label']}\n" for e in emoji), encoding="utf-8")
+
+
 def prepare(data: Path) -> None:
-    """Fetch the packages to the folder `data`, draw every picture and write both files."""
+    """Fetch the packages to the folder `data`, draw every picture and write all files."""
     data.mkdir(parents=True, exist_ok=True)
     fetch(data)
     emoji = read_emoji(data)
     pictures, of = render_all(data, emoji)
     np.save(data / "pictures.npy", pictures)
     (data / "emoji.json").write_text(json.dumps({"emoji": emoji, "pictures": of}))
+    write_labels(emoji)
     print(f"{len(emoji)} emoji, {len(of)} pictures, {sum(s != HELD_OUT for _, s in of)} of them to train on")
 
 

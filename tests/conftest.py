@@ -12,11 +12,13 @@ os.environ.pop("CLIP_MODEL_DIR", None)  # tests say themselves which model they 
 os.environ["LLM_USER_PATH"] = tempfile.mkdtemp(prefix="llm-of-tests-")  # and leave the developer's own folder alone
 
 from llm_clip_onnx.bake import bake
+from llm_clip_onnx.bake.labels import bake_labels
 from llm_clip_onnx.engine import Engine
 from random_checkpoint import TINY, write_checkpoint
 
 ROOT = Path(__file__).parent.parent
 DEMO_CHECKPOINT = ROOT / "demo" / "checkpoint"
+EMOJI = ROOT / "demo" / "emoji.txt"
 
 
 def quiet(line: str) -> None:
@@ -38,9 +40,10 @@ def tiny_dir(tiny_checkpoint, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def demo_dir(tmp_path_factory) -> Path:
-    """The demo model as `make demo` bakes it. Not to be changed."""
+    """The demo model and its label set `emoji` as `make demo` bakes them. Not to be changed."""
     to = tmp_path_factory.mktemp("demo-baked") / "model"
     bake(str(DEMO_CHECKPOINT), to, say=quiet)
+    bake_labels(to, "emoji", EMOJI, say=quiet)
     return to
 
 

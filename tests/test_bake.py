@@ -161,7 +161,8 @@ def test_a_float32_tower_that_differs_from_the_reference_is_refused(tiny_checkpo
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.iterdir())}
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
 def test_the_same_input_gives_the_same_bytes(tiny_checkpoint, tmp_path, monkeypatch):

@@ -1,16 +1,21 @@
-"""The commands `llm clip bake`, `llm clip info` and `llm clip verify`: what they say. What they do lies elsewhere."""
+"""The commands `llm clip bake`, `info`, `verify` and `labels`: what they say. What they do lies elsewhere."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from .errors import ClipError
+from .errors import ClipError, ModelDirError
+
+if TYPE_CHECKING:
+    from .model_dir import Manifest
 
 
 class Sentences(click.Command):
@@ -26,6 +31,12 @@ class Sentences(click.Command):
                 f"{error.name or error} is not installed; `llm clip {self.name}` needs the extra that has it: "
                 "in a clone of datasette-clip, pip install '.[bake]', or '.[reference]' to compare with llm-clip"
             ) from error
+
+
+def clocked() -> Callable[[str], None]:
+    """A `say` that begins each line with the seconds since now."""
+    begun_s = time.monotonic()
+    return lambda line: click.echo(f"{time.monotonic() - begun_s:6.1f} s  {line}", err=True)
 
 
 @click.group()
@@ -52,12 +63,7 @@ def bake(source: str, to: Path | None, revision: str | None, precision: str, for
     from .bake import bake as bake_it
     from .model_dir import default_path
 
-    begun_s = time.monotonic()
-
-    def say(line: str) -> None:
-        click.echo(f"{time.monotonic() - begun_s:6.1f} s  {line}", err=True)
-
-    bake_it(source, to or default_path(), precision, revision, force, say)
+    bake_it(source, to or default_path(), precision, revision, force, clocked())
 
 
 @clip.command(cls=Sentences)
@@ -89,10 +95,28 @@ def info(directory: Path | None, as_json: bool):
         for what, result in tower.fidelity.items():
             figures = f"worst cosine {result.worst:.6f}, centred {result.worst_centred:.6f}, of {result.inputs} inputs"
             rows.append((f"  {what}", figures))
+    rows += [(f"label set {name}", told) for name, told in label_set_rows(directory, manifest)]
     rows += [("baked", f"{manifest.baked_at} with " + ", ".join(f"{k} {v}" for k, v in manifest.versions.items()))]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         click.echo(f"{name:<{width}}  {value}")
+
+
+def label_set_rows(directory: Path, manifest: Manifest) -> list[tuple[str, str]]:
+    """Name of each label set, and its facts, or why it cannot be used."""
+    from . import label_sets
+
+    rows = []
+    for name in label_sets.names_of(directory):
+        try:
+            facts = label_sets.read_facts(directory, manifest, name)
+        except ModelDirError as error:
+            rows.append((name, f"cannot be used: {error}"))
+            continue
+        templates = repr(facts.templates[0]) if len(facts.templates) == 1 else f"{len(facts.templates)} templates"
+        figures = f"{len(facts.labels):,} labels of {facts.source}, {templates}"
+        rows.append((name, f"{figures}, unrelated cosine {facts.unrelated_cosine:.3f}, baked {facts.baked_at}"))
+    return rows
 
 
 @clip.command(cls=Sentences)
@@ -114,3 +138,46 @@ def verify(directory: Path | None, reference: str | None, checkpoint: str | None
         verdict = click.style("ok    ", fg="green") if check.ok else click.style("FAILED", fg="red")
         click.echo(f"{verdict}  {check.name:<{width}}  {check.found}")
     sys.exit(0 if all(check.ok for check in checks) else 1)
+
+
+@clip.group()
+def labels():
+    "Bake and list label sets, which pictures are classified by"
+
+
+@labels.command("bake", cls=Sentences)
+@click.argument("name")
+@click.argument("directory", type=click.Path(path_type=Path), required=False)
+@click.option("--labels", "labels_file", type=click.Path(path_type=Path), help="File of labels, one a line")
+@click.option(
+    "--templates",
+    "templates_file",
+    type=click.Path(path_type=Path),
+    help="File of prompt templates, one a line, each with {}",
+)
+@click.option("--force", is_flag=True, help="Replace a label set that is there")
+def bake_labels(name: str, directory: Path | None, labels_file: Path | None, templates_file: Path | None, force: bool):
+    """Make labels a label set of a model directory
+
+    Without --labels, a set that is there is baked again from its own, and imagenet has OpenAI's 1000 names and 80
+    templates, from the package open-clip-torch.
+    """
+    from .bake.labels import bake_labels as bake_them
+    from .model_dir import default_path
+
+    bake_them(directory or default_path(), name, labels_file, templates_file, force, clocked())
+
+
+@labels.command("list", cls=Sentences)
+@click.argument("directory", type=click.Path(path_type=Path), required=False)
+def list_labels(directory: Path | None):
+    "Show the label sets of a model directory"
+    from .model_dir import default_path, read_manifest
+
+    directory = directory or default_path()
+    rows = label_set_rows(directory, read_manifest(directory))
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, told in rows:
+        click.echo(f"{name:<{width}}  {told}")
+    if not rows:
+        click.echo(f"{directory} has no label sets; llm clip labels bake makes one", err=True)

@@ -23,6 +23,7 @@ from .zero_shot import Classifier
 
 FORMAT = 1
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+IMAGENET = "imagenet"  # the one name whose labels need no file
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,15 @@ def bake_again(path: Path, name: str) -> str:
     return f"bake it again with llm clip labels bake {name} {path} --force"
 
 
-def read_facts(path: Path, manifest: Manifest, name: str) -> LabelSet:
-    """The facts of label set `name` in the model directory at `path`, without its vectors.
+def bake_anew(path: Path, name: str) -> str:
+    """What to do where the labels themselves are lost."""
+    return bake_again(path, name) + ("" if name == IMAGENET else " --labels FILE")
 
-    Raises InputError where there is none of that name, ModelDirError where it cannot be read or belongs to another
-    checkpoint.
+
+def stored_facts(path: Path, name: str) -> LabelSet:
+    """The facts of label set `name` as they are stored, by whatever weights it was made.
+
+    Raises InputError where there is none of that name, ModelDirError where it cannot be read.
     """
     if name not in (names := names_of(path)):
         there_are = f"there are {', '.join(names)}" if names else "there are none"
@@ -70,14 +75,21 @@ def read_facts(path: Path, manifest: Manifest, name: str) -> LabelSet:
     file = path / LABELS / f"{name}.json"
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
-        lists = {key: tuple(facts[key]) for key in ("labels", "templates")}
-        found = LabelSet(**facts | lists)
+        version = facts["format"]
+        lists = {key: tuple(facts[key]) for key in ("labels", "templates")} if version == FORMAT else {}
+        found = LabelSet(**facts | lists) if version == FORMAT else None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelDirError(
-            f"{file} cannot be read ({type(error).__name__}: {error}): {bake_again(path, name)}"
+            f"{file} cannot be read ({type(error).__name__}: {error}): {bake_anew(path, name)}"
         ) from error
-    if found.format != FORMAT:
-        raise ModelDirError(f"{file} says format {found.format}, this version reads {FORMAT}: {bake_again(path, name)}")
+    if found is None:
+        raise ModelDirError(f"{file} says format {version}, this version reads {FORMAT}: {bake_anew(path, name)}")
+    return found
+
+
+def read_facts(path: Path, manifest: Manifest, name: str) -> LabelSet:
+    """As stored_facts. Raises ModelDirError also where the set is of another checkpoint than the manifest's."""
+    found = stored_facts(path, name)
     if found.weights_sha256 != manifest.source.weights_sha256:
         raise ModelDirError(f"label set {name!r} was made with another checkpoint's weights: {bake_again(path, name)}")
     return found
@@ -102,13 +114,19 @@ def read_classifier(path: Path, manifest: Manifest, name: str) -> Classifier:
 
 
 def write(path: Path, facts: LabelSet, vectors: NDArray[np.float32]) -> None:
-    """Write a label set, its vectors first and its facts, with their sha256, last; each is renamed into place whole."""
+    """Write a label set, its vectors first and its facts, with their sha256, last; each is renamed into place whole.
+
+    A set that was there and is replaced only in part is refused as damaged, and still has its labels. Raises OSError.
+    """
     folder = path / LABELS
     folder.mkdir(exist_ok=True)
     part = folder / f".{facts.name}.part"
-    with part.open("wb") as stream:
-        np.save(stream, vectors)
-    facts = replace(facts, vectors_sha256=sha256_of(part))
-    os.replace(part, folder / f"{facts.name}.npy")
-    part.write_text(json.dumps(asdict(facts), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, folder / f"{facts.name}.json")
+    try:
+        with part.open("wb") as stream:
+            np.save(stream, vectors)
+        facts = replace(facts, vectors_sha256=sha256_of(part))
+        os.replace(part, folder / f"{facts.name}.npy")
+        part.write_text(json.dumps(asdict(facts), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(part, folder / f"{facts.name}.json")
+    finally:
+        part.unlink(missing_ok=True)

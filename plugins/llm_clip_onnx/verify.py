@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from . import model_dir
+from . import label_sets, model_dir, zero_shot
 from .bake import fidelity
 from .bake.samples import TEXTS, made_images
 from .engine import Engine
-from .errors import CheckpointError
+from .errors import CheckpointError, ModelDirError
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,12 @@ def verify(path: Path, reference: str | None = None, checkpoint: str | None = No
 
     stored = {"text": model_dir.TEXT_REFERENCE, "image": model_dir.IMAGE_REFERENCE}
     checks += [compare(tower, "the bake's reference", np.load(path / file)) for tower, file in stored.items()]
-    off = fidelity.published_differences(TEXTS, np.load(path / model_dir.TEXT_REFERENCE))
-    if manifest.source.id in fidelity.PUBLISHED_FOR or max(off) <= fidelity.RECOGNISED:
-        checks += published_checks(off)
+    text_reference = np.load(path / model_dir.TEXT_REFERENCE)
+    openais = fidelity.are_openais(manifest, text_reference)
+    if openais:
+        checks += published_checks(fidelity.published_differences(TEXTS, text_reference))
+    for name in label_sets.names_of(path):
+        checks += label_set_checks(engine, name, openais)
     if reference:
         if not checkpoint and manifest.source.revision is None and not Path(manifest.source.id).is_dir():
             raise CheckpointError(
@@ -78,6 +81,28 @@ def published_checks(differences: list[float]) -> list[Check]:
         )
         for golden, off in zip(fidelity.PUBLISHED, differences)
     ]
+
+
+def label_set_checks(engine: Engine, name: str, openais: bool) -> list[Check]:
+    """Its files, some of its vectors made again by the text tower, and the published one where weights are OpenAI's."""
+    title = f"label set {name}"
+    try:
+        facts = label_sets.read_facts(engine.path, engine.manifest, name)
+        vectors = label_sets.read_classifier(engine.path, engine.manifest, name).vectors
+    except ModelDirError as error:
+        return [Check(title, False, str(error))]
+    some = sorted({0, len(vectors) // 2, len(vectors) - 1})
+    again = zero_shot.class_vectors(engine.embed_text, [facts.labels[k] for k in some], facts.templates)
+    worst = float((vectors[some] * again).sum(1, dtype=np.float64).min())
+    figures = f"{len(vectors):,} labels, worst cosine {worst:.6f} of {len(some)} made again"
+    checks = [Check(title, worst >= fidelity.LABELS_MINIMUM, figures)]
+    off = fidelity.published_class_difference(facts.labels, facts.templates, vectors)
+    if openais and off is not None:
+        golden = fidelity.PUBLISHED_CLASS
+        allowed = fidelity.CLASS_TOLERANCE[engine.manifest.towers["text"].precision]
+        named = f"class vector of {golden['label']!r} in {name} as published in {golden['source']}"
+        checks += [Check(named, off <= allowed, f"off by {off:.5f}, {allowed} is allowed")]
+    return checks
 
 
 def png_of(image) -> bytes:

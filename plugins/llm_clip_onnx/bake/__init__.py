@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import model_dir
-from ..errors import CheckpointError, FidelityError
+from .. import label_sets, model_dir
+from ..errors import CheckpointError, FidelityError, ModelDirError
 from ..model_dir import Agreement, File, Manifest, Tower
 from ..preprocess import pixels_of
 from ..tokenizer import ids_of, open_tokenizer
@@ -56,6 +56,7 @@ def bake(
         work = Path(tempfile.mkdtemp(prefix=f".{to.name}.baking-", dir=to.parent))
         try:
             manifest = bake_into(work, checkpoint, precision, say)
+            keep_label_sets(to, work)
             work.chmod(0o755)  # mkdtemp makes it private; a server may run as another user
             put_in_place(work, to, manifest)
         finally:
@@ -67,6 +68,11 @@ def bake(
             f"{where} cannot be written: {why}; {make_room}choose another folder with --to"
         ) from error
     say(f"{to} is ready, {sum(f.bytes for f in manifest.files.values()) / 1e6:.1f} MB")
+    for name in label_sets.names_of(to):
+        try:
+            label_sets.read_facts(to, manifest, name)
+        except ModelDirError as error:
+            say(str(error))
     return manifest
 
 
@@ -76,9 +82,15 @@ def check_target(to: Path, force: bool) -> None:
         return
     if not force:
         raise CheckpointError(f"{to} is there already; --force replaces it")
-    ours = {*model_dir.FILES, model_dir.MANIFEST, UNNAMED}
+    ours = {*model_dir.FILES, model_dir.MANIFEST, model_dir.LABELS, UNNAMED}
     if not to.is_dir() or {file.name for file in to.iterdir()} - ours:
         raise CheckpointError(f"{to} is there and is no model directory; --force replaces only those")
+
+
+def keep_label_sets(to: Path, work: Path) -> None:
+    """Copy the label sets of `to` to `work`: a copy, so that a kill at any moment leaves them where they were."""
+    if (to / model_dir.LABELS).is_dir():
+        shutil.copytree(to / model_dir.LABELS, work / model_dir.LABELS, ignore=shutil.ignore_patterns(".*"))
 
 
 def put_in_place(work: Path, to: Path, manifest: Manifest) -> None:

@@ -7,14 +7,16 @@ judged by.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FidelityError
-from ..model_dir import Agreement
+from ..model_dir import Agreement, Manifest
 from ..vectors import unit
+from .samples import TEXTS
 
 FLOAT32_MINIMUM = 0.9999  # worst cosine, plain and centred, with the independent forward pass
 INT8_MINIMUM = {"text": 0.99, "image": 0.98}  # worst centred cosine with the float32 tower
@@ -46,6 +48,20 @@ PUBLISHED: tuple[dict, ...] = (
 )
 PUBLISHED_TOLERANCE = 1e-3  # of each number, in float32
 RECOGNISED = 1e-2  # so near, they are OpenAI's weights wherever they came from: others are off by far more
+
+# The unit class vector of one label of ImageNet, by the 80 templates of OpenAI's notebook.
+PUBLISHED_CLASS = {
+    "label": "tench",
+    "templates_sha256": "4f976686fb651bb5803d4689dcd849f75efe0ef19a3c801355bc9a6f03c8a5af",  # of all, one a line
+    "values": (0.0053, 0.0009, 0.0161, -0.0071, 0.0136),  # its first numbers
+    "source": "woctezuma/heroku-clip",
+}
+LABELS_MINIMUM = 0.9999  # cosine of a class vector with the same made again: rounding may differ on another processor
+# Of each number. At the edge of INT8_MINIMUM an 8-bit tower is off by 0.14 of what tells texts apart, about half of a
+# unit embedding: by 0.003 for each of 512 numbers (root mean square), and three times that is allowed. Random weights of
+# ViT-B/32's shape were off by 0.0014 for a prompt, and 0.0010 for a class vector, for not all errors average out.
+# Other weights are off by 0.04.
+CLASS_TOLERANCE = {"fp32": 1e-3, "int8": 1e-2}
 
 
 def agreement(found: NDArray[np.float32], reference: NDArray[np.float32], inputs: Sequence[str]) -> Agreement:
@@ -95,3 +111,19 @@ def published_differences(
         embedding = unit(embedding) if golden["unit"] else embedding
         differences.append(float(np.abs(embedding[golden["at"]] - np.array(golden["values"])).max()))
     return differences
+
+
+def are_openais(manifest: Manifest, text_reference: NDArray[np.float32]) -> bool:
+    """Whether the weights of a model directory are OpenAI's ViT-B/32: it says so, or its reference embeddings do."""
+    return manifest.source.id in PUBLISHED_FOR or max(published_differences(TEXTS, text_reference)) <= RECOGNISED
+
+
+def published_class_difference(
+    labels: Sequence[str], templates: Sequence[str], vectors: NDArray[np.float32]
+) -> float | None:
+    """By how much a number of PUBLISHED_CLASS is off in class vectors [c, embed_dim]; None where they are others."""
+    of_templates = hashlib.sha256("\n".join(templates).encode()).hexdigest()
+    if PUBLISHED_CLASS["label"] not in labels or of_templates != PUBLISHED_CLASS["templates_sha256"]:
+        return None
+    expected = np.array(PUBLISHED_CLASS["values"])
+    return float(np.abs(vectors[list(labels).index("tench"), : len(expected)] - expected).max())
