@@ -74,7 +74,8 @@ def test_the_urls_are_the_routes(datasette):
     assert len(urls) == len(register_routes())
     for url in urls:
         assert any(re.match(pattern, url) for pattern, _ in register_routes())
-        assert get(datasette, url).status_code == 200
+        asked = {"text": "a cat"} if url in ("/-/clip/embed.json", "/-/clip/classify.json") else {}
+        assert get(datasette, url, **asked).status_code == 200
 
 
 def test_the_files_of_a_model_directory_are_readmes_list(demo_dir):
@@ -129,7 +130,7 @@ def test_links_into_the_project_lead_somewhere(target):
 
 @pytest.mark.parametrize("anchor", sorted(set(re.findall(r"\]\(#([^)]+)\)", README))))
 def test_links_to_sections_lead_there(anchor):
-    headings = re.findall(r"^## (.+)$", README, re.MULTILINE)
+    headings = re.findall(r"^##+ (.+)$", README, re.MULTILINE)
     assert anchor in {re.sub(r"[^\w\s-]", "", h.lower()).replace(" ", "-") for h in headings}
 
 
@@ -219,6 +220,7 @@ def what_make_runs(*arguments: str) -> str:
 def test_make_demo_bakes_and_serves_the_demo_model_because_it_says_so():
     commands = what_make_runs("demo")
     assert "llm clip bake demo/checkpoint --to demo/model" in commands
+    assert "llm clip labels bake emoji demo/model --labels demo/emoji.txt" in commands
     assert "CLIP_MODEL_DIR=demo/model" in commands
 
 
@@ -226,4 +228,5 @@ def test_make_serve_never_falls_back_to_the_demo_model():
     commands = what_make_runs("serve", "MODEL_DIR=elsewhere")
     assert "demo" not in commands
     assert "test -e elsewhere/manifest.json || .venv/bin/llm clip bake --to elsewhere" in commands
+    assert "test -e elsewhere/labels/imagenet.json || .venv/bin/llm clip labels bake imagenet elsewhere" in commands
     assert "CLIP_MODEL_DIR=elsewhere .venv/bin/datasette serve" in commands

@@ -170,7 +170,7 @@ def test_a_private_instance_shows_its_model_to_nobody(demo_dir, monkeypatch):
         ({"suspend": 1}, "plugins.datasette-clip.suspend is 1; expected true, false or the path of a socket"),
         (
             {"limits": {"request": 3}},
-            "plugins.datasette-clip.limits.request is not a key of this plugin; expected requests, queries, url_bytes, fields, sql_bytes, body_bytes, text_bytes, value_bytes, result_bytes, sqlite_bytes, sending_bytes, stalled_s",
+            "plugins.datasette-clip.limits.request is not a key of this plugin; expected requests, queries, embedding, url_bytes, fields, sql_bytes, body_bytes, receiving_bytes, items, prompts, text_bytes, value_bytes, result_bytes, sqlite_bytes, sending_bytes, stalled_s",
         ),
         (
             {"limits": {"requests": 0}},

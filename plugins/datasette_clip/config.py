@@ -20,18 +20,25 @@ class Limits:
     """What visitors can ask of a small machine, sizes in bytes.
 
     requests: in flight at once, before 503. queries: those of them that run SQL at once, before the others wait.
+    embedding: those that wait for, or are in, the endpoints' own embedding, before 503.
     url_bytes: query string. fields: in the query string. sql_bytes: its `sql` or a `_where`. body_bytes: of a request.
-    text_bytes: one text for llm_embed. value_bytes: any one value in SQL, an image included. result_bytes: memory of
-    all rows that a query gives. sqlite_bytes: all that SQLite holds in memory at once, 0 for as much as there is.
+    receiving_bytes: bodies of all requests in flight, before 503. items: texts and images in one request. prompts:
+    labels times prompt templates given with one. text_bytes: one text. value_bytes: any one value in SQL, an image
+    included. result_bytes: memory of all rows that a query gives. sqlite_bytes: all that SQLite holds in memory at
+    once, 0 for as much as there is.
     sending_bytes: answers being sent, before 503. stalled_s: seconds in which a client neither sends nor reads.
     """
 
     requests: int = 64
     queries: int = 4
+    embedding: int = 16
     url_bytes: int = 60_000
     fields: int = 100
     sql_bytes: int = 20_000
     body_bytes: int = 10_000_000
+    receiving_bytes: int = 50_000_000
+    items: int = 64
+    prompts: int = 256
     text_bytes: int = 1_000_000
     value_bytes: int = 10_000_000
     result_bytes: int = 50_000_000

@@ -12,20 +12,22 @@ from contextvars import ContextVar
 from http import HTTPStatus
 from urllib.parse import parse_qsl
 
-from datasette.utils import add_cors_headers
 from datasette.utils.asgi import Base400
 
 from . import leaving
 from .bad_requests import as_bad_request
 from .config import Config, Limits, config_of
+from .cors import HEADERS, RAW_HEADERS, SCRIPTS, answer_preflight, is_preflight
 from .crawlers import is_refused
 from .sleeping import clock_of
-from .traffic import CROWDED, Answer, traffic_of
+from .traffic import CROWDED, Answer, Traffic, traffic_of
 
 HEALTH = "/-/clip/health"
 UNCOUNTED = {HEALTH, "/robots.txt", "/favicon.ico"}
 READING = {"GET", "HEAD"}
 within: ContextVar[Answer | None] = ContextVar("within", default=None)  # datasette.client asks from within a request
+READ_BYTES = 300_000  # of a URL and headers, so that who sends an image by GET that is too large hears why
+SHRINK = "shrink an image to 224 pixels, or send it by POST to /-/clip/embed.json or /-/clip/classify.json"
 NO_CRAWLERS = "crawlers and AI bots are not served here, see /robots.txt (plugins.datasette-clip.refuse_crawlers)"
 
 
@@ -43,6 +45,7 @@ def gate(datasette):
         async def gated(scope, receive, send):
             if scope["type"] == "lifespan":
                 leaving.bound_the_drain()
+                read_long_urls()
             if scope["type"] != "http" or ((outer := within.get()) and not outer.ended):
                 return await app(scope, receive, send)
             path = f"/{scope['path'].removeprefix(base_url).removeprefix('/')}"
@@ -50,19 +53,46 @@ def gate(datasette):
             counts = not (path in UNCOUNTED and scope["method"] in READING)
             refusal = refuse(config, scope, clock.counted_in_flight) if counts else None
             with clock.request(counts=counts and refusal is None):
-                sent, body = Answer(send, traffic_of(datasette), config.limits), Body(receive, config.limits)
-                if refusal is None:
+                sent = Answer(send, traffic_of(datasette), config.limits)
+                if datasette.cors and path.startswith(SCRIPTS):
+                    sent.more_headers = RAW_HEADERS
+                if refusal is None and datasette.cors and is_preflight(scope):
+                    await answer_preflight(sent)
+                elif refusal is None:
                     waits = counts and may_run_sql(path) and scope["method"] in READING
-                    async with sent.turn() if waits else nullcontext():
-                        if waits and await body.reader_is_gone():
-                            return
-                        refusal = await pass_on(app, scope, body, sent, config)
+                    refusal = await let_in(app, scope, receive, sent, config, waits)
                 if refusal:
                     await answer(*refusal, path.endswith(".json"), datasette.cors, sent)
 
         return gated
 
     return wrap
+
+
+def read_long_urls() -> None:
+    """Have uvicorn read URLs and headers of up to READ_BYTES: by itself it answers 65,537 with no more than 400."""
+    if uvicorn := leaving.uvicorns_config():
+        uvicorn.h11_max_incomplete_event_size = READ_BYTES
+
+
+async def let_in(app, scope: dict, receive, sent: Answer, config: Config, waits: bool) -> tuple[int, str] | None:
+    """Have a request answered, in its turn at SQL where it waits for one, while there is room for its body.
+
+    As pass_on gives it: None, or status and sentence.
+    """
+    with Body(receive, sent.traffic, config.limits) as body:
+        if not body.reserve(content_length(scope)):
+            return HTTPStatus.SERVICE_UNAVAILABLE, f"{CROWDED}.receiving_bytes)"
+        async with sent.turn() if waits else nullcontext():
+            if waits and await body.reader_is_gone():
+                return None
+            return await pass_on(app, scope, body, sent, config)
+
+
+def content_length(scope: dict) -> int:
+    """How many bytes of body a request announces, 0 where it does not say."""
+    announced = dict(scope["headers"]).get(b"content-length", b"")
+    return int(announced) if announced.isdigit() else 0
 
 
 def may_run_sql(path: str) -> bool:
@@ -77,23 +107,22 @@ def refuse(config: Config, scope: dict, in_flight: int) -> tuple[int, str] | Non
         return HTTPStatus.FORBIDDEN, NO_CRAWLERS
     if in_flight >= config.limits.requests:
         return HTTPStatus.SERVICE_UNAVAILABLE, f"{CROWDED}.requests)"
-    return refuse_size(config.limits, scope.get("query_string", b""), headers.get(b"content-length", b"0"))
+    return refuse_size(config.limits, scope.get("query_string", b""), content_length(scope))
 
 
-def refuse_size(limits: Limits, query: bytes, content_length: bytes) -> tuple[int, str] | None:
+def refuse_size(limits: Limits, query: bytes, body_bytes: int) -> tuple[int, str] | None:
     """Status and sentence for a request that asks too much in its URL or announces too long a body, or None."""
     if len(query) > limits.url_bytes:
-        return HTTPStatus.REQUEST_URI_TOO_LONG, too_much(
-            "query string", len(query), "bytes", limits.url_bytes, "url_bytes"
-        )
+        sentence = too_much("query string", len(query), "bytes", limits.url_bytes, "url_bytes")
+        return HTTPStatus.REQUEST_URI_TOO_LONG, f"{sentence}: {SHRINK}"
     if (fields := query.count(b"&") + 1) > limits.fields:
         return HTTPStatus.BAD_REQUEST, too_much("query string", fields, "fields", limits.fields, "fields")
     if len(query) > limits.sql_bytes:
         sql = max((len(v.encode()) for k, v in parse_qsl(query.decode("latin-1")) if k in ("sql", "_where")), default=0)
         if sql > limits.sql_bytes:
             return HTTPStatus.BAD_REQUEST, too_much("sql", sql, "bytes", limits.sql_bytes, "sql_bytes")
-    if content_length.isdigit() and int(content_length) > limits.body_bytes:
-        sentence = too_much("body", int(content_length), "bytes", limits.body_bytes, "body_bytes")
+    if body_bytes > limits.body_bytes:
+        sentence = too_much("body", body_bytes, "bytes", limits.body_bytes, "body_bytes")
         return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, sentence
     return None
 
@@ -102,16 +131,39 @@ def too_much(what: str, found: int, unit: str, limit: int, name: str) -> str:
     return f"{what} of {found} {unit}; at most {limit} are accepted (plugins.datasette-clip.limits.{name})"
 
 
+class TooMuchToReceive(Base400):
+    """More is being received than plugins.datasette-clip.limits.receiving_bytes: whoever comes back is served."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE.value
+
+
 class Body:
-    """`receive`, which raises BodyTooLarge once too much has arrived, whatever was announced, and TimeoutError after
-    limits.stalled_s of silence.
+    """`receive`, which raises BodyTooLarge once too much has arrived, whatever was announced, TooMuchToReceive where
+    that is too much beside all other bodies, and TimeoutError after limits.stalled_s of silence.
+
+    A context, at whose end the body no longer counts among those that are held.
     """
 
-    def __init__(self, receive, limits: Limits) -> None:
-        self.receive, self.limits = receive, limits
-        self.arrived_bytes = 0
+    def __init__(self, receive, traffic: Traffic, limits: Limits) -> None:
+        self.receive, self.traffic, self.limits = receive, traffic, limits
+        self.arrived_bytes = self.held_bytes = 0
         self.complete = False
         self.first: dict | None = None  # received, and not yet passed on
+
+    def __enter__(self) -> Body:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.traffic.receiving_bytes -= self.held_bytes
+
+    def reserve(self, held_bytes: int) -> bool:
+        """Whether there is room for so many bytes of this body, which from now on are counted."""
+        more = max(0, held_bytes - self.held_bytes)
+        if more and self.traffic.receiving_bytes + more > self.limits.receiving_bytes:
+            return False
+        self.traffic.receiving_bytes += more
+        self.held_bytes += more
+        return True
 
     async def reader_is_gone(self) -> bool:
         """Whether who sent a request without a body has left since."""
@@ -128,6 +180,8 @@ class Body:
         if self.arrived_bytes > self.limits.body_bytes:
             limit = self.limits.body_bytes
             raise BodyTooLarge(too_much("body", self.arrived_bytes, "bytes or more", limit, "body_bytes"))
+        if not self.reserve(self.arrived_bytes):
+            raise TooMuchToReceive(f"{CROWDED}.receiving_bytes)")
         return message
 
 
@@ -157,7 +211,7 @@ async def answer(status: int, sentence: str, as_json: bool, cors: bool, send) ->
     body = json.dumps({"ok": False, "error": sentence, "status": int(status)}) if as_json else sentence
     headers = {"Content-Type": "application/json" if as_json else "text/plain; charset=utf-8"}
     if cors:
-        add_cors_headers(headers)
+        headers |= HEADERS
     pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": int(status), "headers": pairs})
     await send({"type": "http.response.body", "body": body.encode()})

@@ -6,10 +6,13 @@ Inside SQL the wait would count: the clock of Datasette's one-second limit runs 
 from __future__ import annotations
 
 import asyncio
+import re
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 
 from llm_clip_onnx.errors import ClipError
+
+FOR_IMAGES = re.compile(rb"clip_(?:image|classify)", re.IGNORECASE)
 
 
 @cache
@@ -34,8 +37,20 @@ def open_text() -> str | None:
     return None
 
 
+def open_image() -> str | None:
+    """As open_text, of the image tower."""
+    try:
+        from llm_clip_onnx.engine import default_engine
+
+        default_engine().open_image()
+    except Exception as error:
+        return str(error)
+    return None
+
+
 def wait_for_opening(base_url: str):
-    """An ASGI wrapper by which requests wait while the text tower is still being opened.
+    """An ASGI wrapper by which requests wait while the text tower is still being opened, and those whose SQL names a
+    function for images while the image tower is.
 
     Those to /-/ do not: no SQL runs there.
     """
@@ -45,6 +60,8 @@ def wait_for_opening(base_url: str):
             may_run_sql = scope["type"] == "http" and not scope["path"].startswith(("/-/", f"{base_url}-/"))
             if may_run_sql and not text_opening().done():
                 await asyncio.shield(asyncio.wrap_future(text_opening()))
+            if may_run_sql and FOR_IMAGES.search(scope.get("query_string", b"")):
+                await asyncio.to_thread(open_image)
             await app(scope, receive, send)
 
         return waiting

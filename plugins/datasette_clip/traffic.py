@@ -31,11 +31,11 @@ class TooMuchToSend(Base400):
 
 
 class Traffic:
-    """What a server does at once: the requests that have a turn at SQL, and the bytes that are being sent."""
+    """What a server does at once: the requests that have a turn at SQL, and the bytes being sent and received."""
 
     def __init__(self, queries: int) -> None:
         self.turns = asyncio.Semaphore(queries)
-        self.sending_bytes = 0
+        self.sending_bytes = self.receiving_bytes = 0
 
 
 def traffic_of(datasette) -> Traffic:
@@ -57,6 +57,7 @@ class Answer:
     def __init__(self, send, traffic: Traffic, limits: Limits) -> None:
         self.send, self.traffic, self.limits = send, traffic, limits
         self.start: dict = {}
+        self.more_headers: list[tuple[bytes, bytes]] = []
         self.begun = self.ended = self.has_turn = False
 
     @asynccontextmanager
@@ -77,7 +78,7 @@ class Answer:
     async def __call__(self, message: dict) -> None:
         if message["type"] == "http.response.start":
             later = [(b"retry-after", b"1")] if message["status"] == HTTPStatus.SERVICE_UNAVAILABLE else []
-            headers = [*message.get("headers", ()), (b"x-robots-tag", b"noindex"), *later]
+            headers = [*message.get("headers", ()), (b"x-robots-tag", b"noindex"), *later, *self.more_headers]
             self.start = message | {"headers": headers}
             return
         size = len(message.get("body", b""))

@@ -1,0 +1,59 @@
+"""Where the endpoints embed: in two threads of their own, neither the event loop's nor SQL's, by a bounded queue."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from http import HTTPStatus
+from typing import TypeVar
+
+from datasette.utils.asgi import Base400
+
+from .config import config_of
+from .traffic import CROWDED
+
+THREADS = 2
+T = TypeVar("T")
+
+
+class Crowded(Base400):
+    """More requests wait to be embedded than plugins.datasette-clip.limits.embedding: whoever comes back is served."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE.value
+
+
+class Inference:
+    """Counts the requests that wait for an embedding or are in one."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.taken = limit, 0
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Around the work of a request. Raises Crowded where there are as many as there may be."""
+        if self.taken >= self.limit:
+            raise Crowded(f"{CROWDED}.embedding)")
+        self.taken += 1
+        try:
+            yield
+        finally:
+            self.taken -= 1
+
+
+def inference_of(datasette) -> Inference:
+    if not hasattr(datasette, "_clip_inference"):
+        datasette._clip_inference = Inference(config_of(datasette).limits.embedding)
+    return datasette._clip_inference
+
+
+@cache
+def executor() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(THREADS, thread_name_prefix="clip-embedding")
+
+
+async def in_thread(function: Callable[..., T], *arguments) -> T:
+    """What `function(*arguments)` returns or raises, run in one of these threads when it is its turn."""
+    return await asyncio.get_running_loop().run_in_executor(executor(), function, *arguments)

@@ -1,0 +1,86 @@
+"""Labels as visitors give them: the name of a label set, or labels of their own; and how answers are written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from llm_clip_onnx import label_sets, zero_shot
+from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.zero_shot import Classifier, Match
+
+from .config import PLUGIN, Limits
+
+if TYPE_CHECKING:
+    from llm_clip_onnx.engine import Engine  # imports onnxruntime, which Datasette's start does not wait for
+
+DIGITS = 6  # of probabilities and cosines, where float32 embeddings have no more to say
+
+
+def classifier_of(
+    engine: Engine, limits: Limits, labels: str | Sequence[str] | None, templates: Sequence[str] | None = None
+) -> Classifier:
+    """The classifier of a label set's name, of labels as a JSON list or a sequence; of the first set, where it is None.
+
+    Raises InputError where it is none of these, where there are too many, and ModelDirError.
+    """
+    if labels is None:
+        labels = default_set(engine)
+    if isinstance(labels, str) and labels.lstrip().startswith("["):
+        try:
+            labels = json.loads(labels)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"labels begins as a JSON list and is none: {error}") from error
+    if not isinstance(labels, str | list | tuple):
+        raise InputError(
+            f"labels is {type(labels).__name__}; expected the name of a label set or a JSON list of labels"
+        )
+    if not isinstance(labels, str):
+        return classifier_of_own(engine, limits, labels, templates or zero_shot.DEFAULT_TEMPLATES)
+    if templates:
+        raise InputError(f"label set {labels!r} has its own templates; templates go with labels given one by one")
+    return engine.label_set(labels)
+
+
+def default_set(engine: Engine) -> str:
+    """imagenet, or else the first label set of the model. Raises InputError where it has none."""
+    names = label_sets.names_of(engine.path)
+    if not names:
+        raise InputError("no labels are given, and this model has no label set; expected labels, one by one")
+    return "imagenet" if "imagenet" in names else names[0]
+
+
+def classifier_of_own(engine: Engine, limits: Limits, labels: Sequence[str], templates: Sequence[str]) -> Classifier:
+    """The classifier of labels that came with a request. Raises InputError also where there are too many."""
+    if (prompts := len(labels) * len(templates)) > limits.prompts:
+        raise InputError(
+            f"{len(labels)} labels in {len(templates)} templates are {prompts} prompts; at most {limits.prompts} are "
+            f"embedded for a request (plugins.{PLUGIN}.limits.prompts): bake a label set of them"
+        )
+    return engine.classifier(labels, templates)
+
+
+def matches_as_json(matches: Sequence[Match]) -> list[dict]:
+    """[{"label", "probability", "cosine"}...] as SQL and the endpoints answer it."""
+    return [
+        {
+            "label": match.label,
+            "probability": round(match.probability, DIGITS),
+            "cosine": round(match.cosine, DIGITS),
+        }
+        for match in matches
+    ]
+
+
+def sets_of(engine: Engine) -> list[str]:
+    """Names of the label sets that this model can use."""
+    return [name for name in label_sets.names_of(engine.path) if is_usable(engine, name)]
+
+
+def is_usable(engine: Engine, name: str) -> bool:
+    try:
+        engine.label_set(name)
+    except Exception:  # whatever it is, whoever asks for the set hears it
+        return False
+    return True
