@@ -21,7 +21,7 @@ serve: .venv/ready .venv/metadata.json
 	test -e $(MODEL_DIR)/manifest.json || .venv/bin/llm clip bake --to $(MODEL_DIR)
 	CLIP_MODEL_DIR=$(MODEL_DIR) $(DATASETTE)
 
-test: .venv-test/ready
+test: .venv-test/ready .venv-alpha/ready
 	.venv-test/bin/ruff check
 	.venv-test/bin/ruff format --check
 	.venv-test/bin/mypy
@@ -61,6 +61,12 @@ demo/model/manifest.json: .venv/ready demo/checkpoint/model.safetensors $(wildca
 	$(PYTHON) -m venv .venv-test
 	.venv-test/bin/pip install -q $(TORCH)
 	.venv-test/bin/pip install -q -e '.[dev]'
+	touch $@
+
+# Datasette's next version, with what serves and nothing else; tests/test_alpha.py starts it.
+.venv-alpha/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-alpha
+	.venv-alpha/bin/pip install -q -U -e . 'datasette>=1.0a41'
 	touch $@
 
 .venv-lock/ready:

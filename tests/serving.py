@@ -38,10 +38,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(*arguments: str, env: dict[str, str], log: Path) -> Iterator[str]:
-    """`datasette serve ARGUMENTS` on a free port: its address, once it answers."""
+def serving(*arguments: str, env: dict[str, str], log: Path, bin: Path = BIN) -> Iterator[str]:
+    """`datasette serve ARGUMENTS` on a free port, of the environment with this `bin`: its address, once it answers."""
     port = free_port()
-    command = [str(BIN / "datasette"), "serve", "--port", str(port), *arguments]
+    command = [str(bin / "datasette"), "serve", "--port", str(port), *arguments]
     with log.open("w") as stream:
         process = subprocess.Popen(command, env=env, stdout=stream, stderr=subprocess.STDOUT)
     try:

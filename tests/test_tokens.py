@@ -6,11 +6,13 @@ import asyncio
 import json
 import re
 
+import click
 import httpx
 import pytest
 from datasette.app import Datasette
 
 from conftest import ROOT
+from datasette_clip import tokens
 from serving import environment, serving
 
 README = (ROOT / "README.md").read_text()
@@ -76,6 +78,15 @@ def test_an_actor_of_any_other_kind_does_as_well(private):
     cookie = private.sign({"a": {"id": "root"}}, "actor")
     assert ask(private, QUERY, cookies={"ds_actor": cookie}).status_code == 200
     assert ask(private, QUERY, cookies={"ds_actor": f"{cookie}x"}).status_code == 403
+
+
+def test_where_the_token_would_not_hold_the_start_is_refused(private, monkeypatch):
+    monkeypatch.setattr(tokens, "permission", lambda actor: None)
+    with pytest.raises(click.ClickException) as raised:
+        asyncio.run(private.invoke_startup())
+    assert raised.value.message == (
+        "CLIP_TOKEN is set, but this version of Datasette lets everybody in: no plugin is asked for permission"
+    )
 
 
 def read(name: str) -> dict:

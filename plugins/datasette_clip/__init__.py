@@ -7,7 +7,7 @@ import sys
 import click
 from datasette import hookimpl
 
-from . import collecting, leaving, sql_functions, sql_limits, tokens, views
+from . import collecting, leaving, permissions, sql_functions, sql_limits, tokens, views
 from .bad_requests import as_bad_request
 from .config import config_of
 from .forgery import only_reads, unasked
@@ -31,6 +31,7 @@ def startup(datasette):
     if command and command.command.name == "serve":  # which `datasette photos.db` is too
         leaving.end_with_0()
         collecting.collect_apart()
+    return permissions.refuse_to_be_public(datasette)
 
 
 @hookimpl(trylast=True)  # outermost: datasette-scale-to-zero is to see only what counts
@@ -50,9 +51,14 @@ def actor_from_request(request):
     return tokens.actor_of(request.headers.get("authorization"))
 
 
-@hookimpl(trylast=True)  # the last opinion is the one that Datasette takes
+@hookimpl(trylast=True)  # the last opinion is the one that Datasette 0.65 takes
 def permission_allowed(actor):
     return tokens.permission(actor)
+
+
+@hookimpl
+def permission_resources_sql(actor):  # Datasette 1.0's
+    return permissions.resources_left(actor)
 
 
 @hookimpl(tryfirst=True)

@@ -25,7 +25,6 @@ from .cors import HEADERS
 from .inference import in_thread, inference_of
 from .inputs import Asked, Input
 from .permissions import ensure_instance
-from .permissions import ensure_instance
 from .sql_functions import check_model, check_text
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from llm_clip_onnx import CLIP
 
 from .config import config_of
 from .opening import open_text, text_opening
+from .permissions import ensure_instance, is_1, may
 
 EXAMPLE_SQL = "select hex(llm_embed('clip', :q)) as x"
 
@@ -49,12 +50,20 @@ async def calls(datasette, request) -> dict[str, str] | None:
         return None
     names = sorted((name for name in datasette.databases if name != "_internal"), key=lambda name: name != "_memory")
     for name in names:
-        if await datasette.permission_allowed(request.actor, "execute-sql", resource=name, default=True):
+        if await may(datasette, request.actor, "execute-sql", name):
             query = urlencode({"sql": EXAMPLE_SQL, "q": "purple and gold"})
-            page = f"{datasette.urls.database(name)}?{query}"
-            json_path = f"{datasette.urls.database(name, format='json')}?{query}&_shape=array"
-            return {"sql": EXAMPLE_SQL, "page": page, "json": datasette.absolute_url(request, json_path)}
+            page, as_json = sql_paths(datasette, name)
+            json_url = datasette.absolute_url(request, f"{as_json}?{query}&_shape=array")
+            return {"sql": EXAMPLE_SQL, "page": f"{page}?{query}", "json": json_url}
     return None
+
+
+def sql_paths(datasette, name: str) -> tuple[str, str]:
+    """Where a database answers SQL, as a page and as JSON: Datasette 1.0 only redirects from where 0.65 does."""
+    page = datasette.urls.database(name)
+    if is_1(datasette):
+        return f"{page}/-/query", f"{page}/-/query.json"
+    return page, datasette.urls.database(name, format="json")
 
 
 async def health() -> Response:
@@ -65,7 +74,7 @@ async def health() -> Response:
 
 
 async def clip_json(datasette, request) -> Response:
-    await datasette.ensure_permissions(request.actor, ["view-instance"])
+    await ensure_instance(datasette, request)
     headers: dict[str, str] = {}
     if datasette.cors:
         add_cors_headers(headers)
@@ -73,6 +82,6 @@ async def clip_json(datasette, request) -> Response:
 
 
 async def clip_page(datasette, request) -> Response:
-    await datasette.ensure_permissions(request.actor, ["view-instance"])
+    await ensure_instance(datasette, request)
     context = {"report": await report(datasette), "calls": await calls(datasette, request)}
     return Response.html(await datasette.render_template("clip.html", context, request=request))

@@ -1,0 +1,247 @@
+"""Datasette's 1.0 alpha, in the environment .venv-alpha that `make test` makes: what holds on 0.65 holds there too."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from conftest import ROOT
+from llm_clip_onnx.engine import Engine
+from serving import environment, free_port, serving, wait_for
+
+ALPHA = ROOT / ".venv-alpha" / "bin"
+METADATA = str(ROOT / "metadata.json")
+WITH_METADATA = ["--memory", "--cors", "-m", METADATA, "-c", METADATA]
+RECIPE = "/_memory.json?sql=select+hex(llm_embed('clip',+:q))+as+x&q=purple+and+gold&_shape=array"
+QUERY = "/_memory/-/query.json"
+FROM_ELSEWHERE = {"origin": "https://notebook.example", "sec-fetch-site": "cross-site", "cookie": "a=b"}
+
+
+@pytest.fixture(scope="module")
+def alpha_bin() -> Path:
+    """Where the programs of .venv-alpha are."""
+    assert (ALPHA.parent / "ready").exists(), "there is no finished .venv-alpha: `make test` makes it"
+    return ALPHA
+
+
+@pytest.fixture(scope="module")
+def alpha_url(alpha_bin, demo_dir, tmp_path_factory):
+    """The address of an alpha that serves the demo model with metadata.json. Checks of endpoints belong here."""
+    folder = tmp_path_factory.mktemp("alpha")
+    env = environment(folder / "llm", CLIP_MODEL_DIR=str(demo_dir))
+    with serving(*WITH_METADATA, env=env, log=folder / "log", bin=alpha_bin) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def private_url(alpha_bin, demo_dir, tmp_path_factory):
+    """The address of one with CLIP_TOKEN."""
+    folder = tmp_path_factory.mktemp("private")
+    env = environment(folder / "llm", CLIP_MODEL_DIR=str(demo_dir), CLIP_TOKEN="a-secret")
+    with serving(*WITH_METADATA, env=env, log=folder / "log", bin=alpha_bin) as url:
+        yield url
+
+
+def get(url: str, **options) -> httpx.Response:
+    return httpx.get(url, follow_redirects=True, timeout=60, **options)
+
+
+def embedding(demo_dir) -> str:
+    return Engine(demo_dir).embed_item("purple and gold").tobytes().hex().upper()
+
+
+def test_it_is_an_alpha_of_1_with_the_plugins_of_a_deployment(alpha_url):
+    assert get(f"{alpha_url}/-/versions.json").json()["datasette"]["version"].startswith("1.0a")
+    names = {plugin["name"] for plugin in get(f"{alpha_url}/-/plugins.json").json()}
+    assert {"datasette-clip", "datasette-llm-embed", "datasette-scale-to-zero", "datasette-block-robots"} <= names
+    assert "Disallow: /" in get(f"{alpha_url}/robots.txt").text
+
+
+def test_the_recipes_call_gives_the_engines_bytes_where_it_redirects_to(alpha_url, demo_dir):
+    first = httpx.get(alpha_url + RECIPE)
+    assert (first.status_code, first.headers["access-control-allow-origin"]) == (302, "*")
+    response = get(alpha_url + RECIPE)
+    assert response.json() == [{"x": embedding(demo_dir)}]
+    assert response.headers["access-control-allow-origin"] == "*"
+    assert response.headers["x-robots-tag"] == "noindex"
+
+
+def test_the_canned_query_of_metadata_json(alpha_url, demo_dir):
+    found = get(f"{alpha_url}/_memory/embed.json", params={"text": "purple and gold", "_shape": "array"}).json()
+    assert found[0]["x"] == embedding(demo_dir)
+    assert 'name="text"' in get(f"{alpha_url}/_memory/embed").text
+
+
+def test_health_and_json_say_that_it_is_ready(alpha_url):
+    assert get(f"{alpha_url}/-/clip/health").json() == {"ok": True, "error": None, "status": 200}
+    facts = get(f"{alpha_url}/-/clip.json")
+    assert (facts.json()["ready"], facts.json()["models"]) == (True, ["clip"])
+    assert facts.headers["access-control-allow-origin"] == "*"
+
+
+def test_the_addresses_on_the_page_answer_without_a_redirect(alpha_url):
+    assert get(f"{alpha_url}/_memory").text.count('href="/-/clip"')
+    page = get(f"{alpha_url}/-/clip").text
+    assert "is <strong>ready</strong>" in page
+    links = [link.replace("&amp;", "&") for link in re.findall(r'href="([^"]*sql=[^"]*)"', page)]
+    assert len(links) == 2
+    for link in links:
+        response = httpx.get(httpx.URL(alpha_url).join(link))
+        assert response.status_code == 200
+        assert re.search(r"[0-9A-F]{100}", response.text)
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "sentence"),
+    [
+        (f"{QUERY}?sql={'a' * 60_000}", 414, "query string of 60004 bytes; at most 60000 are accepted (plugins.datasette-clip.limits.url_bytes)"),
+        (f"{QUERY}?sql={'a' * 20_001}", 400, "sql of 20001 bytes; at most 20000 are accepted (plugins.datasette-clip.limits.sql_bytes)"),
+        (f"{QUERY}?{'a&' * 100}", 400, "query string of 101 fields; at most 100 are accepted (plugins.datasette-clip.limits.fields)"),
+        (f"{QUERY}?sql=select+randomblob(20000000)", 400, "string or blob too big"),
+        (f"{QUERY}?sql=select+zeroblob(4000000)+union+all+select+zeroblob(4000001)", 400, "the result is larger than 5000000 bytes: ask for fewer rows or columns (plugins.datasette-clip.limits.result_bytes)"),
+        (f"{QUERY}?sql=with+recursive+c(x)+as+(select+1+union+all+select+x%2B1+from+c)+select+randomblob(999999)+x+from+c+order+by+x", 400, "the query needs more than the 32000000 bytes of memory (plugins.datasette-clip.limits.sqlite_bytes)"),
+        (f"{QUERY}?sql=select+llm_embed('gpt','a')", 400, "user-defined function raised exception"),
+    ],
+)  # fmt: skip
+def test_limits_have_their_sentences_and_statuses(path, status, sentence, alpha_url):
+    response = httpx.get(alpha_url + path, timeout=60)
+    assert response.status_code == status
+    assert response.json()["error"].startswith(sentence)
+
+
+def test_a_body_that_is_too_long_is_refused(alpha_url):
+    response = httpx.post(f"{alpha_url}{QUERY}", content=b"a" * 100_001)
+    assert response.status_code == 413
+    sentence = "body of 100001 bytes; at most 100000 are accepted (plugins.datasette-clip.limits.body_bytes)"
+    assert response.json()["error"] == sentence
+
+
+def test_a_query_without_end_is_stopped(alpha_url):
+    sql = "with recursive t(n) as (select 1 union all select n + 1 from t) select max(n) from t"
+    begun_s = time.monotonic()
+    assert get(f"{alpha_url}{QUERY}", params={"sql": sql}).status_code == 400
+    assert time.monotonic() - begun_s < 30  # it is stopped after a second; the rest is for a slow machine
+
+
+def test_a_crawler_is_refused(alpha_url):
+    response = httpx.get(alpha_url, headers={"user-agent": "GPTBot/1.0"})
+    assert response.status_code == 403
+    assert response.text.startswith("crawlers and AI bots are not served here")
+
+
+@pytest.mark.parametrize("path", ["/-/clip/embed.json", "/-/clip/classify.json", "/-/clip/classify", "/-/clip/compare"])
+def test_what_only_reads_may_be_posted_to_from_another_origin(path, alpha_url):
+    assert httpx.post(alpha_url + path, headers=FROM_ELSEWHERE).status_code != 403
+
+
+@pytest.mark.parametrize(
+    "path", ["/_memory/embed", "/-/clip", "/-/clip/embed.json/", "/-/clip%2Fembed.json", "/-/create-token"]
+)
+def test_nothing_else_may_be(path, alpha_url):
+    response = httpx.post(alpha_url + path, headers=FROM_ELSEWHERE)
+    assert response.status_code == 403
+    assert "Sec-Fetch-Site was &#39;cross-site&#39;" in response.text
+
+
+GUARDED = ["/", "/.json", "/_memory", "/_memory.json", RECIPE, f"{QUERY}?sql=select+1", "/_memory/-/query.csv?sql=select+1", "/_memory/embed.json?text=a", "/_memory/embed/-/definition", "/_memory/-/schema.json", "/-/clip", "/-/clip.json", "/-/plugins.json", "/-/config.json", "/-/databases.json"]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", GUARDED)
+def test_with_clip_token_everything_needs_it(path, private_url):
+    for wrong in ({}, {"authorization": "Bearer another"}, {"authorization": "Bearer"}):
+        assert get(private_url + path, headers=wrong).status_code == 403, wrong
+    assert get(private_url + path, headers={"authorization": "Bearer a-secret"}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/-/clip/health", "/robots.txt", "/-/static/app.css"])
+def test_what_stays_open_is_open(path, private_url):
+    assert get(private_url + path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [("/-/jump.json", "matches"), ("/-/queries.json", "queries"), ("/_memory/-/queries.json", "queries"), ("/-/schema.json", "schemas")],
+)  # fmt: skip
+def test_lists_that_the_alpha_shows_to_all_are_empty_without_the_token(path, key, private_url):
+    assert get(private_url + path).json()[key] == []
+
+
+def refusal(alpha_bin, tmp_path, *arguments: str, **env: str) -> str:
+    """The last line of an alpha that must refuse to start."""
+    command = [str(alpha_bin / "datasette"), "serve", "--memory", "-p", str(free_port()), *arguments]
+    own = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(tmp_path), **env)
+    done = subprocess.run(command, env=own, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1, done.stderr
+    return done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "place"),
+    [({"allow_sql": False}, "allow_sql"), ({"databases": {"x": {"allow_sql": {"id": "a"}}}}, "databases.x.allow_sql")],
+)
+def test_metadata_that_would_no_longer_close_sql_stops_the_start(metadata, place, alpha_bin, tmp_path):
+    (tmp_path / "metadata.json").write_text(json.dumps(metadata))
+    sentence = f"Error: {place} is in the metadata, where Datasette 1.0 does not look for it: give the file with -c too"
+    assert refusal(alpha_bin, tmp_path, "-m", str(tmp_path / "metadata.json")) == sentence
+
+
+def test_where_the_token_would_not_hold_the_start_is_refused(alpha_bin, tmp_path):
+    """A plugin takes our answers away, as a version of Datasette would that asks for them in other words."""
+    (tmp_path / "plugins").mkdir()
+    deaf = "import datasette_clip\ndatasette_clip.permissions.resources_left = lambda actor: None\n"
+    (tmp_path / "plugins" / "deaf.py").write_text(deaf)
+    found = refusal(alpha_bin, tmp_path, "--plugins-dir", str(tmp_path / "plugins"), CLIP_TOKEN="a-secret")
+    assert found == (
+        "Error: CLIP_TOKEN is set, but this version of Datasette lets everybody in: no plugin is asked for permission"
+    )
+
+
+def test_the_locked_metadata_leaves_canned_queries(alpha_bin, demo_dir, tmp_path):
+    locked = str(ROOT / "metadata.locked.json")
+    env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
+    with serving("--memory", "-m", locked, "-c", locked, env=env, log=tmp_path / "log", bin=alpha_bin) as url:
+        assert get(f"{url}{QUERY}?sql=select+1").status_code == 403
+        assert get(url + RECIPE).status_code == 403
+        assert len(get(f"{url}/_memory/embed.json?text=a&_shape=array").json()[0]["x"]) == 4096
+        assert "sql=" not in get(f"{url}/-/clip").text
+
+
+def test_a_path_under_base_url_may_be_posted_to_from_another_origin_too(alpha_bin, demo_dir, tmp_path):
+    env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
+    arguments = ["--memory", "--setting", "base_url", "/clip/"]
+    with serving(*arguments, env=env, log=tmp_path / "log", bin=alpha_bin) as url:
+        assert httpx.post(f"{url}/clip/-/clip/embed.json", headers=FROM_ELSEWHERE).status_code != 403
+        assert httpx.post(f"{url}/clip/_memory", headers=FROM_ELSEWHERE).status_code == 403
+
+
+def test_bad_configuration_in_metadata_ends_it_with_its_sentence(alpha_bin, tmp_path):
+    (tmp_path / "metadata.json").write_text('{"plugins": {"datasette-clip": {"models": "clip"}}}')
+    found = refusal(alpha_bin, tmp_path, "-m", str(tmp_path / "metadata.json"))
+    assert found == "Error: plugins.datasette-clip.models is 'clip'; expected a list of model ids such as [\"clip\"]"
+
+
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT, None])
+def test_it_ends_with_0_by_a_signal_and_when_nobody_asks(by, alpha_bin, demo_dir, tmp_path):
+    (tmp_path / "metadata.json").write_text('{"plugins": {"datasette-scale-to-zero": {"duration": "2s"}}}')
+    port, log = free_port(), tmp_path / "log"
+    command = [str(alpha_bin / "datasette"), "serve", "--memory", "-p", str(port)]
+    with log.open("w") as stream:
+        process = subprocess.Popen(
+            [*command, *([] if by else ["-m", str(tmp_path / "metadata.json")])],
+            env=environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir)), stdout=stream, stderr=stream,
+        )  # fmt: skip
+    try:
+        wait_for(f"http://127.0.0.1:{port}", process, log)
+        if by:
+            process.send_signal(by)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+    assert "Traceback" not in log.read_text()
