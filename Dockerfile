@@ -1,5 +1,6 @@
 # docker build -t clip .                                      OpenAI's ViT-B/32 from the Hugging Face hub
-# docker build -t clip --build-arg CLIP_MODEL=demo/checkpoint --build-arg VERIFY=0 .     the demo model, no hub, no torch
+# docker build -t clip --build-arg CLIP_MODEL=demo/checkpoint --build-arg LABELS=demo/emoji.txt --build-arg VERIFY=0 .
+#                                                             the demo model, no hub, no torch
 # docker build -t recipe --target reference-serve .           what this replaces: llm-clip and torch in the process
 # docker run --read-only --cap-drop ALL -p 8080:8080 clip
 #
@@ -11,6 +12,8 @@
 ARG CLIP_MODEL=sentence-transformers/clip-ViT-B-32
 ARG CLIP_REVISION=
 ARG CLIP_PRECISION=auto
+# Label sets: imagenet, and files with one label a line, demo/emoji.txt or yours in labels/; several between spaces.
+ARG LABELS=imagenet
 # A mirror of the Hugging Face hub, in place of the hub itself.
 ARG HF_ENDPOINT
 # 0 skips the comparison with llm-clip, and with it the download of torch; the bake's own checks are never skipped.
@@ -68,6 +71,13 @@ ARG CLIP_REVISION
 ARG CLIP_PRECISION
 ARG HF_ENDPOINT
 RUN llm clip bake "$CLIP_MODEL" ${CLIP_REVISION:+--revision "$CLIP_REVISION"} --precision "$CLIP_PRECISION" --to /model
+COPY demo/emoji.txt demo/
+COPY labels labels
+ARG LABELS
+RUN set -e; for labels in $LABELS; do \
+      case "$labels" in imagenet) from= ;; *) from="--labels $labels" ;; esac; \
+      llm clip labels bake "$(basename "$labels" .txt)" /model $from; \
+    done
 
 FROM build AS torch
 ARG VERIFY

@@ -155,7 +155,7 @@ def build_images(place: Path) -> dict[str, str]:
     images = {"demo": "localhost/clip-bench:demo", "ViT-B/32's shape": "localhost/clip-bench:vit-b-32"}
     for image, source in zip(images.values(), ("demo/checkpoint", "checkpoints/vit-b-32")):
         say(f"building with {source}")
-        build(image, context, python=PYTHON, CLIP_MODEL=source, VERIFY="0")
+        build(image, context, python=PYTHON, CLIP_MODEL=source, LABELS="", VERIFY="0")
     return images
 
 

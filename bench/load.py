@@ -214,7 +214,7 @@ def stopped_and_started(model: Path, seconds: float) -> Answers:
 def build_image(checkpoint: Path, place: Path) -> None:
     context = copy_context(place / "context")
     shutil.copytree(checkpoint, context / "checkpoints" / "random")
-    build(IMAGE, context, CLIP_MODEL="checkpoints/random", VERIFY="0")
+    build(IMAGE, context, CLIP_MODEL="checkpoints/random", LABELS="", VERIFY="0")
 
 
 def table(found: dict) -> str:

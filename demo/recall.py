@@ -32,6 +32,15 @@ def on_white(picture: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(picture[..., :3] + (255 - picture[..., 3:]))
 
 
+def pictures_of(data: Path, style: str) -> tuple[list[Image.Image], NDArray[np.int64], list[str]]:
+    """The pictures of an art style, on white, the number of each one's label, and all labels."""
+    stored = json.loads((data / "emoji.json").read_text())
+    pictures = np.load(data / "pictures.npy", mmap_mode="r")
+    of_style = [k for k, (_, one) in enumerate(stored["pictures"]) if one == style]
+    shown = np.array([stored["pictures"][k][0] for k in of_style])
+    return [on_white(pictures[k]) for k in of_style], shown, [e["label"] for e in stored["emoji"]]
+
+
 def recall(similarities: NDArray[np.float32], right: NDArray[np.int64]) -> str:
     """Percent of rows whose right column is among the first 1, 5, 10; a tie counts against it."""
     own = np.take_along_axis(similarities, right[:, None], 1)
@@ -45,14 +54,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(__file__).parent / "data")
     parser.add_argument("--style", default=HELD_OUT)
     args = parser.parse_args()
-    stored = json.loads((args.data / "emoji.json").read_text())
-    pictures = np.load(args.data / "pictures.npy", mmap_mode="r")
-    labels = [e["label"] for e in stored["emoji"]]
-    of_style = [k for k, (_, style) in enumerate(stored["pictures"]) if style == args.style]
-    shown = np.array([stored["pictures"][k][0] for k in of_style])
+    pictures, shown, labels = pictures_of(args.data, args.style)
 
     engine = Engine(args.model_dir)
-    images = unit(engine.embed_images([on_white(pictures[k]) for k in of_style]))
+    images = unit(engine.embed_images(pictures))
     similarities = images @ unit(engine.embed_text(labels)).T  # [pictures, emoji]
     precisions = ", ".join(f"{name} {tower.precision}" for name, tower in engine.manifest.towers.items())
     print(f"{args.style}: {len(images)} pictures of {len(labels)} emoji; {precisions}")

@@ -24,7 +24,7 @@ from serving import environment, run_llm
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
-DEMO = {"CLIP_MODEL": "demo/checkpoint", "VERIFY": "0"}
+DEMO = {"CLIP_MODEL": "demo/checkpoint", "LABELS": "demo/emoji.txt", "VERIFY": "0"}
 TEXT = "purple and gold"
 ANYBODY = ("--user", "54321:54321")
 SLOW_SQL = "with recursive c(n) as (select 1 union all select n + 1 from c where n < cast(:n as int)) select count(*) as n from c"
@@ -192,7 +192,7 @@ def test_with_a_damaged_model_it_is_unhealthy_and_says_why_and_still_serves(imag
 
 def test_verify_passes_in_it(container):
     verified = container.execute("llm", "clip", "verify")
-    assert (verified.returncode, verified.stdout.count("ok  "), "FAILED" in verified.stdout) == (0, 3, False), verified
+    assert (verified.returncode, verified.stdout.count("ok  "), "FAILED" in verified.stdout) == (0, 4, False), verified
 
 
 def test_any_other_command_runs_too(image):

@@ -15,7 +15,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 LOCKS = {
     "requirements.txt": PROJECT["dependencies"],
-    "requirements-bake.txt": PROJECT["dependencies"] + EXTRAS["bake"],
+    "requirements-bake.txt": PROJECT["dependencies"] + EXTRAS["bake"] + EXTRAS["labels"],
     "requirements-reference.txt": PROJECT["dependencies"] + EXTRAS["reference"],
 }
 UNLOCKED = {"datasette-clip", "torch", "torchvision"}  # itself, and what comes from PyTorch's own index

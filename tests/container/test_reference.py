@@ -60,7 +60,7 @@ def torch_to_install() -> str:
 
 @pytest.fixture(scope="module")
 def arguments() -> dict[str, str]:
-    return {"python": PYTHON, "CLIP_MODEL": "demo/checkpoint", "TORCH": torch_to_install()}
+    return {"python": PYTHON, "CLIP_MODEL": "demo/checkpoint", "LABELS": "demo/emoji.txt", "TORCH": torch_to_install()}
 
 
 @pytest.fixture(scope="module")
