@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from conftest import ROOT
+from datasette_clip.config import Limits
 from llm_clip_onnx.engine import Engine
 from serving import environment, free_port, serving, wait_for
 
@@ -117,9 +118,10 @@ def test_limits_have_their_sentences_and_statuses(path, status, sentence, alpha_
 
 
 def test_a_body_that_is_too_long_is_refused(alpha_url):
-    response = httpx.post(f"{alpha_url}{QUERY}", content=b"a" * 100_001)
+    limit = Limits(**json.loads(Path(METADATA).read_text())["plugins"]["datasette-clip"]["limits"]).body_bytes
+    response = httpx.post(f"{alpha_url}{QUERY}", content=b"a" * (limit + 1))
     assert response.status_code == 413
-    sentence = "body of 100001 bytes; at most 100000 are accepted (plugins.datasette-clip.limits.body_bytes)"
+    sentence = f"body of {limit + 1} bytes; at most {limit} are accepted (plugins.datasette-clip.limits.body_bytes)"
     assert response.json()["error"] == sentence
 
 
