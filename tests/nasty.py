@@ -54,16 +54,20 @@ def turned() -> bytes:
     return saved(photo(), "JPEG", exif=exif.tobytes(), quality=95)
 
 
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """A chunk of a PNG."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(width: int, height: int, depth: int, colour: int, packed: bytes, *chunks: bytes, interlaced=0) -> bytes:
+    """A PNG by hand, of image data packed already; of colour type 0 (grey), 2 (RGB), 3 (palette), 4 (LA) or 6 (RGBA)."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced))
+    return b"".join([b"\x89PNG\r\n\x1a\n", header, *chunks, chunk(b"IDAT", packed), chunk(b"IEND", b"")])
+
+
 def png_claiming(width: int, height: int) -> bytes:
     """A PNG of a few bytes whose header claims a size."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
-    )
+    return png(width, height, 8, 2, zlib.compress(b"\0" * 100))
 
 
 def images() -> dict[str, bytes]:

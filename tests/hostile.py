@@ -1,0 +1,218 @@
+"""Image files meant to break a server, made in code: `python tests/hostile.py FOLDER` writes them to a folder.
+
+Those of `readable` must give an embedding, those of `refused` one sentence; each in little memory and time.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import struct
+import sys
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms
+
+from nasty import animation, chunk, deep_grey, photo, png, png_claiming, saved, with_alpha
+
+SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # a pixel of a PNG, by colour type
+
+
+def packed(row: bytes, height: int) -> bytes:
+    """Image data of a PNG all of whose rows are the same, of any height without the memory for it."""
+    packing, hundred = zlib.compressobj(1), row * 100
+    parts = [packing.compress(hundred) for _ in range(height // 100)] + [packing.compress(row * (height % 100))]
+    return b"".join(parts) + packing.flush()
+
+
+def big_png(side: int, depth: int, colour: int, kind: int = 4) -> bytes:
+    """A square PNG whose rows are stored in one way: 0 plain, 4 the slowest to undo."""
+    size = (side * SAMPLES[colour] * depth + 7) // 8
+    palette = [chunk(b"PLTE", bytes(range(6)))] if colour == 3 else []
+    row = bytes([kind]) + (bytes(range(0, 100, 3)) * (size // 34 + 1))[:size]
+    if colour == 3:
+        row = bytes(size + 1)
+    return png(side, side, depth, colour, packed(row, side), *palette)
+
+
+def big_photo(side: int) -> Image.Image:
+    tile, image = photo(500, 500), Image.new("RGB", (side, side))
+    for at in range((side + 499) // 500 * ((side + 499) // 500)):
+        image.paste(tile, (at % ((side + 499) // 500) * 500, at // ((side + 499) // 500) * 500))
+    return image
+
+
+def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    shape = (height, width, len(mode))
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+
+
+def five(size: int) -> bytes:
+    """Random image data of a PNG, interlaced or not: a row may be stored in ways 0 to 4."""
+    return np.random.default_rng(0).integers(0, 5, size, np.uint8).tobytes()
+
+
+def exif_of(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif.tobytes()
+
+
+def frames(kind: str, **options) -> bytes:
+    return saved(photo(), kind, save_all=True, append_images=[Image.new("RGB", (90, 60), "red")] * 3, **options)
+
+
+def ycck() -> bytes:
+    """A CMYK JPEG whose Adobe marker says that its first three channels are YCbCr."""
+    jpeg = saved(photo().convert("CMYK"), "JPEG")
+    at = jpeg.index(b"Adobe") + 11
+    return jpeg[:at] + b"\2" + jpeg[at + 1 :]
+
+
+def run_length_bmp(width: int, height: int, codes: bytes) -> bytes:
+    """A BMP of 8 bits a pixel in a palette of two colours, run-length coded."""
+    palette = bytes([0, 0, 0, 0, 200, 100, 50, 0])
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(codes), 0, 0, 2, 0) + palette
+    return b"BM" + struct.pack("<IHHI", 14 + len(header) + len(codes), 0, 0, 14 + len(header)) + header + codes
+
+
+def zipped() -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("a.txt", "a" * 1000)
+    return stream.getvalue()
+
+
+def many_scans() -> bytes:
+    """A progressive JPEG that goes over itself two thousand times more."""
+    jpeg = saved(photo(60, 40), "JPEG", progressive=True)
+    return jpeg[:-2] + jpeg[jpeg.rindex(b"\xff\xda") : -2] * 2000 + jpeg[-2:]
+
+
+def split(png_: bytes, size: int) -> bytes:
+    """The same PNG, its image data in chunks of `size` bytes."""
+    start = png_.index(b"IDAT")
+    length = int.from_bytes(png_[start - 4 : start], "big")
+    content = png_[start + 4 : start + 4 + length]
+    parts = [chunk(b"IDAT", content[at : at + size]) for at in range(0, length, size)]
+    return png_[: start - 4] + b"".join(parts) + png_[start + 8 + length :]
+
+
+@functools.cache
+def readable() -> dict[str, bytes]:
+    """Files that are odd, large or long, and images all the same."""
+    rgb, jpeg, gif = saved(photo(), "PNG"), saved(photo(300, 200), "JPEG"), saved(photo().convert("P"), "GIF")
+    palette = photo().convert("P", palette=Image.Palette.ADAPTIVE, colors=16)
+    start, profile = rgb.index(b"IDAT") - 4, ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    bomb = zlib.compress(bytes(100_000_000))
+    files = {f"{width}x{height}.png": saved(Image.new("RGB", (width, height), "red"), "PNG")
+             for width, height in ((1, 1), (1, 5000), (5000, 1), (1, 20_000), (20_000, 1), (1, 60_000), (60_000, 1))}  # fmt: skip
+    files |= {f"turned-{n}.jpg": saved(photo(), "JPEG", exif=exif_of(n)) for n in (3, 5, 6, 8, 99)}
+    files |= {f"25mp-{name}.png": big_png(5000, depth, colour) for name, depth, colour in (
+        ("rgb", 8, 2), ("rgba", 8, 6), ("grey-alpha", 8, 4), ("grey", 8, 0), ("palette", 8, 3), ("1-bit", 1, 0),
+        ("1-bit-palette", 1, 3), ("16-bit-grey", 16, 0), ("16-bit-rgb", 16, 2), ("16-bit-rgba", 16, 6))}  # fmt: skip
+    return files | {
+        "25mp-rgb-solid.png": saved(Image.new("RGB", (5000, 5000), "teal"), "PNG", compress_level=1),
+        "25mp-wide.png": png(100_000, 250, 8, 2, packed(b"\4" + bytes(300_000), 250)),
+        "25mp-tall.png": png(250, 100_000, 8, 2, packed(b"\4" + bytes(range(75)) * 10, 100_000)),
+        "25mp.jpg": saved(big_photo(5000), "JPEG"),
+        "25mp-cmyk.jpg": saved(Image.new("CMYK", (5000, 5000)), "JPEG"),
+        "25mp-long.jpg": saved(Image.new("RGB", (65_500, 381)), "JPEG"),
+        "13mp-progressive.jpg": saved(big_photo(3610), "JPEG", progressive=True),
+        "25mp.gif": saved(Image.new("P", (5000, 5000)), "GIF"),
+        "7mp-noise.gif": saved(noise(2650, 2650).convert("L"), "GIF"),
+        "7mp-interlaced.png": png(2730, 2730, 8, 2, zlib.compress(five(8191 * 2740), 1), interlaced=1),
+        "10mp.bmp": saved(Image.new("P", (3100, 3100)), "BMP"),
+        "1mp-noise.webp": saved(noise(1000, 990, "RGBA"), "WEBP", lossless=True, method=0),
+        "2mp-lossless.webp": saved(big_photo(1448), "WEBP", lossless=True, method=0),
+        "2mp-lossy.webp": saved(big_photo(1448), "WEBP", method=0),
+        "2mp-exif.webp": saved(big_photo(1448), "WEBP", method=0, exif=bytes(3_300_000)),
+        "2mp.avif": saved(big_photo(1448).convert("RGBA"), "AVIF", speed=10, subsampling="4:4:4"),
+        "run-length.bmp": run_length_bmp(900, 900, b"\xff\1\xff\0\xff\1\x87\1\0\0" * 900 + b"\0\1"),
+        "palette.png": saved(palette, "PNG"),
+        "palette-transparency.png": saved(palette, "PNG", transparency=3),
+        "rgba.png": saved(with_alpha(), "PNG"),
+        "16-bit-grey.png": saved(deep_grey(), "PNG"),
+        "16-bit-rgb.png": png(40, 30, 16, 2, zlib.compress((b"\4" + bytes(range(240))) * 30)),
+        "1-bit.png": saved(photo().convert("1"), "PNG"),
+        "cmyk.jpg": saved(photo().convert("CMYK"), "JPEG"),
+        "ycck.jpg": ycck(),
+        "animation.gif": animation(),
+        "animation.webp": frames("WEBP"),
+        "animation.png": frames("PNG"),
+        "exif-broken.jpg": saved(photo(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff"),
+        "profile.jpg": saved(photo(), "JPEG", icc_profile=profile),
+        "profile-broken.jpg": saved(photo(), "JPEG", icc_profile=b"this is none"),
+        "profile-broken.png": rgb[:start] + chunk(b"iCCP", b"a\0\0not zlib") + rgb[start:],
+        "profile-bomb.png": rgb[:start] + chunk(b"iCCP", b"a\0\0" + bomb) + rgb[start:],
+        "text-bomb.png": rgb[:start] + chunk(b"zTXt", b"a\0\0" + bomb) + rgb[start:],
+        "text-bombs.png": rgb[:start] + chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1_000_000))) * 60 + rgb[start:],
+        "text-9mb.png": rgb[:start] + chunk(b"tEXt", b"a\0" + b"b" * 9_000_000) + rgb[start:],
+        "comments-9mb.jpg": jpeg[:2] + (b"\xff\xfe\xff\xff" + bytes(65_533)) * 137 + jpeg[2:],
+        "data-after-the-end.png": rgb + bytes(5_000_000),
+        "too-much-image-data.png": png(90, 60, 8, 2, zlib.compress(bytes(60 * 271) + bytes(100_000_000))),
+        "chunks-of-1-byte.png": split(saved(photo(), "PNG"), 1),
+        "wrong-checksum.png": rgb[:-16] + b"abcd" + rgb[-12:],
+        "jpeg-and-zip.jpg": jpeg + zipped(),
+        "jpeg-holding-pdf.jpg": jpeg[:2] + b"\xff\xfe\0\x0b%PDF-1.4\n" + jpeg[2:],
+        "gif-and-script.gif": gif + b"*/=1;alert(1)//",
+        "really-a-jpeg.png": jpeg,
+    }  # fmt: skip
+
+
+@functools.cache
+def refused() -> dict[str, bytes]:
+    """Files that are no image, only part of one, or more of one than is read."""
+    whole, jpeg = saved(photo(300, 200), "PNG"), saved(photo(300, 200), "JPEG")
+    gif = saved(photo().convert("P"), "GIF")
+    files = {f"cut-{n}.png": whole[: len(whole) * n // 10] for n in range(1, 10)}
+    files |= {f"cut-{n}.jpg": jpeg[: len(jpeg) * n // 10] for n in range(1, 10)}
+    return files | {
+        "nothing.png": b"",
+        "garbage.jpg": bytes(range(256)) * 40,
+        "drawing.svg": b'<svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9"/></svg>',
+        "page.html": b"<!doctype html><script>alert(1)</script>",
+        "script.gif": b"GIF89a=1;alert(1)",
+        "pdf-and-jpeg.pdf": b"%PDF-1.4\n" + jpeg,
+        "archive.zip": zipped(),
+        "drawing.eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n",
+        "12000x12000.png": png(12_000, 12_000, 8, 2, packed(bytes(36_001), 12_000)),
+        "claims-25mp.png": png_claiming(5000, 5000),
+        "claims-2-billion.png": png_claiming(1, 2_000_000_000),
+        "claims-nothing.png": png_claiming(0, 10),
+        "25mp-cut.png": big_png(5000, 8, 2)[:300_000],
+        "25mp-no-such-filter.png": big_png(5000, 8, 2, kind=9),
+        "25mp-not-zlib.png": png(5000, 5000, 8, 2, bytes(range(256)) * 100),
+        "25mp-interlaced.png": png(5000, 5000, 8, 2, packed(bytes(15_001), 5010), interlaced=1),
+        "25mp-long.png": png(250_000, 100, 8, 2, packed(bytes(750_001), 100)),
+        "25mp-progressive.jpg": saved(Image.new("RGB", (5000, 5000)), "JPEG", progressive=True),
+        "25mp-noise-cut.jpg": saved(noise(5000, 5000), "JPEG", quality=20)[:3_000_000],
+        "25mp.webp": saved(Image.new("RGB", (5000, 5000)), "WEBP", lossless=True, method=0),
+        "2mp-noise.webp": saved(noise(1448, 1448, "RGBA"), "WEBP", lossless=True, method=0),
+        "25mp.avif": saved(Image.new("RGB", (5000, 5000)), "AVIF", speed=10),
+        "25mp-run-length.bmp": run_length_bmp(5000, 5000, b"\0\0" * 5000),
+        "run-length-standing-still.bmp": run_length_bmp(900, 900, b"\xff\1" * 4_000_000),
+        "scans.jpg": many_scans(),
+        "segments.jpg": jpeg[:2] + b"\xff\xfe\0\2" * 2_000_000 + jpeg[2:],
+        "stray-bytes.jpg": jpeg[:2] + b"\xff\xe0\0\2" + bytes(9_000_000) + jpeg[2:],
+        "comments.gif": gif[:13] + b"\x21\xfe" + (b"\xff" + bytes(255)) * 35_000 + b"\0" + gif[13:],
+        "chunks.png": whole[:33] + chunk(b"IDAT", b"") * 700_000 + whole[33:],
+    }  # fmt: skip
+
+
+def hostile() -> dict[str, bytes]:
+    """All of them, by file name."""
+    return readable() | refused()
+
+
+def write(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in hostile().items():
+        (folder / name).write_bytes(content)
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]))
