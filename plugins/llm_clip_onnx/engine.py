@@ -85,24 +85,25 @@ class Engine:
         """
         return self._embed_each(self._embed_one_text, texts, "texts")
 
-    def embed_images(self, images: Sequence[bytes | Image.Image]) -> NDArray[np.float32]:
+    def embed_images(self, images: Sequence[bytes | Image.Image], orient: str | None = None) -> NDArray[np.float32]:
         """Embed images (bytes or PIL images) with the image tower: [n, embed_dim] float32, in order, not normalised.
 
-        No images give [0, embed_dim]. Raises InputError naming the position of the first item that is not an image
-        that can be read, and ModelDirError.
+        No images give [0, embed_dim]. `orient` None reads them as llm-clip does, "exif" upright and grey of 16 bits
+        in full. Raises InputError naming the position of the first item that is not an image that can be read, and
+        ModelDirError.
         Source: encode_image, openai/CLIP clip/model.py.
         """
-        return self._embed_each(self._embed_one_image, images, "images")
+        return self._embed_each(lambda image: self._embed_one_image(image, orient), images, "images")
 
-    def embed_item(self, item: str | bytes) -> NDArray[np.float32]:
+    def embed_item(self, item: str | bytes, orient: str | None = None) -> NDArray[np.float32]:
         """Embed one str as text or one bytes as an image: [embed_dim] float32, not normalised.
 
-        Raises InputError for anything else, and ModelDirError.
+        `orient` is as in embed_images. Raises InputError for anything else, and ModelDirError.
         """
         if isinstance(item, str):
             return self._embed_one_text(item)
         if isinstance(item, bytes):
-            return self._embed_one_image(item)
+            return self._embed_one_image(item, orient)
         raise InputError(f"{type(item).__name__} is neither text nor image bytes; expected str or bytes")
 
     def label_set(self, name: str) -> Classifier:
@@ -166,8 +167,8 @@ class Engine:
                 self._cache[text] = (embedding.nbytes + 4 * len(text) + ENTRY_BYTES, embedding)
         return embedding
 
-    def _embed_one_image(self, image: bytes | Image.Image) -> NDArray[np.float32]:
-        pixels = pixels_of(image, self.manifest.preprocess)
+    def _embed_one_image(self, image: bytes | Image.Image, orient: str | None) -> NDArray[np.float32]:
+        pixels = pixels_of(image, self.manifest.preprocess, orient)
         return towers.run_image(self._image.get(), pixels[None])[0]
 
 
