@@ -7,7 +7,7 @@ import sys
 import click
 from datasette import hookimpl
 
-from . import collecting, leaving, permissions, sql_functions, sql_limits, tokens, views
+from . import collecting, endpoints, leaving, pages, permissions, sql_functions, sql_limits, tokens, views
 from .bad_requests import as_bad_request
 from .config import config_of
 from .forgery import only_reads, unasked
@@ -82,9 +82,14 @@ def register_routes():
         (r"^/-/clip$", views.clip_page),
         (r"^/-/clip\.json$", views.clip_json),
         (rf"^{HEALTH}$", views.health),
+        (r"^/-/clip/embed\.json$", endpoints.embed_json),
+        (r"^/-/clip/classify\.json$", endpoints.classify_json),
+        (rf"^{pages.CLASSIFY}$", pages.classify_page),
+        (rf"^{pages.COMPARE}$", pages.compare_page),
     ]
 
 
 @hookimpl
 def menu_links(datasette):
-    return [{"href": datasette.urls.path("/-/clip"), "label": "CLIP embeddings"}]
+    links = {"/-/clip": "CLIP embeddings", pages.CLASSIFY: "Classify an image"}
+    return [{"href": datasette.urls.path(path), "label": label} for path, label in links.items()]

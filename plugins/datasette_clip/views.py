@@ -46,15 +46,21 @@ async def report(datasette) -> dict:
 
 async def calls(datasette, request) -> dict[str, str] | None:
     """Links and addresses of an example query that works here for whoever asks; None where there is none."""
-    if CLIP.model_id not in config_of(datasette).models:
+    name = await sql_database(datasette, request.actor)
+    if name is None or CLIP.model_id not in config_of(datasette).models:
         return None
+    query = urlencode({"sql": EXAMPLE_SQL, "q": "purple and gold"})
+    page, as_json = sql_paths(datasette, name)
+    json_url = datasette.absolute_url(request, f"{as_json}?{query}&_shape=array")
+    return {"sql": EXAMPLE_SQL, "page": f"{page}?{query}", "json": json_url}
+
+
+async def sql_database(datasette, actor: dict | None) -> str | None:
+    """The first database in which an actor may run SQL, _memory before all others; None where there is none."""
     names = sorted((name for name in datasette.databases if name != "_internal"), key=lambda name: name != "_memory")
     for name in names:
-        if await may(datasette, request.actor, "execute-sql", name):
-            query = urlencode({"sql": EXAMPLE_SQL, "q": "purple and gold"})
-            page, as_json = sql_paths(datasette, name)
-            json_url = datasette.absolute_url(request, f"{as_json}?{query}&_shape=array")
-            return {"sql": EXAMPLE_SQL, "page": f"{page}?{query}", "json": json_url}
+        if await may(datasette, actor, "execute-sql", name):
+            return name
     return None
 
 

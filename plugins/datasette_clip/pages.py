@@ -1,0 +1,260 @@
+"""The pages /-/clip/classify and /-/clip/compare: pictures and words in a form, answered in the page, scripts or not.
+
+static/pages.js sends the same forms as they are changed, and puts the answers into the page.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import time
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urlencode
+
+import numpy as np
+from datasette.utils.asgi import Base400, Response
+from numpy.typing import NDArray
+
+from llm_clip_onnx import CLIP, vectors, zero_shot
+from llm_clip_onnx.errors import ClipError, InputError, ModelDirError
+
+from . import inputs, labels
+from .config import PLUGIN, Config, config_of
+from .endpoints import METHODS, each, embedding_of
+from .inference import in_thread, inference_of
+from .inputs import Input
+from .permissions import ensure_instance
+from .pictures import Fields, Picture, pictures_of, read_fields, read_pictures
+from .sql_functions import check_model
+from .views import sql_database, sql_paths
+
+CLASSIFY, COMPARE = "/-/clip/classify", "/-/clip/compare"
+K = "5"
+PALE, DEEP = np.array([247, 251, 255]), np.array([8, 48, 107])  # ends of the heat map: red, green, blue
+
+Page = dict[str, Any]  # what a template shows
+
+
+async def classify_page(datasette, request) -> Response:
+    """A picture, and the labels of a set or of one's own that fit it best."""
+    return await show(datasette, request, "classify.html", classify)
+
+
+async def compare_page(datasette, request) -> Response:
+    """The cosines of some texts with some pictures, as a heat map."""
+    return await show(datasette, request, "compare.html", compare)
+
+
+async def show(datasette, request, template: str, fill: Callable[..., Awaitable[None]]) -> Response:
+    """The page that `fill` fills; where that raises, with the sentence, and with all that was filled in by then."""
+    await ensure_instance(datasette, request)
+    if request.method not in METHODS:
+        return Response.text(f"{request.method} is not a method of this page; expected GET or POST", status=405)
+    page: Page = {"errors": [], "pictures": [], "side": 224, "sets": {}, "k": K}
+    status, config = 200, config_of(datasette)
+    try:
+        pieces, content_type = await inputs.pieces_of(request), request.headers.get("content-type", "")
+        fields = await asyncio.to_thread(read_fields, request.query_string, content_type, pieces, config.limits)
+        page["pictures"] = pictures_of(fields)
+        await fill(datasette, request, fields, page)
+    except (ClipError, Base400, ImportError) as error:
+        page["errors"].append(str(error))
+        status = status_of(error)
+    page["pictures"] = [one for one in page["pictures"] if one.img or one.vector]  # others are not kept
+    return Response.html(await datasette.render_template(template, page, request=request), status=int(status))
+
+
+def status_of(error: Exception) -> int:
+    if isinstance(error, Base400):  # Crowded, BodyTooLarge
+        return error.status
+    return HTTPStatus.SERVICE_UNAVAILABLE if isinstance(error, ModelDirError | ImportError) else HTTPStatus.BAD_REQUEST
+
+
+async def look_at(datasette, request, engine, page: Page) -> None:
+    """Leave those pictures in the page that can be read. Raises InputError with the first sentence where none can."""
+    good, sentences = await read_pictures(request, engine, config_of(datasette), page["pictures"])
+    page["pictures"] = good
+    if not good:
+        raise InputError(sentences[0])
+    page["errors"] += sentences
+
+
+def open_engine(config: Config):
+    """Raises InputError where the model is not to be called, ModelDirError and ImportError where it cannot be."""
+    from llm_clip_onnx.engine import default_engine
+
+    check_model(config, CLIP.model_id)
+    return default_engine()
+
+
+def lines(text: str) -> list[str]:
+    """The lines of a text that are not empty."""
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+# /-/clip/classify
+
+
+async def classify(datasette, request, fields: Fields, page: Page) -> None:
+    """Fill the page with the labels that fit the picture best."""
+    config = config_of(datasette)
+    page["pictures"] = page["pictures"][-1:]  # the one that has just come, else the one that was kept
+    page |= words_of(fields) | {"k": fields.last("k", K)}
+    engine = await in_thread(open_engine, config)
+    page |= await in_thread(choices, engine, page)
+    if not page["pictures"]:
+        if request.method == "POST":
+            raise InputError("there is no picture yet; choose, drop or paste one")
+        return
+    with inference_of(datasette).place():
+        begun_s = time.perf_counter()
+        await look_at(datasette, request, engine, page)
+        page |= await in_thread(ranked, engine, config, page)
+        page["ms"] = round((time.perf_counter() - begun_s) * 1000, 1)
+    page |= await elsewhere(datasette, request, page)
+
+
+def words_of(fields: Fields) -> Page:
+    """Which labels a form asks for: the name of a label set, None where none is said, or "" and labels of one's own.
+
+    Labels typed win over the set chosen, unless they are those that the page had `shown` already.
+    """
+    asked, own = fields.all("labels"), fields.last("own")
+    chosen = asked[0] if asked else None
+    if len(asked) > 1:
+        chosen, own = "", "\n".join(asked)
+    elif chosen and chosen.lstrip().startswith("["):  # as a permalink has them
+        chosen, own = "", "\n".join(read_list(chosen))
+    elif lines(own) and lines(own) != lines(fields.last("shown")):
+        chosen = ""
+    return {"chosen": chosen, "own": own}
+
+
+def read_list(text: str) -> list[str]:
+    try:
+        return [str(label) for label in json.loads(text)]
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"labels begins as a JSON list and is none: {error}") from error
+
+
+def choices(engine, page: Page) -> Page:
+    """The label sets with their sizes, the one that is chosen, and the side in pixels of what CLIP looks at."""
+    sets = {name: len(engine.label_set(name).labels) for name in labels.sets_of(engine)}
+    chosen = page["chosen"]
+    if chosen is None:
+        chosen = labels.default_set(engine) if sets else ""
+    return {"sets": sets, "chosen": chosen, "side": engine.manifest.preprocess.crop}
+
+
+def ranked(engine, config: Config, page: Page) -> Page:
+    """The best labels for the picture. Raises InputError and ModelDirError where labels or k cannot be used."""
+    k = inputs.read_k(page["k"])
+    classifier = labels.classifier_of(engine, config.limits, page["chosen"] or lines(page["own"]))
+    matches = zero_shot.classify(classifier, page["pictures"][0].embedding, engine.manifest.logit_scale, k)
+    none_of_these = zero_shot.is_none_of_these(classifier, matches[0])
+    known = {"count": len(classifier.labels), "unrelated_cosine": classifier.unrelated_cosine}
+    return known | {"matches": [row_of(match) for match in matches], "none_of_these": none_of_these}
+
+
+def row_of(match: zero_shot.Match) -> dict:
+    """A match, its probability also in percent and as the width of a bar."""
+    percent = 100 * match.probability
+    as_text = f"{percent:.1f} %" if percent >= 0.05 else "< 0.1 %"
+    return {"label": match.label, "cosine": match.cosine, "percent": as_text, "width": round(percent, 2)}
+
+
+async def elsewhere(datasette, request, page: Page) -> Page:
+    """The same answer by URL, in SQL and by curl."""
+    asked = page["chosen"] or json.dumps(lines(page["own"]), ensure_ascii=False)
+    img = page["pictures"][0].img
+    quoted = asked.replace("'", "''")
+    sql = f"select clip_classify(clip_image(:img), '{quoted}', {int(page['k'])})"
+    url = datasette.absolute_url(request, datasette.urls.path(f"{CLASSIFY}.json"))
+    form = ["curl", "-F", "image=@photo.jpg", "--form-string", f"labels={asked}", "-F", f"k={page['k']}"]
+    permalink = urlencode({"labels": asked, "k": page["k"], "img": img})
+    return {
+        "permalink": f"{datasette.urls.path(CLASSIFY)}?{permalink}",
+        "sql": sql,
+        "sql_page": await sql_page(datasette, request, {"sql": sql, "img": img}),
+        "curl": shlex.join([*form, "-F", "orient=exif", url]),
+    }
+
+
+async def sql_page(datasette, request, query: dict[str, str]) -> str | None:
+    """The path of Datasette's page for a query, for who may run one."""
+    database = await sql_database(datasette, request.actor)
+    return database and f"{sql_paths(datasette, database)[0]}?{urlencode(query)}"
+
+
+# /-/clip/compare
+
+
+async def compare(datasette, request, fields: Fields, page: Page) -> None:
+    """Fill the page with the cosines of its texts and pictures."""
+    config = config_of(datasette)
+    page["texts"] = fields.last("texts")
+    remove = fields.all("remove")
+    page["pictures"] = [one for at, one in enumerate(page["pictures"]) if str(at) not in remove]
+    engine = await in_thread(open_engine, config)
+    page["side"] = engine.manifest.preprocess.crop
+    texts = lines(page["texts"])
+    if (count := len(texts) + len(page["pictures"])) > (limit := config.limits.items):
+        raise InputError(
+            f"there are {count} texts and pictures; at most {limit} are compared (plugins.{PLUGIN}.limits.items)"
+        )
+    if not page["pictures"]:
+        if request.method == "POST" and not remove:
+            raise InputError("there is no picture yet; choose, drop or paste some")
+        return
+    with inference_of(datasette).place():
+        begun_s = time.perf_counter()
+        await look_at(datasette, request, engine, page)
+        if not texts:
+            return  # pictures may come first
+        embeddings = await embed_texts(request, engine, config, texts)
+        page["ms"] = round((time.perf_counter() - begun_s) * 1000, 1)
+    page |= {"columns": texts, "rows": heat_map(page["pictures"], embeddings)}
+
+
+async def embed_texts(request, engine, config: Config, texts: list[str]) -> NDArray[np.float32]:
+    """The embeddings [n, embed_dim] of texts. Raises InputError naming the first line that cannot be embedded."""
+    items = [Input(f"line {number}", "text", text) for number, text in enumerate(texts, 1)]
+    results = await each(request, items, lambda one: {"embedding": embedding_of(engine, config, one, None)})
+    for result in results:
+        if "error" in result:
+            raise InputError(result["error"])
+    return np.stack([result["embedding"] for result in results])
+
+
+def heat_map(pictures: list[Picture], texts: NDArray[np.float32]) -> list[dict]:
+    """A row for each picture, a cell for each of the texts [n, embed_dim]: its cosine and colours, scaled over all."""
+    embeddings = np.stack([one.embedding for one in pictures])  # type: ignore[misc]
+    cosines = vectors.unit(embeddings) @ vectors.unit(texts).T
+    low, high = float(cosines.min()), float(cosines.max())
+    return [
+        {
+            "picture": picture,
+            "cells": [
+                {"cosine": float(cosine), "best": cosine == row.max(), **colours((cosine - low) / ((high - low) or 1))}
+                for cosine in row
+            ],
+        }
+        for picture, row in zip(pictures, cosines)
+    ]
+
+
+def colours(share: float) -> dict[str, str]:
+    """Background and ink of a cell whose cosine is this share, 0 to 1, of the way from the table's least to most."""
+    background = np.round(PALE + float(share) * (DEEP - PALE)).astype(int)
+    ink = max(("black", "white"), key=lambda ink: contrast(background, 0.0 if ink == "black" else 1.0))
+    return {"background": f"#{bytes(background.tolist()).hex()}", "ink": ink}
+
+
+def contrast(background: NDArray, ink_luminance: float) -> float:
+    """Contrast ratio of an ink on a background, 1 to 21. Source: relative luminance, WCAG 2.2."""
+    linear = np.where(background / 255 <= 0.04045, background / 3294.6, ((background / 255 + 0.055) / 1.055) ** 2.4)
+    darker, lighter = sorted([float(linear @ [0.2126, 0.7152, 0.0722]), ink_luminance])
+    return (lighter + 0.05) / (darker + 0.05)

@@ -1,0 +1,137 @@
+/** Sends the form of /-/clip/classify or /-/clip/compare as it is changed, and puts the answer into the page. */
+import { shrink } from "./clip.js";
+
+const TYPING_MS = 300; // after the last key, labels and texts are sent
+const form = document.querySelector(".clip-form");
+const result = document.querySelector("#clip-result");
+const status = document.querySelector("#clip-status");
+const several = "several" in form.dataset;
+let pending = []; // pictures that are chosen and not yet answered: [name, Blob]
+let asking = new AbortController();
+let timer;
+
+/** Shrinks pictures as CLIP sees them and sends them; what this browser cannot read goes as it is: the server says why. */
+async function take(files, from) {
+  for (const input of form.querySelectorAll("input[type=file]")) if (input !== from) input.value = "";
+  const side = Number(form.dataset.side);
+  const taken = [];
+  for (const file of [...files].slice(several ? 0 : -1)) taken.push([file.name, await shrink(file, side).catch(() => file)]);
+  pending = several ? [...pending, ...taken] : taken;
+  if (!several && taken[0][1].type === "image/jpeg") preview(...taken[0]);
+  await send();
+  result.scrollIntoView({ block: "nearest" }); // on a telephone it is below the form
+}
+
+/** The picture, before the server has seen it. */
+function preview(name, blob) {
+  const figure = document.createElement("figure");
+  const image = Object.assign(new Image(224, 224), { src: URL.createObjectURL(blob), alt: `${name}, as CLIP will look at it` });
+  figure.className = "clip-picture";
+  figure.append(image);
+  for (const element of result.querySelectorAll(":scope > :not([type=hidden])")) element.remove();
+  result.append(figure);
+}
+
+/** Sends the form with the pictures that are pending; those that the server has seen go as their vectors alone. */
+async function send(button) {
+  clearTimeout(timer);
+  asking.abort();
+  const mine = (asking = new AbortController());
+  const body = new FormData(form);
+  if (button?.name) body.append(button.name, button.value);
+  for (const name of ["image", ...(several || !pending.length ? [] : ["name", "img", "vector"])]) body.delete(name);
+  const kept = body.getAll("img");
+  body.delete("img");
+  kept.forEach((_, at) => body.append("img", `~${at}~`));
+  for (const [name, blob] of pending) body.append("image", blob, name);
+  busy(true);
+  const begun = performance.now();
+  try {
+    const response = await fetch(form.action, { method: "POST", body, signal: mine.signal });
+    show(response, await response.text(), kept, performance.now() - begun);
+  } catch (error) {
+    if (mine.signal.aborted) return;
+    say(`The server cannot be reached (${error.message}). Nothing is lost: send it again.`);
+  }
+  if (mine === asking) busy(false);
+}
+
+/** Puts an answer in place of the one before; or only its sentence, where the answer is not this page. */
+function show(response, text, kept, ms) {
+  kept.forEach((img, at) => {
+    text = text.replaceAll(`base64,~${at}~`, `base64,${img.replaceAll("-", "+").replaceAll("_", "/")}`);
+    text = text.replaceAll(`~${at}~`, img);
+  });
+  const answered = new DOMParser().parseFromString(text, "text/html");
+  const answer = answered.querySelector("#clip-result");
+  if (!answer) return say(response.headers.get("content-type")?.startsWith("text/plain") ? text : `The server answered ${response.status}.`);
+  if (response.status < 500) pending = [];
+  const focused = result.contains(document.activeElement);
+  result.replaceChildren(...answer.childNodes);
+  unhide(result);
+  if (focused) result.focus();
+  for (const span of result.querySelectorAll("[data-round-trip]")) span.textContent = `, there and back ${ms.toFixed(1)} ms`;
+  status.textContent = answered.querySelector("#clip-status").textContent;
+}
+
+function say(sentence) {
+  result.querySelector(".message-error")?.remove();
+  const paragraph = Object.assign(document.createElement("p"), { className: "message-error", textContent: sentence });
+  paragraph.setAttribute("role", "alert");
+  result.prepend(paragraph);
+  status.textContent = "";
+}
+
+function busy(is) {
+  form.querySelector("progress").hidden = !is;
+  result.setAttribute("aria-busy", is);
+}
+
+function unhide(part) {
+  for (const element of part.querySelectorAll("[data-script]")) element.hidden = false;
+}
+
+/** Whether there is a picture to ask about: typing alone asks for nothing. */
+function hasPicture() {
+  return pending.length || new FormData(form).has("vector");
+}
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  send(event.submitter);
+});
+form.addEventListener("input", ({ target }) => {
+  if (target.name === "own") form.elements.labels.value = "";
+  clearTimeout(timer);
+  if (target.matches("textarea, [type=number]")) timer = setTimeout(() => hasPicture() && send(), TYPING_MS);
+});
+form.addEventListener("change", ({ target }) => {
+  if (target.type === "file" && target.files.length) take(target.files, target);
+  if (target.name === "labels") {
+    if (form.elements.shown) form.elements.shown.value = form.elements.own.value; // the set is meant, not what was typed
+    if (hasPicture() && (target.value || form.elements.own.value.trim())) send();
+  }
+});
+result.addEventListener("click", async ({ target }) => {
+  if (!target.dataset.copy) return;
+  await navigator.clipboard.writeText(result.querySelector(target.dataset.copy).href);
+  target.textContent = "Copied";
+});
+document.addEventListener("dragover", (event) => {
+  if (!event.dataTransfer.types.includes("Files")) return; // text, for a field
+  event.preventDefault();
+  form.classList.add("clip-over");
+});
+document.addEventListener("dragleave", ({ relatedTarget }) => relatedTarget ?? form.classList.remove("clip-over"));
+document.addEventListener("drop", (event) => {
+  form.classList.remove("clip-over");
+  if (!event.dataTransfer.files.length) return;
+  event.preventDefault();
+  take(event.dataTransfer.files);
+});
+document.addEventListener("paste", (event) => {
+  if (!event.clipboardData.files.length) return; // text, for a field
+  event.preventDefault();
+  take(event.clipboardData.files);
+});
+unhide(document);
