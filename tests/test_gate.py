@@ -441,8 +441,8 @@ def test_there_is_no_endpoint_that_writes(demo_dir, database, monkeypatch):
 
 
 TYPED = st.sampled_from(["nope", "1", "-1", "99999999999999999999", "1e999", "{", "{}", "[", "on", "\0", "\ud7ff", "%", "'", "select 1", "id", "name", "é", "../..", "true"])  # fmt: skip
-KEYS = st.sampled_from(["sql", "q", "text", "_size", "_next", "_sort", "_sort_desc", "_facet", "_facet_array", "_facet_date", "_facet_size", "_where", "_shape", "_nl", "_json", "_col", "_nocol", "_labels", "_timelimit", "_ttl", "_search", "_searchmode", "_through", "_filter_column", "_filter_op", "_stream", "_trace", "_extra", "_blob_column", "_json_infinity", "id", "id__gt", "name__like", "name__in", "name__arraycontains", "a", "\0", "__x"])  # fmt: skip
-PLACES = st.sampled_from(["/", "/t", "/t/photos", "/t/photos/1", "/t/pairs", "/_memory", "/_memory/embed", "/nope", "/t/nope", "/t/photos/nope", "/t/photos/99999999999999999999", "/t/~", "/t/%00", "/-/clip", "/-/clip/health", "/-/allow-debug", "/-/permissions", "/-/messages", "/-/patterns", "/-/logout", "/-/auth-token", "/-/plugins", "/-/static/x", "/-/nope", "/robots.txt", "/_internal", "//", "/t/photos/-/x"])  # fmt: skip
+KEYS = st.sampled_from(["sql", "q", "text", "_size", "_next", "_sort", "_sort_desc", "_facet", "_facet_array", "_facet_date", "_facet_size", "_where", "_shape", "_nl", "_json", "_col", "_nocol", "_labels", "_timelimit", "_ttl", "_search", "_searchmode", "_through", "_filter_column", "_filter_op", "_stream", "_trace", "_extra", "_blob_column", "_json_infinity", "img", "image", "vector", "labels", "templates", "k", "format", "normalize", "orient", "texts", "id", "id__gt", "name__like", "name__in", "name__arraycontains", "a", "\0", "__x"])  # fmt: skip
+PLACES = st.sampled_from(["/", "/t", "/t/photos", "/t/photos/1", "/t/pairs", "/_memory", "/_memory/embed", "/nope", "/t/nope", "/t/photos/nope", "/t/photos/99999999999999999999", "/t/~", "/t/%00", "/-/clip", "/-/clip/health", "/-/clip/embed", "/-/clip/classify", "/-/clip/compare", "/-/allow-debug", "/-/permissions", "/-/messages", "/-/patterns", "/-/logout", "/-/auth-token", "/-/plugins", "/-/static/x", "/-/nope", "/robots.txt", "/_internal", "//", "/t/photos/-/x"])  # fmt: skip
 HEADERS = st.dictionaries(st.sampled_from(["cookie", "authorization", "accept", "content-type", "host", "range", "x-forwarded-proto", "origin", "user-agent", "if-none-match"]), st.sampled_from([b"x", b"\xff", b"ds_actor=x; ds_csrftoken=y", b"Bearer \xe9", b"Bearer dstok_x", b"application/json", b"application/x-www-form-urlencoded", b"multipart/form-data; boundary=x", b""]), max_size=2)  # fmt: skip
 
 
@@ -463,7 +463,7 @@ def fuzzed(demo_dir, database):
     extension=st.sampled_from(["", "", ".json", ".csv", ".blob", ".db", ".x"]),
     query=st.lists(st.tuples(KEYS | st.text(max_size=5), TYPED | st.text(st.characters(codec="utf-8"), max_size=20)), max_size=4),
     headers=HEADERS,
-    body=st.sampled_from([b"", b"x=1", b"\xff", b"{", b'{"a": 1}', b"--x--"]),
+    body=st.sampled_from([b"", b"x=1", b"\xff", b"{", b'{"a": 1}', b'{"texts": ["a", 1, null], "labels": {"a": []}}', b'{"images": "YWJj", "k": [1], "format": []}', b'{"vectors": [[1]], "templates": 3, "labels": 5}', b"img=a&text=b&labels=%ff", b"--x--", b"--x\r\nContent-Disposition: form-data; name=\"a\"; filename=\"\xff\"\r\n\r\nabc\r\n--x--"]),
 )  # fmt: skip
 def test_no_request_gets_500(method, place, extension, query, headers, body, fuzzed):
     from urllib.parse import quote, urlencode

@@ -15,7 +15,7 @@ from datasette.utils.asgi import BadRequest, Base400
 from .config import Limits
 
 OURS = {str(Path(__file__).parent), str(Path(__file__).parent.parent / "llm_clip_onnx")}
-WRAPPERS = {"gate.py", "opening.py"}  # every request passes through these
+WRAPPERS = {"forgery.py", "gate.py", "opening.py"}  # every request passes through these
 
 
 class OutOfMemory(Base400):

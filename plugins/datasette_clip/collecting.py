@@ -11,6 +11,8 @@ import gc
 import threading
 from functools import cache
 
+from .trimming import free_large_blocks_at_once, trim
+
 EVERY_S = 1.0
 soon = threading.Event()  # set by what may have left something large behind
 
@@ -19,6 +21,7 @@ soon = threading.Event()  # set by what may have left something large behind
 def collect_apart() -> None:
     """From now on no thread collects garbage but one that holds no lock, and that nobody waits for."""
     gc.disable()
+    free_large_blocks_at_once()
     threading.Thread(target=collect_for_ever, name="clip-collecting", daemon=True).start()
 
 
@@ -27,6 +30,7 @@ def collect_for_ever() -> None:
         if soon.wait(EVERY_S):
             soon.clear()
             gc.collect(1)
+            trim()
         else:
             collect_what_is_due()
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from llm_clip_onnx import CLIP, vectors, zero_shot
 from llm_clip_onnx.errors import ClipError, InputError, ModelDirError, VectorError
 
-from . import inputs, labels
+from . import collecting, inputs, labels
 from .config import Config, config_of
 from .cors import HEADERS
 from .inference import in_thread, inference_of
@@ -61,13 +61,14 @@ def failure(sentence: str, status: int) -> dict:
 
 async def answer_of(datasette, request, work: Work) -> dict:
     """What `work` makes of what a request asks for, or a failure."""
+    config, query, kind = config_of(datasette), request.query_string, request.headers.get("content-type", "")
     try:
-        config, body = config_of(datasette), await inputs.body_of(request)
-        arguments = request.query_string, request.headers.get("content-type", ""), body, config.limits
+        pieces = await inputs.pieces_of(request)
         with inference_of(datasette).place():
             begun_s = time.perf_counter()
-            inputs_, known, answer = await in_thread(begin, work, config, arguments)
+            inputs_, known, answer = await in_thread(begin, work, config, query, kind, pieces)
             results = await each(request, inputs_, answer)
+            collecting.soon.set()  # what images took is to be given back
             known |= {"results": results, "ms": round((time.perf_counter() - begun_s) * 1000, 1)}
     except Base400 as error:  # too large, or too much at once
         return failure(str(error), error.status)
@@ -78,12 +79,14 @@ async def answer_of(datasette, request, work: Work) -> dict:
     return {"ok": True} | known
 
 
-def begin(work: Work, config: Config, arguments: tuple) -> tuple[list[Input], dict, Callable[[Input], dict]]:
+def begin(
+    work: Work, config: Config, query: str, kind: str, pieces: list[bytes]
+) -> tuple[list[Input], dict, Callable[[Input], dict]]:
     """The inputs of a request, what is known of all answers, and what answers one input. Raises ClipError."""
     from llm_clip_onnx.engine import default_engine
 
     check_model(config, CLIP.model_id)
-    asked = inputs.read(*arguments)
+    asked = inputs.read(query, kind, pieces, config.limits)
     if not asked.inputs:
         raise InputError("there is nothing to embed; expected an image as the body, files, text=, img=, or JSON")
     return asked.inputs, *work(default_engine(), config, asked)

@@ -7,7 +7,7 @@ the sentence why, and spoils no other.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
@@ -57,8 +57,8 @@ class Asked:
     orient: str | None = None
 
 
-async def body_of(request) -> bytes:
-    """The body of a request, whose size the gate bounds."""
+async def pieces_of(request) -> list[bytes]:
+    """The body of a request, whose size the gate bounds, as it arrived."""
     pieces, more = [], True
     while more:
         message = await request.receive()
@@ -66,20 +66,33 @@ async def body_of(request) -> bytes:
             raise InputError("the client left before all of the body had arrived")
         pieces.append(message.get("body", b""))
         more = message.get("more_body", False)
-    return b"".join(pieces)
+    return pieces
 
 
-def read(query: str, content_type: str, body: bytes, limits: Limits) -> Asked:
-    """What a query string, and a body of this content type, ask for. Raises InputError where that makes no sense."""
+def taken(pieces: list[bytes]) -> Iterator[bytes]:
+    """The pieces in their order, each let go of once the next is asked for, so that no body is held twice."""
+    pieces.reverse()
+    while pieces:
+        yield pieces.pop()
+
+
+def read(query: str, content_type: str, pieces: list[bytes], limits: Limits) -> Asked:
+    """What a query string, and a body of this content type, ask for; of the body nothing is left in `pieces`.
+
+    Raises InputError where that makes no sense.
+    """
     pairs = Pairs(limits)
     pairs.add_all(parse_qsl(query, keep_blank_values=True))
     kind = content_type.partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        read_multipart(content_type, pieces, pairs)
+        return asked_of(pairs.inputs, pairs.options)
+    body = b"".join(pieces)
+    pieces.clear()
     if not body:
         pass
     elif kind == "application/json":
-        return read_json(body, limits, pairs)
-    elif kind == "multipart/form-data":
-        read_multipart(content_type, body, pairs)
+        return read_json(body, pairs)
     elif kind == "application/x-www-form-urlencoded" and not is_image(body):  # which curl --data-binary says of a photo
         pairs.add_all(parse_qsl(body.decode("utf-8", errors="replace"), keep_blank_values=True))
     else:
@@ -131,29 +144,29 @@ def input_of(kind: str, name: str, value: object) -> Input:
         return Input(name, kind, error=str(error))
 
 
-def read_multipart(content_type: str, body: bytes, pairs: Pairs) -> None:
+def read_multipart(content_type: str, pieces: list[bytes], pairs: Pairs) -> None:
     """Files are images, whatever their field is called; other fields are as in a query string."""
 
     def on_file(file) -> None:
         name = (file.file_name or b"").decode("utf-8", errors="replace")
         if name or file.size:  # a form whose file was not chosen sends neither
-            file.file_object.seek(0)
-            pairs.add_input(Input(name or f"images[{len(pairs.inputs)}]", "image", file.file_object.read()))
+            pairs.add_input(Input(name or f"images[{len(pairs.inputs)}]", "image", file.file_object.getvalue()))
 
     def on_field(one) -> None:
         name, value = ((part or b"").decode("utf-8", errors="replace") for part in (one.field_name, one.value))
         pairs.add(name, value)
 
-    in_memory = {"MAX_MEMORY_FILE_SIZE": len(body) + 1}  # nothing can be written to a container's disk
+    in_memory = {"MAX_MEMORY_FILE_SIZE": sum(map(len, pieces)) + 1}  # nothing can be written to a container's disk
     try:
         parser = create_form_parser({"Content-Type": content_type.encode("latin-1")}, on_field, on_file, in_memory)
-        parser.write(body)
+        for piece in taken(pieces):
+            parser.write(piece)
         parser.finalize()
     except FormParserError as error:
         raise InputError(f"the body is no multipart/form-data that can be read: {error}") from error
 
 
-def read_json(body: bytes, limits: Limits, pairs: Pairs) -> Asked:
+def read_json(body: bytes, pairs: Pairs) -> Asked:
     """{"texts": [...], "images": [base64...], "vectors": [...]} and options, which win over the query string's."""
     try:
         found = json.loads(body)
