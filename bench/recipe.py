@@ -211,9 +211,9 @@ def measure(stack: Stack, place: Path) -> dict[str, float]:
     return figures | measure_llm(stack, place) if stack in EMBEDDING else figures
 
 
-def medians(pairs: list[dict[str, float]]) -> dict[str, float]:
-    """Figure -> median over pairs, of the figures that they have."""
-    return {figure: float(np.median([pair[figure] for pair in pairs])) for figure in FIGURES if figure in pairs[0]}
+def medians_of(pairs: list[dict[str, float]]) -> dict[str, float]:
+    """Figure -> median over pairs."""
+    return {figure: float(np.median([pair[figure] for pair in pairs])) for figure in pairs[0]}
 
 
 def ratio(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
@@ -289,9 +289,9 @@ def run(place: Path, checkpoint: Path | None, pairs: int) -> dict:
         for stack in reversed(STACKS) if number % 2 else STACKS:
             say(f"pair {number + 1} of {pairs}: {stack.name}")
             measured[-1][stack.name] = measure(stack, place)
-    found["medians"] = {stack.name: medians([pair[stack.name] for pair in measured]) for stack in STACKS}
+    found["medians"] = {stack.name: medians_of([pair[stack.name] for pair in measured]) for stack in STACKS}
     found["ratios"] = {
-        f"{a} / {b}": medians([ratio(pair[a], pair[b]) for pair in measured])
+        f"{a} / {b}": medians_of([ratio(pair[a], pair[b]) for pair in measured])
         for a, b in (("recipe", "ours"), ("ours", "bare"))
     }
     return found | {"pairs": measured}
