@@ -386,6 +386,17 @@ def test_progress_is_told_every_few_seconds_and_not_more(monkeypatch):
     assert lines == ["400 of 960 prompts, 80 a second, 7 s left", "800 of 960 prompts, 80 a second, 2 s left"]
 
 
+def test_interrupted_it_does_not_first_embed_all_the_rest(tiny_dir, monkeypatch):
+    def interrupt(line: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(labels, "SAY_EVERY_S", 0)
+    engine, names = Engine(tiny_dir), EMOJI.read_text().splitlines()
+    with pytest.raises(KeyboardInterrupt):
+        labels.class_vectors(engine, names, ("{}",), interrupt)
+    assert len(engine._cache) < len(names) / 2
+
+
 def pretend_openais(path: Path) -> None:
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["source"]["id"] = fidelity.PUBLISHED_FOR[1]

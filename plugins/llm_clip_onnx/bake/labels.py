@@ -148,8 +148,11 @@ def class_vectors(engine: Engine, labels: Sequence[str], templates: Sequence[str
     def vector_of(label: str) -> NDArray[np.float32]:
         return ensembled(engine.embed_text(prompts_of(label, templates)))
 
-    with ThreadPoolExecutor(available_cores()) as pool:  # where one fails, map cancels those that have not begun
+    pool = ThreadPoolExecutor(available_cores())
+    try:
         return np.stack(list(told(pool.map(vector_of, labels), len(labels), len(templates), say)))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def told(vectors: Iterator, labels: int, prompts_each: int, say: Say) -> Iterator:
