@@ -59,7 +59,7 @@ PUBLISHED_CLASS = {
 LABELS_MINIMUM = 0.9999  # cosine of a class vector with the same made again: rounding may differ on another processor
 # Of each number. At the edge of INT8_MINIMUM an 8-bit tower is off by 0.14 of what tells texts apart, about half of a
 # unit embedding: by 0.003 for each of 512 numbers (root mean square), and thrice that is allowed. Random weights of
-# ViT-B/32's shape were off by 0.0014 for a prompt, and 0.0010 for a class vector, for not all errors average out.
+# ViT-B/32's shape were off by 0.0014 for a prompt, and 0.0009 for a class vector, for not all errors average out.
 # Of the other 999 class vectors published there none comes as near.
 CLASS_TOLERANCE = {"fp32": 1e-3, "int8": 1e-2}
 
