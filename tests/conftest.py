@@ -59,6 +59,14 @@ def demo_engine(demo_dir) -> Engine:
     return Engine(demo_dir)
 
 
+@pytest.fixture(scope="session")
+def alpha_bin() -> Path:
+    """Where the programs of .venv-alpha are, which has Datasette's 1.0 alpha."""
+    folder = ROOT / ".venv-alpha"
+    assert (folder / "ready").exists(), "there is no finished .venv-alpha: `make test` makes it"
+    return folder / "bin"
+
+
 @pytest.fixture(scope="module")  # not longer: while it lives, its event loop is the thread's
 def chromium_process():
     from playwright.sync_api import sync_playwright

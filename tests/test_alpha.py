@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import signal
@@ -15,21 +16,14 @@ import pytest
 from conftest import ROOT
 from datasette_clip.config import Limits
 from llm_clip_onnx.engine import Engine
+from nasty import photo, saved
 from serving import environment, free_port, serving, wait_for
 
-ALPHA = ROOT / ".venv-alpha" / "bin"
 METADATA = str(ROOT / "metadata.json")
 WITH_METADATA = ["--memory", "--cors", "-m", METADATA, "-c", METADATA]
 RECIPE = "/_memory.json?sql=select+hex(llm_embed('clip',+:q))+as+x&q=purple+and+gold&_shape=array"
 QUERY = "/_memory/-/query.json"
 FROM_ELSEWHERE = {"origin": "https://notebook.example", "sec-fetch-site": "cross-site", "cookie": "a=b"}
-
-
-@pytest.fixture(scope="module")
-def alpha_bin() -> Path:
-    """Where the programs of .venv-alpha are."""
-    assert (ALPHA.parent / "ready").exists(), "there is no finished .venv-alpha: `make test` makes it"
-    return ALPHA
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +144,21 @@ def test_nothing_else_may_be(path, alpha_url):
     response = httpx.post(alpha_url + path, headers=FROM_ELSEWHERE)
     assert response.status_code == 403
     assert "Sec-Fetch-Site was &#39;cross-site&#39;" in response.text
+
+
+def test_the_pages_answer_a_form_there_too(alpha_url):
+    picture = saved(photo(224, 224), "JPEG")
+    classified = httpx.post(
+        f"{alpha_url}/-/clip/classify", files={"image": ("a.jpg", picture)}, data={"labels": "emoji"}
+    )
+    assert classified.status_code == 200
+    answer = httpx.post(f"{alpha_url}/-/clip/classify.json", content=picture).json()
+    assert html.escape(answer["results"][0]["matches"][0]["label"]) in classified.text
+    compared = httpx.post(
+        f"{alpha_url}/-/clip/compare", files={"image": ("a.jpg", picture)}, data={"texts": "cat\ndog"}
+    )
+    assert compared.status_code == 200
+    assert "<table" in compared.text
 
 
 GUARDED = ["/", "/.json", "/_memory", "/_memory.json", RECIPE, f"{QUERY}?sql=select+1", "/_memory/-/query.csv?sql=select+1", "/_memory/embed.json?text=a", "/_memory/embed/-/definition", "/_memory/-/schema.json", "/-/clip", "/-/clip.json", "/-/plugins.json", "/-/config.json", "/-/databases.json"]  # fmt: skip

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from datasette.app import Datasette
 
+from hostile import hostile, readable
 from llm_clip_onnx.vectors import unit
 from nasty import photo, saved, turned
 from serving import environment, serving
@@ -432,6 +433,32 @@ def test_bodies_are_bounded_in_sum_and_the_room_comes_back(server):
         if (response := httpx.post(server + EMBED, content=JPEG + bytes(1_500_000))).status_code == 200:
             break
     assert response.status_code == 200
+
+
+@pytest.mark.parametrize(("path", "orient"), [(EMBED, ""), (CLASSIFY, "exif")])
+def test_every_hostile_file_gets_a_vector_or_a_sentence_and_the_server_stays_well(path, orient, open_server):
+    assert len(hostile()) >= 40
+    for name, content in hostile().items():
+        files = {"image": (name, content)}
+        response = httpx.post(open_server + path, params={"orient": orient}, files=files, timeout=60)
+        [result] = response.json()["results"]
+        if name in readable():
+            assert response.status_code == 200, (name, result)
+            assert ("embedding" in result) or result["matches"]
+        else:
+            assert response.status_code == 400, name
+            assert result["error"].startswith(f"{name}: ")
+            assert response.json()["error"] == result["error"]
+    assert httpx.get(f"{open_server}/-/clip/health").status_code == 200
+
+
+@pytest.fixture(scope="module")
+def open_server(demo_dir, tmp_path_factory):
+    """With the limits as they are by default."""
+    folder = tmp_path_factory.mktemp("open-server")
+    env = environment(folder / "llm", CLIP_MODEL_DIR=str(demo_dir))
+    with serving("--memory", "--cors", env=env, log=folder / "log") as url:
+        yield url
 
 
 def chunks():

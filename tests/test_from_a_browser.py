@@ -19,7 +19,7 @@ from conftest import ROOT
 from llm_clip_onnx import vectors
 from llm_clip_onnx.preprocess import read_bytes
 from nasty import photo, saved, with_alpha
-from serving import environment, serving
+from serving import BIN, environment, serving
 
 PHOTO = saved(photo(900, 600), "JPEG", quality=95)
 MODULE = "/-/static-plugins/datasette-clip/clip.js"
@@ -31,11 +31,15 @@ def snippet() -> str:
     return script
 
 
-@pytest.fixture(scope="module")
-def server(demo_dir, tmp_path_factory):
+@pytest.fixture(scope="module", params=["0.65", "1.0 alpha"])
+def server(request, demo_dir, tmp_path_factory):
+    """On both versions of Datasette, for they differ in what they let pages of other origins do."""
     folder = tmp_path_factory.mktemp("server")
     env = environment(folder / "llm", CLIP_MODEL_DIR=str(demo_dir))
-    with serving("--memory", "--cors", env=env, log=folder / "log") as url:
+    bin_ = BIN if request.param == "0.65" else request.getfixturevalue("alpha_bin")
+    with serving("--memory", "--cors", env=env, log=folder / "log", bin=bin_) as url:
+        version = httpx.get(f"{url}/-/versions.json").json()["datasette"]["version"]
+        assert version.startswith(request.param.removesuffix(" alpha"))
         yield url
 
 
