@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from llm_clip_onnx import CLIP, vectors, zero_shot
 from llm_clip_onnx.errors import ClipError, InputError, ModelDirError
 
-from . import inputs, labels
+from . import collecting, inputs, labels
 from .config import PLUGIN, Config, config_of
 from .endpoints import METHODS, each, embedding_of
 from .inference import in_thread, inference_of
@@ -76,6 +76,7 @@ def status_of(error: Exception) -> int:
 async def look_at(datasette, request, engine, page: Page) -> None:
     """Leave those pictures in the page that can be read. Raises InputError with the first sentence where none can."""
     good, sentences = await read_pictures(request, engine, config_of(datasette), page["pictures"])
+    collecting.soon.set()  # what images took is to be given back
     page["pictures"] = good
     if not good:
         raise InputError(sentences[0])
