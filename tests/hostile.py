@@ -112,9 +112,12 @@ def readable() -> dict[str, bytes]:
              for width, height in ((1, 1), (1, 5000), (5000, 1), (1, 20_000), (20_000, 1), (1, 60_000), (60_000, 1))}  # fmt: skip
     files |= {f"turned-{n}.jpg": saved(photo(), "JPEG", exif=exif_of(n)) for n in (3, 5, 6, 8, 99)}
     files |= {f"25mp-{name}.png": big_png(5000, depth, colour) for name, depth, colour in (
-        ("rgb", 8, 2), ("rgba", 8, 6), ("grey-alpha", 8, 4), ("grey", 8, 0), ("palette", 8, 3), ("1-bit", 1, 0),
-        ("1-bit-palette", 1, 3), ("16-bit-grey", 16, 0), ("16-bit-rgb", 16, 2), ("16-bit-rgba", 16, 6))}  # fmt: skip
+        ("rgb", 8, 2), ("grey-alpha", 8, 4), ("grey", 8, 0), ("palette", 8, 3), ("1-bit", 1, 0),
+        ("1-bit-palette", 1, 3), ("16-bit-grey", 16, 0), ("16-bit-rgb", 16, 2))}  # fmt: skip
     return files | {
+        "18mp-rgba.png": big_png(4240, 8, 6),
+        "18mp-16-bit-rgba.png": big_png(4240, 16, 6),
+        "18mp-rgba-solid.png": saved(Image.new("RGBA", (4240, 4240), "teal"), "PNG", compress_level=1),
         "25mp-rgb-solid.png": saved(Image.new("RGB", (5000, 5000), "teal"), "PNG", compress_level=1),
         "25mp-wide.png": png(100_000, 250, 8, 2, packed(b"\4" + bytes(300_000), 250)),
         "25mp-tall.png": png(250, 100_000, 8, 2, packed(b"\4" + bytes(range(75)) * 10, 100_000)),
@@ -183,6 +186,7 @@ def refused() -> dict[str, bytes]:
         "claims-25mp.png": png_claiming(5000, 5000),
         "claims-2-billion.png": png_claiming(1, 2_000_000_000),
         "claims-nothing.png": png_claiming(0, 10),
+        "25mp-rgba.png": big_png(5000, 8, 6),
         "25mp-cut.png": big_png(5000, 8, 2)[:300_000],
         "25mp-no-such-filter.png": big_png(5000, 8, 2, kind=9),
         "25mp-not-zlib.png": png(5000, 5000, 8, 2, bytes(range(256)) * 100),

@@ -55,6 +55,7 @@ TOO_LARGE = "pixels are read of that kind; send it smaller or as baseline JPEG"
         ("25mp-cut.png", "300000-byte PNG image cannot be decoded: image file is truncated"),
         ("claims-25mp.png", "69-byte PNG image cannot be decoded: image file is truncated"),
         ("25mp-interlaced.png", f"interlaced PNG image of 5000 x 5000 pixels is too large: at most 7,500,000 {TOO_LARGE}"),
+        ("25mp-rgba.png", f"RGBA PNG image of 5000 x 5000 pixels is too large: at most 18,000,000 {TOO_LARGE}"),
         ("25mp-progressive.jpg", f"progressive JPEG image of 5000 x 5000 pixels is too large: at most 13,000,000 {TOO_LARGE}"),
         ("25mp.webp", f"WebP image of 5000 x 5000 pixels is too large: at most 2,100,000 {TOO_LARGE}"),
         ("2mp-noise.webp", "WebP image of 8,387,008 bytes is too large: at most 4,000,000 bytes are read of that kind; send it smaller or as baseline JPEG"),

@@ -1,7 +1,7 @@
 """What reading an image will cost, found in its bytes before a decoder is started; what costs too much is refused.
 
 A file of at most 10 MB is read in less than 60 MB on top of what the process holds, in less than a second, or not at
-all. Decoding, which strips and scales keep within that, is not here.
+all; HEIC, which needs a plugin, takes more. Decoding, which strips and scales keep within that, is not here.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ INTERLACED_BYTES = 30_000_000  # of an interlaced PNG, whose file is held twice
 PER_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2}  # bytes in Pillow's memory; of every other mode 4
 
 # Bytes a pixel that Pillow 13.0 peaked at, file aside, 2026-11-22: WebP 17 to 19, its animation decoder holding a frame
-# four times; AVIF 10 to 14 of 8 bits, more of 10; HEIC about 10. Whoever installs pillow-heif does so for photos of 12
-# megapixels, and may: that takes 130 MB.
+# four times; AVIF 10 to 14 of 8 bits, more of 10; HEIC 8. Whoever installs pillow-heif does so for photos of 12
+# megapixels, and may: one took 98 MB and 0.8 s with pillow-heif 1.8.1.
 MAX_PIXELS_OF = {"WEBP": 2_100_000, "AVIF": 2_100_000, "HEIF": 13_000_000}
 MAX_WEBP_BYTES = 4_000_000  # of a file; Pillow holds a copy of it beside the frames
 NAMES = {"WEBP": "WebP", "HEIF": "HEIC"}
 
+# Pillow undoes 230 MB/s of a PNG's rows stored the slowest way: 25 megapixels of four channels took 1.0 to 1.1 s of a
+# core, 18 take 0.75 (Xeon Skylake-SP, the other core busy, 2026-11-22).
+MAX_RGBA = 18_000_000  # pixels
 MAX_RUN_LENGTH = 1_000_000  # pixels, and bytes, of a run-length coded BMP: Pillow decodes those in Python
 MAX_BEFORE_FRAME = 256_000  # bytes of a GIF before its first frame; Pillow joins comments at quadratic cost
 MAX_SEGMENTS, MAX_JUNK = (
@@ -58,9 +61,13 @@ def check_pixels(image: Image.Image, kind: str, limit: int) -> None:
         )
 
 
-def check_interlaced(image: Image.Image) -> None:
-    """Raises InputError for a PNG that can only be decoded whole and would take more than INTERLACED_BYTES."""
-    check_pixels(image, "interlaced PNG", INTERLACED_BYTES // PER_PIXEL.get(image.mode, 4))
+def check_png(image: Image.Image) -> None:
+    """Raises InputError for a PNG of four channels that would take a second, or an interlaced one, which can only be
+    decoded whole, that would take more than INTERLACED_BYTES."""
+    if image.mode == "RGBA":
+        check_pixels(image, "RGBA PNG", MAX_RGBA)
+    if image.info.get("interlace"):
+        check_pixels(image, "interlaced PNG", INTERLACED_BYTES // PER_PIXEL.get(image.mode, 4))
 
 
 def check_bytes(kind: str, blob: bytes, limit: int) -> None:

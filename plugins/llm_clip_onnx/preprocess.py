@@ -113,8 +113,7 @@ def read_png(blob: bytes, how: Preprocess, orient: str | None) -> Image.Image:
     png = png_strips.read_png(blob)
     image = checked(lambda: png_strips.open_header(png), blob)
     image_limits.check_size(image)
-    if image.info.get("interlace"):
-        image_limits.check_interlaced(image)
+    image_limits.check_png(image)
     try:
         if image.info.get("interlace") or image.width * image.height <= LARGE:
             image = png_strips.open_whole(png, blob)
