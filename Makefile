@@ -11,14 +11,17 @@ DATASETTE = .venv/bin/datasette serve --memory --cors -m .venv/metadata.json -p 
 TORCH = torch==2.13.0 --extra-index-url https://download.pytorch.org/whl/cpu
 
 NOT_IN_SERVING = huggingface-hub hf-xet fsspec filelock tqdm flatbuffers protobuf setuptools tzdata colorama
+# OpenAI's names and templates of ImageNet; what it depends on is for models that are not used here.
+LABELS = --no-deps 'open-clip-torch>=3.3'
 LOCK = .venv-lock/bin/uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command 'make lock'
 
-demo: demo/model/manifest.json .venv/metadata.json
+demo: demo/model/labels/emoji.json .venv/metadata.json
 	CLIP_MODEL_DIR=demo/model $(DATASETTE)
 
 serve: .venv/ready .venv/metadata.json
 	test -e $(MODEL_DIR)/manifest.json || .venv/bin/llm clip bake --to $(MODEL_DIR)
+	test -e $(MODEL_DIR)/labels/imagenet.json || .venv/bin/llm clip labels bake imagenet $(MODEL_DIR)
 	CLIP_MODEL_DIR=$(MODEL_DIR) $(DATASETTE)
 
 test: .venv-test/ready .venv-alpha/ready
@@ -31,21 +34,25 @@ bench: .venv-test/ready
 	.venv-test/bin/python bench/recipe.py
 	.venv-test/bin/python bench/recipe.py --tokenizer-json --pairs 3 --to bench/results/recipe-tokenizer-json.json
 	.venv-test/bin/python bench/scan.py
+	.venv-test/bin/python bench/classify.py
 	.venv-test/bin/python bench/container.py
 	.venv-test/bin/python bench/load.py
 
 # For every Python and processor. llm asks for pip, which the base image has; what serves does without packages that
-# others ask for but never import there; torch is of an index of its own.
+# others ask for but never import there; torch is of an index of its own, and one file of open-clip-torch is read.
 lock: .venv-lock/ready
-	printf '%s\n' pip > .venv-lock/bake.txt
+	printf '%s\n' pip torch torchvision timm ftfy regex > .venv-lock/bake.txt
 	printf '%s\n' pip torch torchvision > .venv-lock/reference.txt
 	printf '%s\n' pip $(NOT_IN_SERVING) > .venv-lock/serving.txt
 	$(LOCK) --excludes .venv-lock/serving.txt -o requirements.txt
-	$(LOCK) --excludes .venv-lock/bake.txt --extra bake -o requirements-bake.txt
+	$(LOCK) --excludes .venv-lock/bake.txt --extra bake --extra labels -o requirements-bake.txt
 	$(LOCK) --excludes .venv-lock/reference.txt --extra reference -o requirements-reference.txt
 
 demo/model/manifest.json: .venv/ready demo/checkpoint/model.safetensors $(wildcard plugins/llm_clip_onnx/*.py plugins/llm_clip_onnx/bake/*.py)
 	.venv/bin/llm clip bake demo/checkpoint --to demo/model --force
+
+demo/model/labels/emoji.json: demo/model/manifest.json demo/emoji.txt
+	.venv/bin/llm clip labels bake emoji demo/model --labels demo/emoji.txt --force
 
 # At home the server does not exit when nobody asks for ten minutes: metadata.json without datasette-scale-to-zero.
 .venv/metadata.json: metadata.json .venv/ready
@@ -55,12 +62,14 @@ demo/model/manifest.json: .venv/ready demo/checkpoint/model.safetensors $(wildca
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install -q -e '.[bake]'
+	.venv/bin/pip install -q $(LABELS)
 	touch $@
 
 .venv-test/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-test
 	.venv-test/bin/pip install -q $(TORCH)
 	.venv-test/bin/pip install -q -e '.[dev]'
+	.venv-test/bin/pip install -q $(LABELS)
 	touch $@
 
 # Datasette's next version, with what serves and nothing else; tests/test_alpha.py starts it.

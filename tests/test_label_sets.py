@@ -465,20 +465,3 @@ def test_openais_weights_are_recognised_by_what_they_give(tiny_dir):
         row = reference[TEXTS.index(golden["text"])]
         row[golden["at"]] = np.array(golden["values"]) * (np.linalg.norm(row) if golden["unit"] else 1)
     assert fidelity.are_openais(manifest, reference)
-
-
-@pytest.mark.skipif(
-    not (PICTURES / "pictures.npy").exists(), reason="SKIPPED: no pictures; python demo/emoji.py draws them"
-)
-def test_emoji_art_is_classified_as_well_by_8_bit_towers_as_by_float32(demo_dir, demo_float32_dir, tmp_path):
-    """1456 pictures of a style that training never saw; half a point is 7 of them."""
-    from recall import pictures_of
-    from top_five import score
-
-    float32 = Path(shutil.copytree(demo_float32_dir, tmp_path / "model"))
-    bake_labels(float32, "emoji", EMOJI, say=quiet)
-    pictures, shown, names = pictures_of(PICTURES, "twemoji")
-    assert EMOJI.read_text().splitlines() == names
-    scores = [score(Engine(path), pictures, shown) for path in (demo_dir, float32)]
-    assert min(one.first for one in scores) > 50
-    assert max(abs(a - b) for a, b in zip(*scores)) <= 0.5
