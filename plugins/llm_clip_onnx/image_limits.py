@@ -32,10 +32,8 @@ NAMES = {"WEBP": "WebP", "HEIF": "HEIC"}
 MAX_RGBA = 18_000_000  # pixels
 MAX_RUN_LENGTH = 1_000_000  # pixels, and bytes, of a run-length coded BMP: Pillow decodes those in Python
 MAX_BEFORE_FRAME = 256_000  # bytes of a GIF before its first frame; Pillow joins comments at quadratic cost
-MAX_SEGMENTS, MAX_JUNK = (
-    2_000,
-    64_000,
-)  # of a JPEG before its first scan: Pillow reads each segment, each byte, in Python
+MAX_SEGMENTS = 2_000  # of a JPEG before its first scan: Pillow reads each in Python
+MAX_JUNK = 64_000  # bytes there that belong to none, of which Pillow reads one at a time
 MAX_SCANS = 30  # of a JPEG; usual are 10, and each goes over the whole image
 MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # of a JPEG: neither a stuffed byte nor a restart
 
