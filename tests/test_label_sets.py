@@ -24,7 +24,6 @@ from llm_clip_onnx.errors import FidelityError, InputError, ModelDirError
 from llm_clip_onnx.verify import verify
 from serving import environment, run_llm
 
-PICTURES = ROOT / "demo" / "data"
 TEMPLATES = ("a drawing of {}", "{}, {}")
 TENCH = fidelity.PUBLISHED_CLASS["values"]
 
