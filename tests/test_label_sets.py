@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import DEMO_CHECKPOINT, EMOJI, ROOT, quiet
+from conftest import DEMO_CHECKPOINT, EMOJI, quiet
 from llm_clip_onnx import label_sets, model_dir, zero_shot
 from llm_clip_onnx.bake import bake, fidelity, labels
 from llm_clip_onnx.bake.labels import bake_labels, openai_imagenet
