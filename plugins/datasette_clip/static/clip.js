@@ -13,9 +13,9 @@ export async function shrink(image, side = 224) {
   let square = Math.min(width, height);
   let [x, y] = [(width - square) / 2, (height - square) / 2];
   do {
-    const to = square / 2 > side ? Math.ceil(square / 2) : side; // halved at a time, so that every pixel counts
+    const to = square / 2 > side ? Math.ceil(square / 2) : side; // a canvas looks at 4 pixels for 1: halved, all count
     const canvas = Object.assign(document.createElement("canvas"), { width: to, height: to });
-    const context = Object.assign(canvas.getContext("2d"), { fillStyle: "white", imageSmoothingQuality: "high" });
+    const context = Object.assign(canvas.getContext("2d"), { fillStyle: "white" });
     context.fillRect(0, 0, to, to);
     context.drawImage(from, x, y, square, square, 0, 0, to, to);
     [from, square, x, y] = [canvas, to, 0, 0];
