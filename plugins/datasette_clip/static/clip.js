@@ -8,7 +8,7 @@ const LARGEST = 40000; // bytes of a JPEG, so that base64url of it fits a URL of
 
 /** What CLIP looks at of an image: its central square, upright, on white, `side` pixels wide, as a JPEG Blob. */
 export async function shrink(image, side = 224) {
-  let from = image instanceof Blob ? await createImageBitmap(image, { imageOrientation: "from-image" }) : image;
+  let from = image instanceof Blob ? await createImageBitmap(image) : image;
   const [width, height] = [from.naturalWidth || from.width, from.naturalHeight || from.height];
   let square = Math.min(width, height);
   let [x, y] = [(width - square) / 2, (height - square) / 2];
