@@ -1,0 +1,174 @@
+"""The rows of a collection whose vectors have the largest cosine with a query's: exact, whatever the table holds."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Collection as Items
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from sqlite3 import Connection
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .collection import Collection, cursor_of, quoted, rows
+from .errors import InputError, VectorError
+from .vectors import LITTLE_FLOAT32
+
+log = logging.getLogger("llm_clip_onnx")
+
+Id = str | int
+
+CHUNK_BYTES = 2_000_000  # of vectors read at once
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A row: its id, its cosine with the query, -1 to 1, computed in float64 of the stored vector, and its rowid."""
+
+    id: Id
+    score: float
+    rowid: int
+
+
+def search(
+    conn: Connection,
+    collection: Collection,
+    query: NDArray[np.float32],
+    k: int,
+    where: str = "",
+    parameters: Any = (),
+    skip: Items[Id] = (),
+    offset: int = 0,
+) -> list[Hit]:
+    """The k rows whose vectors have the largest cosine with `query` [embed_dim], after the first `offset`, best first.
+
+    Of rows with one cosine the smaller id is first. `where` is an SQL condition over the table with `parameters`, which
+    the caller has permitted; `skip` are ids that are not wanted. Rows whose vector is NULL, zero, not finite or of
+    another size are not found. May be called inside an SQL function, with the connection that runs it.
+    Raises InputError for a k below 1 or an offset below 0, VectorError for a query without a direction.
+    """
+    if k < 1:
+        raise InputError(f"k is {k}; expected a whole number from 1, of the rows to answer")
+    if offset < 0:
+        raise InputError(f"offset is {offset}; expected a whole number from 0")
+    unit_query = direction(query)
+    best = Best(k + offset, unit_query, frozenset(skip))
+    for chunk in scan(conn, collection, where, parameters, query.size):
+        best.offer(chunk)
+    if best.skipped:
+        log.debug("collection %r: %d vectors cannot be compared", collection.name, best.skipped)
+    return best.hits[offset:]
+
+
+def direction(query: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The query as a unit vector [embed_dim] float64. Raises VectorError where it has no direction."""
+    wide = query.astype(np.float64)
+    norm = math.sqrt(wide.dot(wide))
+    if not 0 < norm < math.inf:
+        raise VectorError("a vector of zeros, infinities or NaN has no direction, so no cosine")
+    return wide / norm
+
+
+def scan(
+    conn: Connection, collection: Collection, where: str, parameters: Any, embed_dim: int
+) -> Iterator[list[tuple[int, Id, Any]]]:
+    """All rows of a collection for which `where` holds, as lists of (rowid, id, vector blob or what else is there)."""
+    cursor = cursor_of(conn).execute(
+        f"select rowid, {quoted_key(collection)}, {quoted(collection.vector)} {source(collection, where)}", parameters
+    )
+    while chunk := cursor.fetchmany(max(64, CHUNK_BYTES // (4 * embed_dim))):
+        yield chunk
+
+
+def quoted_key(collection: Collection) -> str:
+    return "rowid" if collection.key == "rowid" else quoted(collection.key)
+
+
+def source(collection: Collection, where: str = "", *more: str) -> str:
+    """`from ... where ...` of a collection's rows, those for which `where` and `more` hold."""
+    conditions = [condition for condition in (collection.condition, *more) if condition]
+    if where.strip():
+        conditions.append(f"({where}\n)")  # on a line of its own: `where` may end in a comment
+    return f"from {quoted(collection.table)}" + (" where " + " and ".join(conditions) if conditions else "")
+
+
+class Best:
+    """The `wanted` best of rows that come in chunks; `skipped` counts those that cannot be compared."""
+
+    def __init__(self, wanted: int, unit_query: NDArray[np.float64], skip: frozenset[Id] = frozenset()):
+        self.wanted, self.unit_query, self.skip = wanted, unit_query, skip
+        self.unit_query_32 = unit_query.astype(np.float32)
+        self.hits: list[Hit] = []
+        self.skipped = 0
+
+    def offer(self, chunk: Sequence[tuple[int, Id, Any]]) -> None:
+        """Take rows (rowid, id, vector blob)."""
+        size = 4 * self.unit_query.size
+        usable = [row for row in chunk if is_vector(row[2], size)]
+        self.skipped += len(chunk) - len(usable)
+        if not usable:
+            return
+        vectors = np.frombuffer(b"".join(blob for _, _, blob in usable), LITTLE_FLOAT32).reshape(-1, size // 4)
+        near = self._near(vectors)
+        scores = cosines(vectors[near], self.unit_query)
+        self.skipped += int(np.isnan(scores).sum())
+        self.hits += [
+            Hit(usable[at][1], score, usable[at][0])
+            for at, score in zip(near.tolist(), scores.tolist())
+            if not math.isnan(score) and usable[at][1] not in self.skip
+        ]
+        self.hits.sort(key=order)
+        del self.hits[self.wanted :]
+
+    def _near(self, vectors: NDArray[np.float32]) -> NDArray[np.intp]:
+        """Positions of those that may be among the best, by float32, which is all that most of them need."""
+        slack = vectors.shape[1] * 2.0**-23  # a cosine in float32 is less than this off, in whatever order it is summed
+        with np.errstate(all="ignore"):
+            squares = np.einsum("ij,ij->i", vectors, vectors)
+            scores = vectors @ self.unit_query_32 / np.sqrt(squares)
+        sure = (squares > 1e-20) & (squares < 1e30)  # elsewhere float32 may have run over or under
+        scores[~sure] = -2.0
+        low = self.hits[-1].score - slack if len(self.hits) == self.wanted else -2.0
+        needed = self.wanted + len(self.skip)
+        if needed < len(scores):
+            low = max(low, float(np.partition(scores, -needed)[-needed]) - 2 * slack)
+        return np.flatnonzero(~sure | (scores >= low))
+
+
+def is_vector(value: Any, size: int) -> bool:
+    return isinstance(value, bytes | memoryview) and len(value) == size
+
+
+def cosines(vectors: NDArray[np.floating], unit_query: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cosines of vectors [n, embed_dim] with a unit query: [n] float64, NaN for a vector without a direction.
+
+    A vector has the same one wherever it stands (a matrix product's rounding depends on that), so ties are ties.
+    """
+    vectors = vectors.astype(np.float64)
+    with np.errstate(all="ignore"):
+        scores = (vectors * unit_query).sum(1) / np.sqrt((vectors * vectors).sum(1))
+    scores[~np.isfinite(scores)] = np.nan
+    return np.clip(scores, -1, 1)
+
+
+def order(hit: Hit) -> tuple:
+    """By score, the largest first; of one score by id, numbers before texts, as SQLite orders them."""
+    return (-hit.score, isinstance(hit.id, str), hit.id)
+
+
+def vector_of(conn: Connection, collection: Collection, id: Id) -> NDArray[np.float32]:
+    """The stored vector [embed_dim] of a row, for "more like this". Raises InputError where there is none."""
+    found = rows(
+        conn,
+        f"select {quoted(collection.vector)} {source(collection, '', f'{quoted_key(collection)} = ?')} limit 1",
+        [id],
+    )
+    if not found:
+        raise InputError(f"collection {collection.name!r} has no row with the id {id!r}")
+    blob = found[0][0]
+    if not isinstance(blob, bytes) or not blob or len(blob) % 4:
+        raise InputError(f"the row with the id {id!r} of collection {collection.name!r} has no vector")
+    return np.frombuffer(blob, LITTLE_FLOAT32)
