@@ -1,0 +1,138 @@
+"""Makes any number of vectors that are like CLIP's, from statistics of real ones, to measure search at scale.
+
+    made(1_000_000)         chunks of unit vectors [m, 512] float32, the same for the same seed
+    queries(100)            more vectors of the same law, that are not among those
+    other_modality(100)     what a query of the other tower is like: images lie in another cone than texts
+
+The numbers were measured on OpenAI's ViT-B/32: on its text vectors of ImageNet's 1,000 classes, each the mean over the
+80 published templates, as several projects publish them in one file of [512, 1000]. `hardness` says how well sign bits
+find the nearest of a set; the made vectors are meant to be no easier than the real ones, which
+tests/test_clip_vectors.py checks. What 1,000 vectors cannot tell is how dense a million lie: here that is 20,000
+things, some common and some rare, of 250 kinds. Nothing is nearly the same twice, as photos of a real collection often
+are, which would be easier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+DIM = 512
+CHUNK = 10_000
+SHORTLISTS = (0.01, 0.02, 0.04, 0.08)  # of a set, of which `hardness` tells what is found
+
+# The direction of the mean, as a unit vector: two dimensions hold 0.627 of it each (about 0.5 of each vector's norm),
+# the next ones a tenth, and the other 498 are like noise of this standard deviation.
+OUTLIERS = {133: 0.627, 312: 0.626, 92: -0.163, 329: -0.148, 121: -0.131, 7: -0.098, 493: 0.097, 305: -0.079}
+OUTLIERS |= {390: -0.072, 504: 0.070, 93: 0.053, 423: -0.051, 211: 0.047, 220: 0.047}
+REST = 0.0145
+
+# Where the ray of a vector meets the plane that touches the unit ball at the mean direction: share of vectors -> how
+# far from the point of touch at most.
+DISTANCES = {0: 0.433, 0.01: 0.482, 0.1: 0.562, 0.25: 0.614, 0.5: 0.697}
+DISTANCES |= {0.75: 0.845, 0.9: 1.123, 0.99: 1.675, 1: 2.207}
+
+# Share of that plane's variance along the j-th principal axis; between these j, interpolated in the logarithm.
+SPECTRUM = {0: 0.1, 1: 0.046, 2: 0.028, 5: 0.021, 10: 0.016, 20: 0.0097, 50: 0.0045, 100: 0.0022, 150: 0.0012}
+SPECTRUM |= {200: 7.6e-4, 250: 4.5e-4, 300: 2.6e-4, 350: 1.4e-4, 400: 7e-5, 450: 2.8e-5, 500: 8.6e-7, 510: 2e-9}
+
+# Clusters: a vector is of a thing, which is of a kind. Shares of the variance that its kind and its thing explain,
+# chosen so that of 1,000 vectors the cosines to the nearest and to the 10th are about the real ones, and no higher.
+KINDS, THINGS = 250, 20_000
+KIND_SHARE, THING_SHARE = 0.5, 0.3
+
+# The cosine of the two towers' mean directions: of an image and a text that have nothing in common the cosine is about
+# 0.2, and of a pair about 0.3 (OpenAI's own examples of ViT-B/32).
+GAP_COSINE = 0.3
+
+
+# `hardness` of the real vectors, and the norm of their mean.
+REAL = {"mean_cosine": 0.627, "nearest": 0.853, "tenth": 0.778}
+REAL |= {"bits_1%": 0.621, "bits_2%": 0.806, "bits_4%": 0.910, "bits_8%": 0.962}
+REAL_MEAN_NORM = 0.792
+
+
+class Law:
+    """The law that the vectors are drawn from: mean direction, axes and centres, the same for the same seed."""
+
+    def __init__(self, seed: int = 0) -> None:
+        random = np.random.default_rng([seed, 0])
+        self.mean = random.standard_normal(DIM).astype(np.float32) * REST  # [512]
+        self.mean[list(OUTLIERS)] = list(OUTLIERS.values())
+        self.mean /= np.linalg.norm(self.mean)
+        axes = np.linalg.qr(random.standard_normal((DIM, DIM)))[0].astype(np.float32)  # [512, 512] rows are axes
+        axes -= np.outer(axes @ self.mean, self.mean)  # into the plane
+        shares = np.exp(np.interp(np.arange(DIM), list(SPECTRUM), np.log(list(SPECTRUM.values()))))
+        self.axes = (np.sqrt(shares / shares.sum())[:, None] * axes).astype(np.float32)
+        self.kinds = random.standard_normal((KINDS, DIM), np.float32)
+        self.things = random.standard_normal((THINGS, DIM), np.float32)
+
+    def draw(self, count: int, random: np.random.Generator) -> NDArray[np.float32]:
+        """`count` unit vectors: [count, 512] float32."""
+        return unit(self.mean + self.offsets(count, random))
+
+    def offsets(self, count: int, random: np.random.Generator) -> NDArray[np.float32]:
+        """Where in the plane `count` vectors lie, seen from the mean direction: [count, 512] float32."""
+        thing = (THINGS * random.random(count) ** 2).astype(np.int64)  # the first are common, the last are rare
+        place = random.standard_normal((count, DIM), np.float32) * np.float32(np.sqrt(1 - KIND_SHARE - THING_SHARE))
+        place += np.sqrt(np.float32(KIND_SHARE)) * self.kinds[thing % KINDS]
+        place += np.sqrt(np.float32(THING_SHARE)) * self.things[thing]
+        distance = np.interp(random.random((count, 1)), list(DISTANCES), list(DISTANCES.values()))
+        return unit(place @ self.axes) * distance.astype(np.float32)
+
+
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def made(count: int, seed: int = 0) -> Iterator[NDArray[np.float32]]:
+    """`count` unit vectors in chunks of at most CHUNK: each [m, 512] float32.
+
+    Memory is that of a few chunks (20 MB each) and of the law's 42 MB, however many. The first whole chunks of more
+    vectors are the same ones.
+    """
+    law = Law(seed)
+    for number, start in enumerate(range(0, count, CHUNK)):
+        yield law.draw(min(CHUNK, count - start), np.random.default_rng([seed, 1, number]))
+
+
+def queries(count: int, seed: int = 0) -> NDArray[np.float32]:
+    """`count` other vectors of the law of `made(..., seed)`: [count, 512] float32, units."""
+    return Law(seed).draw(count, np.random.default_rng([seed, 2]))
+
+
+def other_modality(count: int, seed: int = 0) -> NDArray[np.float32]:
+    """Queries as the other tower gives them: [count, 512] float32, units; things of the same law about another mean."""
+    law, random = Law(seed), np.random.default_rng([seed, 3])
+    away = random.standard_normal(DIM).astype(np.float32)
+    away -= away @ law.mean * law.mean
+    mean = GAP_COSINE * law.mean + np.sqrt(1 - GAP_COSINE**2) * away / np.linalg.norm(away)
+    return unit(mean + law.offsets(count, random))
+
+
+def nearest(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+    """Of each unit vector of a set [n, 512] the cosines to all others, highest first, and which: both [n, n - 1]."""
+    cosines = vectors @ vectors.T
+    np.fill_diagonal(cosines, -np.inf)
+    order = np.argsort(-cosines, axis=1, kind="stable")[:, :-1]
+    return np.take_along_axis(cosines, order, axis=1), order
+
+
+def hardness(vectors: NDArray[np.float32], shortlists: Sequence[float] = SHORTLISTS) -> dict[str, float]:
+    """How hard a small set of unit vectors [n, 512] is to search: figures of each vector as a query for the others.
+
+    mean_cosine     of any two
+    nearest, tenth  cosine to the nearest and to the 10th nearest, mean over queries
+    bits_1% ...     share of the true 10 nearest among the so many that differ in the fewest sign bits
+    """
+    cosines, true = nearest(vectors)
+    signs = np.where(vectors > 0, 1, -1).astype(np.float32)
+    by_bits = nearest(signs)[1]
+    found = {}
+    for share in shortlists:
+        shortlist = by_bits[:, : max(10, round(share * len(vectors)))]
+        found[f"bits_{share:.0%}"] = float(np.mean([np.isin(a[:10], b).mean() for a, b in zip(true, shortlist)]))
+    figures = {"mean_cosine": cosines.mean(), "nearest": cosines[:, 0].mean(), "tenth": cosines[:, 9].mean()}
+    return {name: float(figure) for name, figure in figures.items()} | found
