@@ -102,9 +102,9 @@ def test_many_chunks_and_many_ties_in_pages(k, monkeypatch):
     photos, query = open_collection(conn, "photos"), random_vectors(1, seed=2)[0]
     expected = [id for id, _ in oracle(stored, query)]  # 1 and 2 times a vector have one score, 3 times nearly
     pages = []
-    for offset in range(0, 1500, k):
+    for offset in range(0, min(1500, 100 * k), k):
         pages += ids(search.search(conn, photos, query, k, offset=offset))
-    assert pages == expected
+    assert pages == expected[: 100 * k]
 
 
 def test_a_vector_has_the_same_score_wherever_it_stands():

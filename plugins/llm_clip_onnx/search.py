@@ -127,8 +127,9 @@ class Best:
         """Positions of those that may be among the best, by float32, which is all that most of them need."""
         slack = vectors.shape[1] * 2.0**-23  # a cosine in float32 is less than this off, in whatever order it is summed
         with np.errstate(all="ignore"):
-            squares = np.einsum("ij,ij->i", vectors, vectors)
-            scores = vectors @ self.unit_query_32 / np.sqrt(squares)
+            squares = np.vecdot(vectors, vectors)
+            # Not `@`, whose threads wait for each other where other work keeps the cores busy: 7 ms instead of 0.05.
+            scores = np.vecdot(vectors, self.unit_query_32) / np.sqrt(squares)
         sure = (squares > 1e-20) & (squares < 1e30)  # elsewhere float32 may have run over or under
         scores[~sure] = -2.0
         low = self.hits[-1].score - slack if len(self.hits) == self.wanted else -2.0
@@ -139,7 +140,7 @@ class Best:
 
 
 def is_vector(value: Any, size: int) -> bool:
-    return isinstance(value, bytes | memoryview) and len(value) == size
+    return type(value) in (bytes, memoryview) and len(value) == size
 
 
 def cosines(vectors: NDArray[np.floating], unit_query: NDArray[np.float64]) -> NDArray[np.float64]:
