@@ -30,13 +30,15 @@ test: .venv-test/ready .venv-alpha/ready
 	.venv-test/bin/mypy
 	.venv-test/bin/python -m pytest
 
-bench: .venv-test/ready
+bench: .venv-test/ready .venv-bench/ready
 	.venv-test/bin/python bench/recipe.py
 	.venv-test/bin/python bench/recipe.py --tokenizer-json --pairs 3 --to bench/results/recipe-tokenizer-json.json
 	.venv-test/bin/python bench/scan.py
 	.venv-test/bin/python bench/classify.py
 	.venv-test/bin/python bench/container.py
 	.venv-test/bin/python bench/load.py
+	.venv-bench/bin/python bench/search.py
+	.venv-bench/bin/python bench/plot_search.py
 
 # For every Python and processor. llm asks for pip, which the base image has; what serves does without packages that
 # others ask for but never import there; torch is of an index of its own, and one file of open-clip-torch is read.
@@ -76,6 +78,12 @@ demo/model/labels/emoji.json: demo/model/manifest.json demo/emoji.txt
 .venv-alpha/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-alpha
 	.venv-alpha/bin/pip install -q -U -e . 'datasette>=1.0a41'
+	touch $@
+
+# datasette-faiss is a plugin that Datasette would load wherever it is installed: an environment of its own.
+.venv-bench/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install -q -e '.[bench]'
 	touch $@
 
 .venv-lock/ready:

@@ -8,7 +8,7 @@ The numbers were measured on OpenAI's ViT-B/32: on its text vectors of ImageNet'
 80 published templates, as several projects publish them in one file of [512, 1000]. `hardness` says how well sign bits
 find the nearest of a set; the made vectors are meant to be no easier than the real ones, which
 tests/test_clip_vectors.py checks. What 1,000 vectors cannot tell is how dense a million lie: here that is 20,000
-things, some common and some rare, of 250 kinds. Nothing is nearly the same twice, as photos of a real collection often
+things, some common and some rare, of 300 kinds. Nothing is nearly the same twice, as photos of a real collection often
 are, which would be easier.
 """
 
@@ -40,8 +40,8 @@ SPECTRUM |= {200: 7.6e-4, 250: 4.5e-4, 300: 2.6e-4, 350: 1.4e-4, 400: 7e-5, 450:
 
 # Clusters: a vector is of a thing, which is of a kind. Shares of the variance that its kind and its thing explain,
 # chosen so that of 1,000 vectors the cosines to the nearest and to the 10th are about the real ones, and no higher.
-KINDS, THINGS = 250, 20_000
-KIND_SHARE, THING_SHARE = 0.5, 0.3
+KINDS, THINGS = 300, 20_000
+KIND_SHARE, THING_SHARE = 0.5, 0.1
 
 # The cosine of the two towers' mean directions: of an image and a text that have nothing in common the cosine is about
 # 0.2, and of a pair about 0.3 (OpenAI's own examples of ViT-B/32).
@@ -108,7 +108,7 @@ def other_modality(count: int, seed: int = 0) -> NDArray[np.float32]:
     law, random = Law(seed), np.random.default_rng([seed, 3])
     away = random.standard_normal(DIM).astype(np.float32)
     away -= away @ law.mean * law.mean
-    mean = GAP_COSINE * law.mean + np.sqrt(1 - GAP_COSINE**2) * away / np.linalg.norm(away)
+    mean = GAP_COSINE * law.mean + np.float32(np.sqrt(1 - GAP_COSINE**2)) * away / np.linalg.norm(away)
     return unit(mean + law.offsets(count, random))
 
 

@@ -40,7 +40,7 @@ def test_they_are_no_easier_to_search_than_the_real_ones(seed):
     assert made["nearest"] - made["tenth"] == pytest.approx(real["nearest"] - real["tenth"], abs=0.01)
     for figure in ("nearest", "tenth", "bits_1%", "bits_2%", "bits_4%", "bits_8%"):
         assert made[figure] <= real[figure], figure
-        assert made[figure] > 0.85 * real[figure], figure  # nor far from real
+        assert made[figure] > 0.8 * real[figure], figure  # nor far from it
 
 
 def test_hardness_is_one_where_the_signs_say_it_all():
@@ -84,6 +84,8 @@ def test_queries_are_of_the_same_law_and_none_of_them_is_in_the_set():
 
 def test_queries_of_the_other_modality_lie_in_another_cone():
     """Cosines of about 0.2 with what has nothing to do with them, as between an image and a text."""
-    cosines = clip_vectors.other_modality(200) @ thousand(0).T
+    queries = clip_vectors.other_modality(200)
+    assert queries.dtype == np.float32
+    cosines = queries @ thousand(0).T
     assert cosines.mean() == pytest.approx(0.19, abs=0.03)
     assert 0.3 < np.max(cosines, axis=1).mean() < 0.5
