@@ -6,11 +6,14 @@ import asyncio
 import base64
 import io
 import json
+import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 from datasette.app import Datasette
 
@@ -99,7 +102,7 @@ def test_files_and_fields_come_in_the_order_of_their_parts(server, demo_engine):
 @pytest.mark.parametrize("normalize", ["0", "1"])
 def test_the_formats_hold_the_same_vector(normalize, server, demo_engine):
     expected = demo_engine.embed_item("cat")
-    expected = unit(expected) if normalize == "1" else expected
+    expected = unit(expected.astype(np.float64)).astype(np.float32) if normalize == "1" else expected
     found = {}
     for form_ in ("float", "base64", "hex"):
         answer = httpx.get(server + EMBED, params={"text": "cat", "format": form_, "normalize": normalize}).json()
@@ -309,6 +312,11 @@ def test_orient_exif_reads_an_image_upright(server, demo_engine):
             400,
             "11 labels in 1 templates are 11 prompts; at most 10 are embedded for a request (plugins.datasette-clip.limits.prompts): bake a label set of them",
         ),
+        ("GET", CLASSIFY, {"params": {"img": BASE64URL, "k": "9" * 5000}}, 400, "k is '99999999999999999999'; expected a"),
+        ("POST", EMBED, {"json": {"texts": ["a"], "format": "x"}}, 400, "format is 'x'; expected float, base64, hex"),
+        ("GET", CLASSIFY, {"params": {"img": BASE64URL, "labels": ["a", "b" * 301]}}, 400, "labels[1] has 301 characters; at"),
+        ("GET", CLASSIFY, {"params": {"img": BASE64URL, "labels": json.dumps(["a" * 300] * 21)}}, 400, "labels is a JSON list of 6384 characters; at most 6000 are read"),
+        ("GET", EMBED, {"params": {"vector": (b"\0\0\xc0\x7f" * 512).hex()}}, 400, "vectors[0]: a vector of zeros, infin"),
         ("GET", CLASSIFY, {"params": {"img": BASE64URL, "k": "0"}}, 400, "k is '0'; expected a whole number from 1"),
         ("GET", CLASSIFY, {"params": {"img": BASE64URL, "k": "²"}}, 400, "k is '²'; expected a whole number from 1"),
         (
@@ -342,6 +350,17 @@ def raw(server: str, request: bytes) -> bytes:
         while piece := connection.recv(65536):
             answer += piece
     return answer
+
+
+def test_options_without_a_value_are_not_given(server):
+    sent = {"texts": ["cat"], "k": [], "format": [], "normalize": [], "labels": []}
+    assert httpx.post(server + EMBED, json=sent).json()["format"] == "float"
+
+
+def test_vectors_of_huge_numbers_are_normalised_too(server):
+    vector = np.full(512, 3e38, "<f4").tobytes().hex()
+    [found] = numbers(httpx.get(server + EMBED, params={"vector": vector, "normalize": "1"}).json())
+    np.testing.assert_allclose(found, 512**-0.5, rtol=1e-6)
 
 
 def test_a_preflight_is_answered_for_any_origin(server):
@@ -379,7 +398,9 @@ def test_a_private_instance_answers_preflights_and_whoever_has_the_token(demo_di
     datasette = Datasette(memory=True, cors=True)
     asking = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
     assert ask(datasette, "OPTIONS", EMBED, headers=asking).status_code == 204
-    assert ask(datasette, "POST", EMBED, content=JPEG).status_code == 403
+    refused = ask(datasette, "POST", EMBED, content=JPEG)
+    assert (refused.status_code, refused.json()["ok"]) == (403, False)
+    assert refused.headers["access-control-allow-origin"] == "*"
     with_token = {"Authorization": "Bearer secret"}
     assert ask(datasette, "POST", EMBED, content=JPEG, headers=with_token).status_code == 200
 
@@ -420,19 +441,52 @@ def test_beyond_the_queue_it_is_503_and_retry_after_and_others_are_answered(serv
 def test_bodies_are_bounded_in_sum_and_the_room_comes_back(server):
     url = httpx.URL(server)
     head = f"POST {EMBED} HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 1900000\r\n\r\n".encode()
+    large = JPEG + bytes(1_500_000)
     with socket.create_connection((url.host, url.port), timeout=60) as slow:
-        slow.sendall(head + bytes(1000))
+        slow.sendall(head)
+        assert httpx.post(server + EMBED, content=large).status_code == 200  # what is only announced takes no room
+        slow.sendall(bytes(1_800_000))
         refused = None
-        while refused is None or refused.status_code == 200:  # until the server has read the announcement
-            refused = httpx.post(server + EMBED, content=JPEG + bytes(1_500_000))
+        while refused is None or refused.status_code == 200:  # until the server has read so much
+            refused = httpx.post(server + EMBED, content=large)
         assert refused.status_code == 503
         assert refused.json()["error"].endswith("(plugins.datasette-clip.limits.receiving_bytes)")
         assert refused.headers["retry-after"] == "1"
         assert httpx.post(server + EMBED, content=JPEG).status_code == 200  # there is room for a small one
     for _ in range(100):
-        if (response := httpx.post(server + EMBED, content=JPEG + bytes(1_500_000))).status_code == 200:
+        if (response := httpx.post(server + EMBED, content=large)).status_code == 200:
             break
     assert response.status_code == 200
+
+
+F = "application/x-www-form-urlencoded"
+EACH = 2_000_000  # bytes of a body, as many as this server takes
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "sentence"),
+    [
+        (b"img=" + b"f" * (EACH - 4), F, "images[0]: 999998-byte blob is not an image Pillow can open"),
+        (b"kk&" * (EACH // 3), F, "there are 666667 fields; at most 115 are read"),
+        (b'{"texts":[' + b"[]," * (EACH // 3 - 8) + b"[]]}", "application/json", "the body is JSON of more than 100000 parts"),
+        (b'{"labels":[' + b'{"":{}},' * (EACH // 8 - 8) + b"[]]}", "application/json", "the body is JSON of more than 100000"),
+        (b'{"images":["' + b"A" * (EACH - 20) + b'"]}', "application/json", "images[0]: 999990-byte blob is not an image"),
+    ],
+)  # fmt: skip
+def test_no_body_takes_many_times_its_own_memory(content, kind, sentence, server):
+    port = httpx.URL(server).port
+    pid = next(c.pid for c in psutil.net_connections() if c.laddr and c.laddr.port == port and c.status == "LISTEN")
+
+    def kilobytes(key: str) -> int:
+        return int(re.search(rf"{key}:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1])
+
+    httpx.post(server + EMBED, content=JPEG)
+    Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak begins anew
+    before = kilobytes("VmRSS")
+    response = httpx.post(server + EMBED, content=content, headers={"content-type": kind})
+    assert response.status_code == 400
+    assert response.json()["error"].startswith(sentence)
+    assert kilobytes("VmHWM") - before < 20_000  # of which the body, and what it holds, are 3,000 each
 
 
 @pytest.mark.parametrize(("path", "orient"), [(EMBED, ""), (CLASSIFY, "exif")])

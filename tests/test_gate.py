@@ -496,6 +496,17 @@ def test_raw_bytes_that_are_no_good_request_get_400_or_nothing(request_bytes, se
     assert httpx.get(f"{server}/_memory.json?sql=select+1").status_code == 200
 
 
+def test_the_log_has_the_beginning_of_a_url_and_no_picture(demo_dir, tmp_path):
+    env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
+    with serving("--memory", env=env, log=tmp_path / "log") as url:
+        assert httpx.get(f"{url}/_memory.json?sql=select+1&img={'x' * 5000}y").status_code == 200
+    lines = [line for line in (tmp_path / "log").read_text().splitlines() if "img=" in line]
+    assert len(lines) == 1
+    assert "sql=select+1&img=xxx" in lines[0]
+    assert len(lines[0]) < 700
+    assert 'xxx... HTTP/1.1" 200' in lines[0]
+
+
 def test_a_fault_of_ours_stays_500(demo_dir, monkeypatch):
     """Only what fails in Datasette itself is the request's fault."""
     from datasette_clip import views

@@ -24,7 +24,7 @@ from .config import Config, config_of
 from .cors import HEADERS
 from .inference import in_thread, inference_of
 from .inputs import Asked, Input
-from .permissions import ensure_instance
+from .permissions import may
 from .sql_functions import check_model, check_text
 
 if TYPE_CHECKING:
@@ -46,8 +46,9 @@ async def classify_json(datasette, request) -> Response:
 
 async def respond(datasette, request, work: Work) -> Response:
     """What `work` makes of a request, as JSON; or the sentence why not, in the one shape of all errors."""
-    await ensure_instance(datasette, request)
-    if request.method in METHODS:
+    if not await may(datasette, request.actor, "view-instance"):
+        content = failure("this instance is private; expected a token that it knows (Authorization: Bearer ...)", 403)
+    elif request.method in METHODS:
         content = await answer_of(datasette, request, work)
     else:
         content = failure(f"{request.method} is not a method of this endpoint; expected GET or POST", 405)
@@ -68,12 +69,13 @@ async def answer_of(datasette, request, work: Work) -> dict:
             begun_s = time.perf_counter()
             inputs_, known, answer = await in_thread(begin, work, config, query, kind, pieces)
             results = await each(request, inputs_, answer)
-            collecting.soon.set()  # what images took is to be given back
             known |= {"results": results, "ms": round((time.perf_counter() - begun_s) * 1000, 1)}
     except Base400 as error:  # too large, or too much at once
         return failure(str(error), error.status)
     except ClipError as error:
         return failure(str(error), HTTPStatus.SERVICE_UNAVAILABLE if isinstance(error, ModelDirError) else 400)
+    finally:
+        collecting.soon.set()  # what was sent, and what images took, is to be given back
     if all("error" in result for result in results):
         return failure(results[0]["error"], HTTPStatus.BAD_REQUEST) | known
     return {"ok": True} | known
@@ -100,7 +102,7 @@ async def each(request, inputs_: list[Input], answer: Callable[[Input], dict]) -
         for one in inputs_:
             if leaving.done():
                 raise InputError("the client has left")
-            results.append(await in_thread(result_of, one, answer))
+            results.append(await in_thread(result_of, one, answer, of_images=one.kind == "image"))
         return results
     finally:
         leaving.cancel()
@@ -122,7 +124,9 @@ def embed(engine: Engine, config: Config, asked: Asked) -> tuple[dict, Callable[
 
     def answer(one: Input) -> dict:
         embedding = embedding_of(engine, config, one, asked.orient)
-        return {"embedding": written(vectors.unit(embedding) if asked.normalize else embedding, asked.format)}
+        if asked.normalize:
+            embedding = vectors.unit(embedding.astype(np.float64)).astype(np.float32)
+        return {"embedding": written(embedding, asked.format)}
 
     known = {"model": CLIP.model_id, "embed_dim": engine.manifest.embed_dim}
     return known | {"format": asked.format, "normalized": asked.normalize}, answer
@@ -151,6 +155,7 @@ def embedding_of(engine: Engine, config: Config, one: Input, orient: str | None)
         embedding = vectors.from_blob(one.content)
         if embedding.shape != (engine.manifest.embed_dim,):
             raise VectorError(f"{embedding.size} dimensions; vectors of this model have {engine.manifest.embed_dim}")
+        vectors.cosine(embedding, embedding)  # raises where it has no direction
         return embedding
     check_text(config, one.content)
     return engine.embed_item(one.content, orient=orient)

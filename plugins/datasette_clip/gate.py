@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from contextlib import nullcontext
 from contextvars import ContextVar
 from http import HTTPStatus
@@ -26,6 +27,8 @@ HEALTH = "/-/clip/health"
 UNCOUNTED = {HEALTH, "/robots.txt", "/favicon.ico"}
 READING = {"GET", "HEAD"}
 within: ContextVar[Answer | None] = ContextVar("within", default=None)  # datasette.client asks from within a request
+LOGGED = 500  # characters of a URL
+SEARCHES = ("/-/clip/search/", "/-/clip/thumbnail/")
 READ_BYTES = 300_000  # of a URL and headers, so that who sends an image by GET that is too large hears why
 SHRINK = "shrink an image to 224 pixels, or send it by POST to /-/clip/embed.json or /-/clip/classify.json"
 NO_CRAWLERS = "crawlers and AI bots are not served here, see /robots.txt (plugins.datasette-clip.refuse_crawlers)"
@@ -46,6 +49,7 @@ def gate(datasette):
             if scope["type"] == "lifespan":
                 leaving.bound_the_drain()
                 read_long_urls()
+                logging.getLogger("uvicorn.access").addFilter(shorten)
             if scope["type"] != "http" or ((outer := within.get()) and not outer.ended):
                 return await app(scope, receive, send)
             path = f"/{scope['path'].removeprefix(base_url).removeprefix('/')}"
@@ -69,6 +73,13 @@ def gate(datasette):
     return wrap
 
 
+def shorten(record: logging.LogRecord) -> bool:
+    """Keep the pictures that URLs carry out of the access log, whose third argument is the URL."""
+    if isinstance(record.args, tuple) and len(record.args) > 2 and len(url := str(record.args[2])) > LOGGED:
+        record.args = (*record.args[:2], f"{url[:LOGGED]}...", *record.args[3:])
+    return True
+
+
 def read_long_urls() -> None:
     """Have uvicorn read URLs and headers of up to READ_BYTES: by itself it answers 65,537 with no more than 400."""
     if uvicorn := leaving.uvicorns_config():
@@ -81,8 +92,6 @@ async def let_in(app, scope: dict, receive, sent: Answer, config: Config, waits:
     As pass_on gives it: None, or status and sentence.
     """
     with Body(receive, sent.traffic, config.limits) as body:
-        if not body.reserve(content_length(scope)):
-            return HTTPStatus.SERVICE_UNAVAILABLE, f"{CROWDED}.receiving_bytes)"
         async with sent.turn() if waits else nullcontext():
             if waits and await body.reader_is_gone():
                 return None
@@ -96,8 +105,8 @@ def content_length(scope: dict) -> int:
 
 
 def may_run_sql(path: str) -> bool:
-    """Whether Datasette may run SQL for a path: not under /-/, where pages about the server itself are."""
-    return not path.startswith("/-/")
+    """Whether SQL may run for a path: of those under /-/, which are about the server itself, only for a search."""
+    return not path.startswith("/-/") or path.startswith(SEARCHES)
 
 
 def refuse(config: Config, scope: dict, in_flight: int) -> tuple[int, str] | None:
@@ -131,6 +140,12 @@ def too_much(what: str, found: int, unit: str, limit: int, name: str) -> str:
     return f"{what} of {found} {unit}; at most {limit} are accepted (plugins.datasette-clip.limits.{name})"
 
 
+class Stalled(Base400):
+    """A client sends no more of the body that it began, for plugins.datasette-clip.limits.stalled_s."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT.value
+
+
 class TooMuchToReceive(Base400):
     """More is being received than plugins.datasette-clip.limits.receiving_bytes: whoever comes back is served."""
 
@@ -139,7 +154,7 @@ class TooMuchToReceive(Base400):
 
 class Body:
     """`receive`, which raises BodyTooLarge once too much has arrived, whatever was announced, TooMuchToReceive where
-    that is too much beside all other bodies, and TimeoutError after limits.stalled_s of silence.
+    that is too much beside all other bodies, and Stalled after limits.stalled_s of silence.
 
     A context, at whose end the body no longer counts among those that are held.
     """
@@ -156,9 +171,9 @@ class Body:
     def __exit__(self, *_) -> None:
         self.traffic.receiving_bytes -= self.held_bytes
 
-    def reserve(self, held_bytes: int) -> bool:
-        """Whether there is room for so many bytes of this body, which from now on are counted."""
-        more = max(0, held_bytes - self.held_bytes)
+    def hold(self) -> bool:
+        """Whether there is room for what has arrived of this body beside all others; if so, it counts from now on."""
+        more = self.arrived_bytes - self.held_bytes
         if more and self.traffic.receiving_bytes + more > self.limits.receiving_bytes:
             return False
         self.traffic.receiving_bytes += more
@@ -173,14 +188,17 @@ class Body:
     async def __call__(self) -> dict:
         message, self.first = self.first, None
         if message is None:
-            async with asyncio.timeout(None if self.complete else self.limits.stalled_s):
-                message = await self.receive()
+            try:
+                async with asyncio.timeout(None if self.complete else self.limits.stalled_s):
+                    message = await self.receive()
+            except TimeoutError:
+                raise Stalled(f"nothing more of the body came for {self.limits.stalled_s} s") from None
             self.arrived_bytes += len(message.get("body", b""))
             self.complete = not message.get("more_body", False)  # what comes then is that the client has left
         if self.arrived_bytes > self.limits.body_bytes:
             limit = self.limits.body_bytes
             raise BodyTooLarge(too_much("body", self.arrived_bytes, "bytes or more", limit, "body_bytes"))
-        if not self.reserve(self.arrived_bytes):
+        if not self.hold():
             raise TooMuchToReceive(f"{CROWDED}.receiving_bytes)")
         return message
 

@@ -1,4 +1,7 @@
-"""Where the endpoints embed: in two threads of their own, neither the event loop's nor SQL's, by a bounded queue."""
+"""Where endpoints and pages embed: in threads of their own, neither the event loop's nor SQL's, by a bounded queue.
+
+Two threads are for images, and one is for all that takes no decoder, so that words do not wait for photographs.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,6 @@ from datasette.utils.asgi import Base400
 from .config import config_of
 from .traffic import CROWDED
 
-THREADS = 2
 T = TypeVar("T")
 
 
@@ -50,10 +52,10 @@ def inference_of(datasette) -> Inference:
 
 
 @cache
-def executor() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(THREADS, thread_name_prefix="clip-embedding")
+def executor(of_images: bool) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(2 if of_images else 1, thread_name_prefix="clip-images" if of_images else "clip-words")
 
 
-async def in_thread(function: Callable[..., T], *arguments) -> T:
+async def in_thread(function: Callable[..., T], *arguments, of_images: bool = False) -> T:
     """What `function(*arguments)` returns or raises, run in one of these threads when it is its turn."""
-    return await asyncio.get_running_loop().run_in_executor(executor(), function, *arguments)
+    return await asyncio.get_running_loop().run_in_executor(executor(of_images), function, *arguments)

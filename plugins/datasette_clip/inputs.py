@@ -7,7 +7,7 @@ the sentence why, and spoils no other.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
@@ -28,6 +28,7 @@ KINDS = {
 FORMATS = ("float", "base64", "hex")
 TRUE, FALSE = ("1", "true", "on", "yes"), ("0", "false", "off", "no", "")
 OPTIONS = ("labels", "templates", "k", "format", "normalize", "orient")
+MAX_PARTS = 100_000  # of JSON, each of which takes some 80 bytes
 IGNORED = {"csrftoken"}  # Datasette's own, in every form
 
 
@@ -82,7 +83,7 @@ def read(query: str, content_type: str, pieces: list[bytes], limits: Limits) -> 
     Raises InputError where that makes no sense.
     """
     pairs = Pairs(limits)
-    pairs.add_all(parse_qsl(query, keep_blank_values=True))
+    pairs.add_query(query)
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         read_multipart(content_type, pieces, pairs)
@@ -94,7 +95,7 @@ def read(query: str, content_type: str, pieces: list[bytes], limits: Limits) -> 
     elif kind == "application/json":
         return read_json(body, pairs)
     elif kind == "application/x-www-form-urlencoded" and not is_image(body):  # which curl --data-binary says of a photo
-        pairs.add_all(parse_qsl(body.decode("utf-8", errors="replace"), keep_blank_values=True))
+        pairs.add_query(body.decode("utf-8", errors="replace"))
     else:
         pairs.add_input(Input("body", "image", body))
     return asked_of(pairs.inputs, pairs.options)
@@ -116,8 +117,15 @@ class Pairs:
             )
         self.inputs.append(one)
 
-    def add_all(self, pairs: Iterable[tuple[str, str]]) -> None:
-        for name, value in pairs:
+    @property
+    def most_fields(self) -> int:
+        return self.limits.fields + self.limits.items + self.limits.prompts
+
+    def add_query(self, query: str) -> None:
+        """Take the fields of a query string or a form. Raises InputError where there are too many, reading none."""
+        if (fields := query.count("&") + 1) > self.most_fields:
+            raise InputError(f"there are {fields} fields; at most {self.most_fields} are read")
+        for name, value in parse_qsl(query, keep_blank_values=True):
             self.add(name, value)
 
     def add(self, name: str, value: str) -> None:
@@ -156,9 +164,10 @@ def read_multipart(content_type: str, pieces: list[bytes], pairs: Pairs) -> None
         name, value = ((part or b"").decode("utf-8", errors="replace") for part in (one.field_name, one.value))
         pairs.add(name, value)
 
-    in_memory = {"MAX_MEMORY_FILE_SIZE": sum(map(len, pieces)) + 1}  # nothing can be written to a container's disk
+    # Nothing can be written to a container's disk.
+    limits = {"MAX_MEMORY_FILE_SIZE": sum(map(len, pieces)) + 1, "MAX_FIELDS": pairs.most_fields}
     try:
-        parser = create_form_parser({"Content-Type": content_type.encode("latin-1")}, on_field, on_file, in_memory)
+        parser = create_form_parser({"Content-Type": content_type.encode("latin-1")}, on_field, on_file, limits)
         for piece in taken(pieces):
             parser.write(piece)
         parser.finalize()
@@ -169,7 +178,11 @@ def read_multipart(content_type: str, pieces: list[bytes], pairs: Pairs) -> None
 def read_json(body: bytes, pairs: Pairs) -> Asked:
     """{"texts": [...], "images": [base64...], "vectors": [...]} and options, which win over the query string's."""
     try:
+        if sum(map(body.count, b",[{:")) > MAX_PARTS:
+            raise InputError(f"the body is JSON of more than {MAX_PARTS} parts; expected texts and images")
         found = json.loads(body)
+    except InputError:
+        raise
     except (ValueError, RecursionError) as error:
         raise InputError(f"the body is no JSON: {error}") from error
     if not isinstance(found, dict):
@@ -196,15 +209,16 @@ def asked_of(inputs: list[Input], options: dict[str, list]) -> Asked:
     if templates := options.get("templates"):
         asked.templates = tuple(templates)
     for name in ("k", "format", "normalize", "orient"):
-        if name in options:
+        if options.get(name):
             setattr(asked, name, READERS[name](options[name][-1]))
     return asked
 
 
 def read_k(value: object) -> int:
-    if isinstance(value, bool) or not str(value).isascii() or not str(value).isdigit() or not 0 < int(value) < 10**6:  # type: ignore[call-overload]
-        raise InputError(f"k is {value!r}; expected a whole number from 1, of the labels to answer")
-    return int(value)  # type: ignore[call-overload]
+    text = "" if isinstance(value, bool) else str(value)
+    if not text.isascii() or not text.isdigit() or len(text) > 6 or int(text) < 1:
+        raise InputError(f"k is {text[:20]!r}; expected a whole number from 1, of the labels to answer")
+    return int(text)
 
 
 def read_format(value: object) -> str:

@@ -15,6 +15,7 @@ from .config import PLUGIN, Limits
 if TYPE_CHECKING:
     from llm_clip_onnx.engine import Engine  # imports onnxruntime, which Datasette's start does not wait for
 
+CHARACTERS = 2 * zero_shot.MAX_CHARACTERS  # of a label in JSON
 DIGITS = 6  # of probabilities and cosines, where float32 embeddings have no more to say
 
 
@@ -28,6 +29,8 @@ def classifier_of(
     if labels is None:
         labels = default_set(engine)
     if isinstance(labels, str) and labels.lstrip().startswith("["):
+        if len(labels) > (limit := limits.prompts * CHARACTERS):
+            raise InputError(f"labels is a JSON list of {len(labels)} characters; at most {limit} are read")
         try:
             labels = json.loads(labels)
         except (ValueError, RecursionError) as error:
@@ -45,10 +48,10 @@ def classifier_of(
 
 def default_set(engine: Engine) -> str:
     """imagenet, or else the first label set of the model. Raises InputError where it has none."""
-    names = label_sets.names_of(engine.path)
+    names = sets_of(engine)
     if not names:
         raise InputError("no labels are given, and this model has no label set; expected labels, one by one")
-    return "imagenet" if "imagenet" in names else names[0]
+    return label_sets.IMAGENET if label_sets.IMAGENET in names else names[0]
 
 
 def classifier_of_own(engine: Engine, limits: Limits, labels: Sequence[str], templates: Sequence[str]) -> Classifier:

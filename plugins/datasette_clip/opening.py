@@ -9,6 +9,7 @@ import asyncio
 import re
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
+from urllib.parse import unquote_to_bytes
 
 from llm_clip_onnx.errors import ClipError
 
@@ -60,7 +61,7 @@ def wait_for_opening(base_url: str):
             may_run_sql = scope["type"] == "http" and not scope["path"].startswith(("/-/", f"{base_url}-/"))
             if may_run_sql and not text_opening().done():
                 await asyncio.shield(asyncio.wrap_future(text_opening()))
-            if may_run_sql and FOR_IMAGES.search(scope.get("query_string", b"")):
+            if may_run_sql and FOR_IMAGES.search(unquote_to_bytes(scope.get("query_string", b""))):
                 await asyncio.to_thread(open_image)
             await app(scope, receive, send)
 

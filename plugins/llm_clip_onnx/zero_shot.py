@@ -17,6 +17,7 @@ from .vectors import unit
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 PLACE = "{}"
+MAX_CHARACTERS = 300  # of a label or a template, which is more than 77 ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +46,10 @@ def check_labels(labels: Sequence[str], templates: Sequence[str]) -> None:
         for position, item in enumerate(items):
             if not isinstance(item, str) or not item.strip():
                 raise InputError(f"{name}[{position}] is {item!r}; expected a text that is not empty")
+            if len(item) > MAX_CHARACTERS:
+                raise InputError(
+                    f"{name}[{position}] has {len(item)} characters; at most {MAX_CHARACTERS} are accepted"
+                )
     for position, template in enumerate(templates):
         if PLACE not in template:
             raise InputError(f"templates[{position}] is {template!r}; expected {PLACE} where the label goes")
