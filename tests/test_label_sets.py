@@ -464,3 +464,27 @@ def test_openais_weights_are_recognised_by_what_they_give(tiny_dir):
         row = reference[TEXTS.index(golden["text"])]
         row[golden["at"]] = np.array(golden["values"]) * (np.linalg.norm(row) if golden["unit"] else 1)
     assert fidelity.are_openais(manifest, reference)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"unrelated_cosine": None}, {"unrelated_cosine": 2}, {"labels": [1]}, {"labels": []}]
+)
+def test_facts_of_another_kind_are_refused(wrong, tiny_dir, tmp_path):
+    path = Path(shutil.copytree(tiny_dir, tmp_path / "model"))
+    (tmp_path / "ok.txt").write_text("cat\ndog\n")
+    bake_labels(path, "ok", tmp_path / "ok.txt", say=quiet)
+    file = path / "labels" / "ok.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | wrong))
+    with pytest.raises(
+        ModelDirError, match=r"cannot be read \(ValueError: a fact is of another kind than it should be"
+    ):
+        label_sets.stored_facts(path, "ok")
+
+
+def test_a_file_whose_name_is_no_utf_8_is_baked_too(tiny_dir, tmp_path):
+    path = Path(shutil.copytree(tiny_dir, tmp_path / "model"))
+    file = tmp_path / "f\udcff.txt"
+    file.write_text("cat\n")
+    bake_labels(path, "odd", file, say=quiet)
+    assert label_sets.stored_facts(path, "odd").source == "f?.txt"
+    assert sorted(one.name for one in (path / "labels").iterdir()) == ["odd.json", "odd.npy"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -78,6 +79,8 @@ def stored_facts(path: Path, name: str) -> LabelSet:
         version = facts["format"]
         lists = {key: tuple(facts[key]) for key in ("labels", "templates")} if version == FORMAT else {}
         found = LabelSet(**facts | lists) if version == FORMAT else None
+        if found and not are_facts(found):
+            raise ValueError("a fact is of another kind than it should be")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelDirError(
             f"{file} cannot be read ({type(error).__name__}: {error}): {bake_anew(path, name)}"
@@ -85,6 +88,20 @@ def stored_facts(path: Path, name: str) -> LabelSet:
     if found is None:
         raise ModelDirError(f"{file} says format {version}, this version reads {FORMAT}: {bake_anew(path, name)}")
     return found
+
+
+def are_facts(found: LabelSet) -> bool:
+    """Whether the facts are of their kinds, which JSON does not hold them to."""
+    texts = (found.name, found.source, found.vectors_sha256, found.baked_at, *found.labels, *found.templates)
+    cosine = found.unrelated_cosine
+    return bool(
+        all(isinstance(text, str) for text in texts)
+        and isinstance(found.weights_sha256, dict)
+        and isinstance(cosine, int | float)
+        and -1 <= cosine <= 1
+        and found.labels
+        and found.templates
+    )
 
 
 def read_facts(path: Path, manifest: Manifest, name: str) -> LabelSet:
@@ -120,13 +137,12 @@ def write(path: Path, facts: LabelSet, vectors: NDArray[np.float32]) -> None:
     """
     folder = path / LABELS
     folder.mkdir(exist_ok=True)
-    part = folder / f".{facts.name}.part"
-    try:
-        with part.open("wb") as stream:
+    with tempfile.TemporaryDirectory(prefix=f".{facts.name}.", dir=folder) as parts:
+        npy, json_ = Path(parts) / "npy", Path(parts) / "json"
+        with npy.open("wb") as stream:
             np.save(stream, vectors)
-        facts = replace(facts, vectors_sha256=sha256_of(part))
-        os.replace(part, folder / f"{facts.name}.npy")
-        part.write_text(json.dumps(asdict(facts), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(part, folder / f"{facts.name}.json")
-    finally:
-        part.unlink(missing_ok=True)
+        facts = replace(facts, vectors_sha256=sha256_of(npy))
+        written = json.dumps(asdict(facts), indent=1, ensure_ascii=False) + "\n"
+        json_.write_text(written, encoding="utf-8")
+        os.replace(npy, folder / f"{facts.name}.npy")
+        os.replace(json_, folder / f"{facts.name}.json")

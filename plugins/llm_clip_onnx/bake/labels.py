@@ -90,7 +90,7 @@ def recipe_of(path: Path, name: str, labels: Path | None, templates: Path | None
     Where there is none, `imagenet` has OpenAI's names and templates; other labels without templates have the default
     one. Raises InputError where labels or templates cannot be had.
     """
-    found = Recipe(read_lines(labels, "labels"), DEFAULT_TEMPLATES, labels.name) if labels else stored(path, name)
+    found = Recipe(read_lines(labels, "labels"), DEFAULT_TEMPLATES, named(labels)) if labels else stored(path, name)
     if found is None and name == IMAGENET:
         found = openai_imagenet()
     if found is None:
@@ -99,6 +99,11 @@ def recipe_of(path: Path, name: str, labels: Path | None, templates: Path | None
             "--labels names a file of labels, one a line"
         )
     return found._replace(templates=read_lines(templates, "templates")) if templates else found
+
+
+def named(file: Path) -> str:
+    """The name of a file, with ? for what is no UTF-8."""
+    return file.name.encode(errors="replace").decode()
 
 
 def read_lines(file: Path, what: str) -> tuple[str, ...]:
