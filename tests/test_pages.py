@@ -22,7 +22,7 @@ from browser import chromium
 from conftest import ROOT
 from datasette_clip import pages
 from datasette_clip.inference import inference_of
-from datasette_clip.pictures import Fields
+from datasette_clip.pictures import Fields, base64url
 from llm_clip_onnx import vectors, zero_shot
 from nasty import photo, saved, turned
 from serving import environment, serving
@@ -333,6 +333,14 @@ def test_whatever_is_typed_or_sent_is_shown_as_text(datasette):
     assert "<script>alert" not in kept
 
 
+def test_of_what_is_kept_only_a_jpeg_comes_back(datasette):
+    kept = kept_in(post(datasette, CLASSIFY, [("heart.png", drawn("heart"))]).text)
+    for img in ("zzzz", '"><img src=x>', base64url(drawn("face")), base64url(b"\xff\xd8\xff"), "~0~"):
+        page = post(datasette, CLASSIFY, **kept | {"img": img}).text
+        assert rows_of(page)
+        assert kept_in(page)["img"] == [img if img == base64url(b"\xff\xd8\xff") else ""]
+
+
 @pytest.mark.parametrize("path", [CLASSIFY, COMPARE])
 def test_a_private_instance_shows_its_pages_to_nobody(path, demo_dir, monkeypatch):
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
@@ -380,7 +388,7 @@ def test_nothing_is_loaded_from_another_host_and_no_handler_is_in_the_html(datas
     whole = [post(datasette, path, sent, own="face", texts="face").text for path in (CLASSIFY, COMPARE)]
     shown = [page.split('<section class="content">')[1].split("<footer")[0] for page in whole]
     files = [file.read_text() for file in STATIC.iterdir()]
-    assert len(files) == 3
+    assert len(files) >= 3
     for text in [*shown, *files]:
         hosts = set(re.findall(r"(?:https?:)?//([\w.-]+\.\w+|localhost)", text))
         assert hosts <= {"localhost"}  # of curl's line
@@ -632,6 +640,38 @@ def test_own_labels_rank_at_once_by_the_vector_alone(browser_page, server, sent,
         assert dict(fields)["img"] < 10  # and what comes back has the picture all the same:
     assert jpeg_in(browser_page.inner_html("#clip-result")) == [jpeg]
     assert browser_page.evaluate("document.querySelector('.clip-picture img').complete")
+
+
+@chromium
+@pytest.mark.parametrize("path", [CLASSIFY, COMPARE])
+def test_a_link_of_somebody_else_puts_nothing_but_text_into_the_page(path, browser_page, server, demo_engine):
+    """As `img` goes what ends the attribute that it is in, and what `String.replaceAll` reads as a pattern."""
+    vector = base64url(vectors.to_blob(demo_engine.embed_item("a red heart")))
+    for img in ('"><img src=x onerror="document.title=`PWNED`">', "$`$'$&"):
+        query = {"img": img, "vector": vector, "labels": '["~0~", "a heart"]', "texts": "~0~\na heart", "name": "~0~"}
+        browser_page.goto(f"{server}{path}?{urlencode(query)}")
+        before = browser_page.locator("#clip-result *").count()
+        for _ in range(2):  # once with what the server has written, once with what the script has
+            browser_page.locator("textarea").press_sequentially(" ")
+            with browser_page.expect_response(server + path):
+                pass
+            browser_page.wait_for_selector("[aria-busy=false]")
+        assert browser_page.title() != "PWNED"
+        assert browser_page.locator("#clip-result *").count() == before
+        assert browser_page.locator("#clip-result th", has_text="~0~").first.inner_text().splitlines()[0] == "~0~"
+        assert kept_in(browser_page.inner_html("#clip-result"))["img"] == [""]
+
+
+@chromium
+def test_a_label_may_be_called_anything(browser_page, server):
+    browser_page.goto(server + CLASSIFY)
+    upload(browser_page, ("~0~.png", drawn("heart")))
+    has(browser_page, "The best 5 of")
+    picture = browser_page.get_attribute(".clip-picture img", "src")
+    browser_page.fill("#clip-own", "~0~\n$&\nbase64,~0~")
+    has(browser_page, "All 3 labels")
+    assert {row[0] for row in shown(browser_page)} == {"~0~", "$&", "base64,~0~"}
+    assert browser_page.get_attribute(".clip-picture img", "src") == picture
 
 
 @chromium

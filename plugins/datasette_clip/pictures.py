@@ -11,14 +11,14 @@ import io
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llm_clip_onnx import vectors
+from llm_clip_onnx.errors import InputError
 
-from . import inputs
+from . import image_strings, inputs
 from .config import Config, Limits
 from .endpoints import each, embedding_of
 from .inputs import Input
@@ -50,12 +50,12 @@ class Fields(inputs.Pairs):
 def read_fields(query: str, content_type: str, pieces: list[bytes], limits: Limits) -> Fields:
     """Raises InputError for a form that cannot be read."""
     fields = Fields(limits)
-    fields.add_all(parse_qsl(query, keep_blank_values=True))
+    fields.add_query(query)
     if content_type.lower().startswith("multipart/form-data"):
         inputs.read_multipart(content_type, pieces, fields)
     else:
         body = b"".join(pieces).decode("utf-8", errors="replace")
-        fields.add_all(parse_qsl(body, keep_blank_values=True))
+        fields.add_query(body)
     return fields
 
 
@@ -63,7 +63,7 @@ def read_fields(query: str, content_type: str, pieces: list[bytes], limits: Limi
 class Picture:
     """name: of its file. content: the file, where it has just come. embedding: [embed_dim] float32, once it is read.
 
-    img: base64url of the JPEG; the page's script puts something shorter there, and finds it again in the answer.
+    img: base64url of the JPEG; the page's script leaves it out, and finds it again by the vector in the answer.
     vector: base64url of the vector blob.
     """
 
@@ -89,8 +89,21 @@ class Picture:
 def pictures_of(fields: Fields) -> list[Picture]:
     """The pictures that a form has kept, and after them those that have just come."""
     kept = zip_longest(*(fields.all(name) for name in ("name", "img", "vector")), fillvalue="")
-    pictures = [Picture(name or "the picture", None, img, vector) for name, img, vector in kept if img or vector]
+    pictures = [
+        Picture(name or "the picture", None, jpeg_in(img) if vector else img, vector)
+        for name, img, vector in kept
+        if img or vector
+    ]
     return pictures + [Picture(one.name, as_bytes(one)) for one in fields.inputs]
+
+
+def jpeg_in(img: str) -> str:
+    """base64url of the JPEG that a string holds, "" where it holds none."""
+    try:
+        blob = image_strings.bytes_of(img)
+    except InputError:
+        return ""
+    return base64url(blob) if blob.startswith(b"\xff\xd8\xff") else ""
 
 
 def as_bytes(one: Input) -> bytes:

@@ -40,15 +40,15 @@ async function send(button) {
   const body = new FormData(form);
   if (button?.name) body.append(button.name, button.value);
   for (const name of ["image", ...(several || !pending.length ? [] : ["name", "img", "vector"])]) body.delete(name);
-  const kept = body.getAll("img");
+  const pictures = body.getAll("img").map((img, at) => [body.getAll("vector")[at], img]);
   body.delete("img");
-  kept.forEach((_, at) => body.append("img", `~${at}~`));
+  for (const [vector, img] of pictures) body.append("img", vector ? "" : img);
   for (const [name, blob] of pending) body.append("image", blob, name);
   busy(true);
   const begun = performance.now();
   try {
     const response = await fetch(form.action, { method: "POST", body, signal: mine.signal });
-    show(response, await response.text(), kept, performance.now() - begun);
+    show(response, await response.text(), new Map(pictures), performance.now() - begun);
   } catch (error) {
     if (mine.signal.aborted) return;
     say(`The server cannot be reached (${error.message}). Nothing is lost: send it again.`);
@@ -58,20 +58,29 @@ async function send(button) {
 
 /** Puts an answer in place of the one before; or only its sentence, where the answer is not this page. */
 function show(response, text, kept, ms) {
-  kept.forEach((img, at) => {
-    text = text.replaceAll(`base64,~${at}~`, `base64,${img.replaceAll("-", "+").replaceAll("_", "/")}`);
-    text = text.replaceAll(`~${at}~`, img);
-  });
   const answered = new DOMParser().parseFromString(text, "text/html");
   const answer = answered.querySelector("#clip-result");
   if (!answer) return say(response.headers.get("content-type")?.startsWith("text/plain") ? text : `The server answered ${response.status}.`);
   if (response.status < 500) pending = [];
   const focused = result.contains(document.activeElement);
   result.replaceChildren(...answer.childNodes);
+  putBack(kept);
   unhide(result);
   if (focused) result.focus();
   for (const span of result.querySelectorAll("[data-round-trip]")) span.textContent = `, there and back ${ms.toFixed(1)} ms`;
   status.textContent = answered.querySelector("#clip-status").textContent;
+}
+
+/** Puts pictures that were not sent, by their vectors, where the answer has left them out. */
+function putBack(kept) {
+  const [fields, images] = [result.querySelectorAll("[name=img]"), result.querySelectorAll("img")];
+  result.querySelectorAll("[name=vector]").forEach(({ value }, at) => {
+    const img = kept.get(value);
+    if (!img || fields[at].value) return;
+    fields[at].value = img;
+    images[at].src = `data:image/jpeg;base64,${img.replaceAll("-", "+").replaceAll("_", "/")}`;
+    for (const link of result.querySelectorAll('a[href$="&img="]')) link.href += img;
+  });
 }
 
 function say(sentence) {
