@@ -7,8 +7,9 @@ What is searched is a SQLite file with llm's tables, of vectors that bench/clip_
 bench/searchers.py. In a round the searchers take turns, forwards or backwards, each in a new process that opens the
 file and is asked up to 60 queries for 10 ids: every other one is drawn from the law of the vectors, the rest are as
 the other tower's. A figure is the median over rounds. Files were read before, by making them: a query waits for no
-disk where memory suffices. `--to` keeps what it holds of other sizes and searchers: each says when it was measured,
-and under which load.
+disk where memory suffices. NumPy's products run on one thread (two wait for one another where others use the cores,
+and gain little), other libraries on as many as they take. `--to` keeps what it holds of other sizes and searchers:
+each says when it was measured, and under which load.
 
 FILE.npy: [n, 512] or [512, n]. Each of its vectors is a query for the others; that says nothing of queries of another
 modality.
@@ -27,7 +28,8 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -51,16 +53,21 @@ COLUMNS = {  # figure: what the table calls it, digits after the point
     "p50_ms": ("query p50, ms", 1),
     "recall": ("recall@10", 3),
     "recall_other": ("other tower's", 3),
-    "held_mb": ("opened, MB", 0),
+    "held_mb": ("held, MB", 0),
     "peak_mb": ("peak, MB", 0),
-    "open_s": ("opening, s", 2),
+    "ready_s": ("first answer, s", 2),
     "build_s": ("building, s", 1),
     "disk_mb": ("its files, MB", 0),
 }
 
 
-def write_collection(place: Path, chunks: Iterable[NDArray[np.float32]], queries: NDArray[np.float32], k: int) -> float:
-    """collection.db, queries.npy and truth.npy in `place`: ids of the k of largest cosine, best first. Gives its MB."""
+def write_collection(
+    place: Path, chunks: Iterable[NDArray[np.float32]], queries: NDArray[np.float32], k: int
+) -> dict[str, Any]:
+    """collection.db, queries.npy and truth.npy in `place`: ids of the k of largest cosine, best first.
+
+    Gives the file's size, and the share of those ids in shortlists by sign bits, for queries of the law of the vectors.
+    """
     np.save(place / "queries.npy", queries)
     database = sqlite_utils.Database(place / "collection.db")
     embeddings_migrations.apply(database)
@@ -68,6 +75,7 @@ def write_collection(place: Path, chunks: Iterable[NDArray[np.float32]], queries
     count = 0
     top = np.full((len(queries), k), -2, np.float32)
     ids = np.full((len(queries), k), -1)
+    agreeing = []
     for vectors in chunks:
         numbers = range(count, count + len(vectors))
         with database.conn:
@@ -79,10 +87,12 @@ def write_collection(place: Path, chunks: Iterable[NDArray[np.float32]], queries
         names = np.concatenate([ids, np.tile(np.array(numbers), (len(queries), 1))], axis=1)
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         top, ids = np.take_along_axis(scores, order, axis=1), np.take_along_axis(names, order, axis=1)
+        agreeing.append(clip_vectors.signs_agreeing(queries[::2], vectors))
         count += len(vectors)
     database.close()
     np.save(place / "truth.npy", ids)
-    return (place / "collection.db").stat().st_size / 1e6
+    hardness = clip_vectors.in_shortlists(np.concatenate(agreeing, axis=1), ids[::2, :10])
+    return {"collection_mb": (place / "collection.db").stat().st_size / 1e6, "hardness": hardness}
 
 
 def mixed_queries(count: int) -> NDArray[np.float32]:
@@ -95,7 +105,8 @@ def child(act: str, searcher: Searcher, place: Path, k: int) -> dict[str, Any]:
     """What bench/searchers.py prints. Raises RuntimeError with the end of what it complains of."""
     script = Path(__file__).with_name("searchers.py")
     args = [sys.executable, str(script), act, searcher.name, str(place), str(k)]
-    ended = subprocess.run(args, capture_output=True, text=True, timeout=START_LIMIT_S)
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    ended = subprocess.run(args, capture_output=True, text=True, timeout=START_LIMIT_S, env=environment)
     if ended.returncode:
         raise RuntimeError(
             f"{searcher.name}: {act} ended with {ended.returncode}: {ended.stderr.strip().splitlines()[-1:]}"
@@ -115,7 +126,7 @@ def recall(found: list[list[str]], truth: NDArray[np.intp], but_itself: bool = F
 def figures_of(asked: dict[str, Any], truth: NDArray[np.intp]) -> dict[str, float]:
     """The figures of one process that was asked."""
     shares = recall(asked["found"], truth)
-    kept = {name: asked[name] for name in ("first_ms", "open_s", "held_mb", "peak_mb", "anonymous_mb")}
+    kept = {name: asked[name] for name in ("open_s", "ready_s", "held_mb", "peak_mb", "anonymous_mb")}
     of_queries = {"recall": np.mean(shares), "recall_same": np.mean(shares[::2]), "recall_other": np.mean(shares[1::2])}
     times = {f"p{p}_ms": np.percentile(asked["times_ms"], p) for p in (50, 95)} | {"queries": len(shares)}
     return {name: float(figure) for name, figure in (kept | of_queries | times).items()}
@@ -188,14 +199,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     found["hardness"] = {"made": clip_vectors.hardness(first), "real": clip_vectors.REAL}
     searchers = [searcher for name, searcher in SEARCHERS.items() if options.only in name]
     for size in options.sizes:
-        with tempfile.TemporaryDirectory(prefix="clip-search-", dir=options.place) as folder:
+        with folder_of(size, options.place) as place:
             say(f"{size} vectors")
-            megabytes = write_collection(Path(folder), clip_vectors.made(size), mixed_queries(QUERIES), K)
+            if not (place / "facts.json").exists():
+                facts = write_collection(place, clip_vectors.made(size), mixed_queries(QUERIES), K)
+                (place / "facts.json").write_text(json.dumps(facts))
             old = found["sizes"].get(str(size), {}).get("searchers", {})
-            new = old | measure(searchers, Path(folder), options.rounds, size)
-            found["sizes"][str(size)] = {
-                "collection_mb": megabytes,
-                "searchers": {name: new[name] for name in SEARCHERS if name in new},
+            new = old | measure(searchers, place, options.rounds, size)
+            found["sizes"][str(size)] = json.loads((place / "facts.json").read_text()) | {
+                "searchers": {name: new[name] for name in SEARCHERS if name in new}
             }
         found["sizes"] = {size: found["sizes"][size] for size in sorted(found["sizes"], key=int)}
         options.to.parent.mkdir(parents=True, exist_ok=True)
@@ -203,10 +215,21 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+@contextmanager
+def folder_of(size: int, place: Path | None) -> Iterator[Path]:
+    """A folder for the files of a size: for now, or one in `place`, which is kept with the collection in it."""
+    if place:
+        (place / str(size)).mkdir(parents=True, exist_ok=True)
+        yield place / str(size)
+        return
+    with tempfile.TemporaryDirectory(prefix="clip-search-") as folder:
+        yield Path(folder)
+
+
 def real(file: Path, only: str) -> str:
     """Recall@10 of every approximate way on the vectors in a file, each one a query for the others, as text."""
     vectors = np.load(file).astype(np.float32)
-    vectors = clip_vectors.unit(vectors.T if vectors.shape[1] != clip_vectors.DIM else vectors)
+    vectors = clip_vectors.unit(np.ascontiguousarray(vectors.T) if vectors.shape[1] != clip_vectors.DIM else vectors)
     lines = [f"{len(vectors)} vectors of {file.name}", f"hardness {clip_vectors.hardness(vectors)}"]
     with tempfile.TemporaryDirectory(prefix="clip-search-") as folder:
         write_collection(Path(folder), [vectors], vectors, K + 1)
@@ -245,7 +268,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="measure searchers with this in their name")
     parser.add_argument("--real", type=Path, help="a .npy file of vectors to search instead; nothing is kept")
-    parser.add_argument("--place", type=Path, help="a folder for the files, 15 GB for a million vectors")
+    parser.add_argument("--place", type=Path, help="keep the files here, 15 GB for a million vectors")
     parser.add_argument("--to", type=Path, default=Path("bench/results/search.json"))
     options = parser.parse_args()
     print(real(options.real, options.only) if options.real else table(run(options)))

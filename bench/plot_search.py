@@ -1,0 +1,107 @@
+"""Draws what bench/search.py measured: time, memory and recall against the number of vectors.
+
+    python bench/plot_search.py [--of bench/results/search.json] [--to bench/results/search.svg]
+
+The same file is drawn from the same results: nothing in it tells when.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
+
+# Searcher: colour, line, marker. Ours are red; what is exact is dashed.
+LOOKS = {
+    "ours, indexed": ("#c1121f", "-", "o"),
+    "ours, no index": ("#c1121f", "--", "o"),
+    "ours, llm_embed_cosine": ("#e88d8d", "--", "o"),
+    "datasette-llm-embed": ("#7f7f7f", "--", "x"),
+    "numpy, from the file": ("#bcbd22", "--", "v"),
+    "numpy, all in memory": ("#8c6d31", "--", "^"),
+    "sqlite-vec, exact": ("#1f77b4", "--", "s"),
+    "sqlite-vec, bits, best 100": ("#6baed6", "-", "s"),
+    "sqlite-vec, bits, best 4000": ("#1f77b4", "-", "s"),
+    "sqlite-vec, rescore index": ("#17becf", "-", "D"),
+    "sqlite-vec, DiskANN index": ("#9467bd", "-", "D"),
+    "datasette-faiss": ("#2ca02c", "--", "P"),
+    "usearch, from its file": ("#ff7f0e", "-", "*"),
+}
+PANELS = (  # figure, title, the goal at a million
+    ("p50_ms", "query, median, ms", 150),
+    ("peak_mb", "peak memory, MB", 400),
+    ("recall", "recall@10", 0.95),
+)
+
+
+def line_of(found: dict[str, Any], name: str, figure: str) -> tuple[list[int], list[float]]:
+    """Sizes, and the figure of a searcher at each where it was measured."""
+    at = {int(size): facts["searchers"].get(name, {}) for size, facts in found["sizes"].items()}
+    points = [(size, figures[figure]) for size, figures in at.items() if figure in figures]
+    return [size for size, _ in points], [value for _, value in points]
+
+
+def panel(axes: Axes, found: dict[str, Any], figure: str, title: str, goal: float) -> None:
+    for name, (colour, style, marker) in LOOKS.items():
+        sizes, values = line_of(found, name, figure)
+        if sizes:
+            front = 3 if name.startswith("ours") else 2
+            axes.plot(
+                sizes,
+                values,
+                style,
+                color=colour,
+                marker=marker,
+                ms=4.5,
+                lw=1.4,
+                label=name,
+                zorder=front,
+                clip_on=False,
+            )
+    axes.axhline(goal, color="#000000", lw=0.6, ls=":", zorder=1)
+    axes.annotate(f"goal {goal:g}", (1_000, goal), (2, 2), textcoords="offset points", fontsize=7)
+    axes.set_xscale("log")
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_xlabel("vectors", fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.grid(True, which="major", lw=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    if figure == "recall":
+        axes.set_ylim(0.5, 1)
+    else:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.minorticks_off()
+
+
+def draw(found: dict[str, Any], to: Path) -> None:
+    """Write the plot of what was found, as SVG with its text as text."""
+    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "search", "font.family": "sans-serif"})
+    figure, axes = pyplot.subplots(1, len(PANELS), figsize=(13, 4.6))
+    for one, (name, title, goal) in zip(axes, PANELS):
+        panel(one, found, name, title, goal)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncol=5, fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, 0.15, 1, 1))
+    figure.savefig(to, metadata={"Date": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--of", type=Path, default=Path("bench/results/search.json"))
+    parser.add_argument("--to", type=Path, default=Path("bench/results/search.svg"))
+    options = parser.parse_args()
+    draw(json.loads(options.of.read_text()), options.to)
+
+
+if __name__ == "__main__":
+    main()
