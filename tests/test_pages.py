@@ -735,6 +735,23 @@ def test_what_is_refused_is_said_on_the_page_and_nothing_typed_is_lost(browser_p
 
 
 @chromium
+def test_of_two_pictures_the_last_chosen_is_answered_though_it_be_read_first(browser_page, server):
+    """The first is read as late as a photograph of 25 megapixels would be."""
+    browser_page.add_init_script(
+        """const real = createImageBitmap; window.createImageBitmap = async blob => {
+        if (blob.name === "large.png") await new Promise(done => window.readIt = done);
+        return real(blob); }"""
+    )
+    browser_page.goto(server + CLASSIFY)
+    upload(browser_page, ("large.png", drawn("face")))
+    upload(browser_page, ("small.png", drawn("heart")))
+    has(browser_page, "The best 5 of")
+    browser_page.evaluate("readIt()")
+    browser_page.wait_for_timeout(500)
+    has(browser_page, "small.png, as CLIP looks at it")
+
+
+@chromium
 def test_a_server_that_is_away_loses_nothing(browser_page, server):
     browser_page.goto(server + CLASSIFY)
     browser_page.context.set_offline(True)

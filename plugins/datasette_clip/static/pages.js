@@ -9,13 +9,16 @@ const several = "several" in form.dataset;
 let pending = []; // pictures that are chosen and not yet answered: [name, Blob]
 let asking = new AbortController();
 let timer;
+let takes = 0;
 
 /** Shrinks pictures as CLIP sees them and sends them; what this browser cannot read goes as it is: the server says why. */
 async function take(files, from) {
   for (const input of form.querySelectorAll("input[type=file]")) if (input !== from) input.value = "";
+  const mine = ++takes;
   const side = Number(form.dataset.side);
   const taken = [];
   for (const file of [...files].slice(several ? 0 : -1)) taken.push([file.name, await shrink(file, side).catch(() => file)]);
+  if (!several && mine !== takes) return; // another has been chosen meanwhile
   pending = several ? [...pending, ...taken] : taken;
   if (!several && taken[0][1].type === "image/jpeg") preview(...taken[0]);
   await send();
