@@ -752,6 +752,16 @@ def test_of_two_pictures_the_last_chosen_is_answered_though_it_be_read_first(bro
 
 
 @chromium
+def test_files_that_are_too_large_are_not_sent_again_with_the_next(browser_page, server):
+    browser_page.goto(server + COMPARE)
+    upload(browser_page, FILES[0], ("large.heic", bytes(300_000)))
+    has(browser_page, "plugins.datasette-clip.limits.body_bytes")
+    upload(browser_page, FILES[1])
+    has(browser_page, "Now type texts, one a line.")
+    assert kept_in(browser_page.inner_html("#clip-result"))["name"] == [FILES[1][0]]
+
+
+@chromium
 def test_a_server_that_is_away_loses_nothing(browser_page, server):
     browser_page.goto(server + CLASSIFY)
     browser_page.context.set_offline(True)

@@ -63,8 +63,8 @@ async function send(button) {
 function show(response, text, kept, ms) {
   const answered = new DOMParser().parseFromString(text, "text/html");
   const answer = answered.querySelector("#clip-result");
+  if (response.status < 500) pending = []; // also where it says 413, which it would say again
   if (!answer) return say(response.headers.get("content-type")?.startsWith("text/plain") ? text : `The server answered ${response.status}.`);
-  if (response.status < 500) pending = [];
   const focused = result.contains(document.activeElement);
   result.replaceChildren(...answer.childNodes);
   putBack(kept);
