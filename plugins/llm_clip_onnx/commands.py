@@ -1,21 +1,32 @@
-"""The commands `llm clip bake`, `info`, `verify` and `labels`: what they say. What they do lies elsewhere."""
+"""The commands `llm clip bake`, `info`, `verify`, `labels` and `embed`: what they say. What they do lies elsewhere."""
 
 from __future__ import annotations
 
 import json
+import sqlite3
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from .errors import ClipError, ModelDirError
+from .errors import ClipError, InputError, ModelDirError
 
 if TYPE_CHECKING:
+    from .embedding import Outcome
     from .model_dir import Manifest
+
+TOLD = {  # what becomes of an entry, as it is said
+    "embedded": "embedded",
+    "copied": "copied from the same content",
+    "there": "there already",
+    "bad": "that could not be read",
+}
 
 
 class Sentences(click.Command):
@@ -181,3 +192,71 @@ def list_labels(directory: Path | None):
         click.echo(f"{name:<{width}}  {told}")
     if not rows:
         click.echo(f"{directory} has no label sets; llm clip labels bake makes one", err=True)
+
+
+@clip.command(cls=Sentences)
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.option("-d", "--database", type=click.Path(dir_okay=False, path_type=Path), required=True, help="SQLite file")
+@click.option("-c", "--collection", required=True, help="Collection in it to embed into; made where there is none")
+@click.option("--model-dir", type=click.Path(path_type=Path), help="Model directory [default: $CLIP_MODEL_DIR, ...]")
+@click.option("--sql", help="Query for the rows, where SOURCE is a SQLite file")
+@click.option("--image", help="Column with the paths of images, relative to SOURCE, or with BLOBs")
+@click.option("--metadata", multiple=True, help="Column to keep as metadata, not to embed; may be given again")
+@click.option("--store", is_flag=True, help="Keep the texts and images too, in content and content_blob")
+@click.option("--orient", type=click.Choice(["exif"]), help="Turn photos upright as their EXIF says; llm-clip does not")
+@click.option("--force", is_flag=True, help="Embed again what is there already")
+def embed(
+    source: Path,
+    database: Path,
+    collection: str,
+    model_dir: Path | None,
+    sql: str | None,
+    image: str | None,
+    metadata: tuple[str, ...],
+    store: bool,
+    orient: str | None,
+    force: bool,
+):
+    """Embed a folder of images, or rows, into a collection
+
+    SOURCE is a folder, or a CSV, TSV, JSON or JSONL file of rows with the id first, or a SQLite file with --sql. What
+    the collection has already is not embedded again. What cannot be read is left out, named at the end, and ends the
+    command with 1.
+    """
+    from sqlite_utils import Database
+
+    from .embedding import Embedding, entries_in
+    from .engine import Engine
+    from .model_dir import default_path
+
+    engine = Engine(model_dir or default_path(), side_by_side=True)
+    try:
+        with closing(sqlite3.connect(database, timeout=60)) as connection:
+            to = Database(connection)
+            count, entries = entries_in(source, to, sql, image, metadata)
+            outcomes = Embedding(to, collection, engine, orient, store, force).embed(entries)
+            bad = tell_of(outcomes, count)
+    except sqlite3.Error as error:
+        raise InputError(f"{database}: {error}") from error
+    if bad:
+        raise click.ClickException(f"{bad:,} of {count:,} could not be embedded")
+
+
+def tell_of(outcomes: Iterable[Outcome], count: int) -> int:
+    """Show how far embedding is, then what became of all and why some are bad: how many of those."""
+    became: Counter[str] = Counter()
+    bad, begun_s = [], time.monotonic()
+
+    def rate(_) -> str:
+        return f"{became['embedded'] / (time.monotonic() - begun_s):.1f} a second"
+
+    bar = click.progressbar(outcomes, count, "Embedding", show_pos=True, item_show_func=rate, file=sys.stderr)
+    with bar as shown:
+        for outcome in shown:
+            became[outcome.became] += 1
+            bad += [outcome] * (outcome.became == "bad")
+    for outcome in bad:
+        click.echo(f"{outcome.id}: {outcome.why}", err=True)
+    told = ", ".join(f"{became[key]:,} {said}" for key, said in TOLD.items() if became[key] or key == "embedded")
+    click.echo(f"{told}; {rate(None)}, {time.monotonic() - begun_s:.1f} s", err=True)
+    return len(bad)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from PIL import Image
 from . import label_sets, model_dir, towers, zero_shot
 from .errors import InputError, ModelDirError
 from .lazy import Lazy
-from .preprocess import pixels_of
+from .preprocess import one_at_a_time, pixels_of
 from .tokenizer import ids_of, open_tokenizer
 from .zero_shot import Classifier
 
@@ -29,10 +30,16 @@ CLASSIFIERS_BYTES = 4_000_000  # of label sets given with a request, kept for th
 
 
 class Engine:
-    """Embeds by the model directory at `path`. Raises ModelDirError where that is not one."""
+    """Embeds by the model directory at `path`. Raises ModelDirError where that is not one.
 
-    def __init__(self, path: Path):
+    Each image takes all cores, and only one is decoded at a time; with `side_by_side` each takes one core, in as many
+    threads as there are: the same embeddings, and more of them where many are waiting, for more memory.
+    """
+
+    def __init__(self, path: Path, side_by_side: bool = False):
         self.path = path
+        self._image_threads = 1 if side_by_side else towers.available_cores()
+        self._lock: AbstractContextManager = nullcontext() if side_by_side else one_at_a_time
         self.manifest = model_dir.read_manifest(path)
         self._text, self._image = Lazy(self._open_text), Lazy(self._open_image)
         self._cache: LRUCache[str, tuple[int, NDArray[np.float32]]] = LRUCache(
@@ -61,7 +68,7 @@ class Engine:
 
     def _open_image(self):
         self._check(model_dir.IMAGE_FILES)
-        return towers.open_tower(self.path / model_dir.IMAGE_TOWER, threads=towers.available_cores())
+        return towers.open_tower(self.path / model_dir.IMAGE_TOWER, threads=self._image_threads)
 
     def open_text(self) -> None:
         """Open the text tower now, if it is not open. Raises ModelDirError where a file is damaged."""
@@ -168,7 +175,7 @@ class Engine:
         return embedding
 
     def _embed_one_image(self, image: bytes | Image.Image, orient: str | None) -> NDArray[np.float32]:
-        pixels = pixels_of(image, self.manifest.preprocess, orient)
+        pixels = pixels_of(image, self.manifest.preprocess, orient, self._lock)
         return towers.run_image(self._image.get(), pixels[None])[0]
 
 

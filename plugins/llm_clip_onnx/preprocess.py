@@ -12,6 +12,7 @@ import io
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,7 @@ SUPPORT = 3  # pixels, of those in and out the larger: how far Pillow's widest f
 # or more, centred 0.9985, to those of the full decode (at 4 times: 0.17 levels, 0.9994, 0.9988, which is what 8-bit
 # weights make of any difference; at 1: 1.9 levels, 0.9994, 0.998). Xeon Skylake-SP, 2026-11-22.
 SHARP = 2
+SMALL, SMALL_BYTES = 500_000, 200_000  # pixels, and bytes of the file
 ORIENTS = (None, "exif")
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")  # of all that Pillow knows, some start other programs
 one_at_a_time = threading.Lock()  # is an image decoded, so that three at once do not need three times the memory
@@ -58,8 +60,11 @@ class Preprocess:
     scale: float
 
 
-def pixels_of(image: bytes | Image.Image, how: Preprocess, orient: str | None = None) -> NDArray[np.float32]:
-    """The pixels of one image: [3, crop, crop] float32, scaled and normalised.
+def pixels_of(
+    image: bytes | Image.Image, how: Preprocess, orient: str | None = None, lock: AbstractContextManager = one_at_a_time
+) -> NDArray[np.float32]:
+    """The pixels of one image: [3, crop, crop] float32, scaled and normalised. `lock` is held while a large one is
+    decoded.
 
     `orient` None reads as llm-clip does. "exif" turns the image upright as its EXIF says, and keeps the upper 8 of 16
     bits of grey, which llm-clip makes white almost everywhere; alpha lies on white in both.
@@ -71,11 +76,22 @@ def pixels_of(image: bytes | Image.Image, how: Preprocess, orient: str | None = 
         raise InputError(f"orient {orient!r} is not known; expected 'exif', or None for llm-clip's reading")
     if not isinstance(image, bytes | Image.Image):
         raise InputError(f"{type(image).__name__} is not an image; expected bytes or a PIL image")
-    with one_at_a_time:
+    with nullcontext() if is_small(image) else lock:
         cropped = read_bytes(image, how, orient) if isinstance(image, bytes) else read_image(image, how, orient)
     rgb = np.asarray(cropped, np.float32) * np.float32(how.scale)
     normalised = (rgb - np.array(how.mean, np.float32)) / np.array(how.std, np.float32)
     return np.ascontiguousarray(normalised.transpose(2, 0, 1), np.float32)
+
+
+def is_small(image: bytes | Image.Image) -> bool:
+    """Whether decoding takes little of anything, so that it need not wait for the photographs of others."""
+    if isinstance(image, bytes) and len(image) > SMALL_BYTES:
+        return False
+    try:
+        width, height = (open_image(image) if isinstance(image, bytes) else image).size
+    except InputError:
+        return False
+    return width * height <= SMALL
 
 
 def read_image(image: Image.Image, how: Preprocess, orient: str | None) -> Image.Image:
