@@ -61,21 +61,33 @@ def test_the_sql_functions_are_readmes_list(datasette):
     from datasette_clip import prepare_connection
 
     plain, ours = sqlite3.connect(":memory:"), sqlite3.connect(":memory:")
-    prepare_connection(conn=ours, datasette=datasette)
+    prepare_connection(conn=ours, database="_memory", datasette=datasette)
     names = "select distinct name from pragma_function_list"
     added = {row[0] for row in ours.execute(names)} - {row[0] for row in plain.execute(names)}
     assert added == {entry.split("(")[0] for entry in table_under("In SQL")}
 
 
-def test_the_urls_are_the_routes(datasette):
-    from datasette_clip import register_routes
+def test_the_urls_are_the_routes(demo_engine, monkeypatch, tmp_path):
+    import sqlite3
 
+    from datasette_clip import register_routes
+    from nasty import photo, saved
+
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_engine.path))
+    image = saved(photo(), "JPEG")
+    with sqlite3.connect(tmp_path / "DATABASE.db") as connection:
+        connection.execute("create table photos (id text primary key, vector blob, image blob)")
+        connection.execute("insert into photos values ('a', ?, ?)", [demo_engine.embed_item(image).tobytes(), image])
+    photos = {"table": "photos", "vector": "vector", "image": "image"}
+    clip = {"collections": {"DATABASE": {"COLLECTION": photos}}}
+    datasette = Datasette([str(tmp_path / "DATABASE.db")], memory=True, metadata={"plugins": {"datasette-clip": clip}})
+    needed = {"/-/clip/embed.json": {"text": "a"}, "/-/clip/classify.json": {"text": "a"}}
+    needed["/-/clip/thumbnail/DATABASE/COLLECTION"] = {"id": "a"}
     urls = table_under("URLs")
     assert len(urls) == len(register_routes())
     for url in urls:
         assert any(re.match(pattern, url) for pattern, _ in register_routes())
-        asked = {"text": "a cat"} if url in ("/-/clip/embed.json", "/-/clip/classify.json") else {}
-        assert get(datasette, url, **asked).status_code == 200
+        assert get(datasette, url, **needed.get(url, {})).status_code == 200
 
 
 def test_the_files_of_a_model_directory_are_readmes_list(demo_dir):

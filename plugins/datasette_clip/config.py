@@ -52,12 +52,13 @@ class Config:
     """models: ids of the `llm` embedding models that SQL may call. keys: datasette-llm-embed's keys, by model id.
 
     refuse_crawlers: tags of crawlers that get 403. suspend: whether, or by which socket, an idle Fly machine is asked
-    to be suspended. limits: see Limits.
+    to be suspended. collections: database -> name -> what collection.configured takes. limits: see Limits.
     """
 
     models: tuple[str, ...] = ("clip",)
     refuse_crawlers: tuple[str, ...] = REFUSED
     suspend: bool | str = False
+    collections: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     keys: dict[str, str] = field(default_factory=dict, repr=False)
 
@@ -129,6 +130,21 @@ def read_suspend(suspend: object) -> bool | str:
     return suspend
 
 
+def read_collections(found: object) -> dict[str, dict[str, dict[str, str]]]:
+    place = f"plugins.{PLUGIN}.collections"
+    if not isinstance(found, dict):
+        raise ConfigError(f"{place} is {found!r}; expected an object of databases and their collections")
+    for database, collections in found.items():
+        if not isinstance(collections, dict):
+            raise ConfigError(f"{place}.{database} is {collections!r}; expected an object of names and collections")
+        for name, settings in collections.items():
+            if not isinstance(settings, dict):
+                raise ConfigError(
+                    f"{place}.{database}.{name} is {settings!r}; expected an object with table and vector"
+                )
+    return found
+
+
 def read_limits(found: object) -> Limits:
     found = read_object(f"{PLUGIN}.limits", found, [limit.name for limit in fields(Limits)])
     for name, value in found.items():
@@ -144,5 +160,6 @@ READERS: dict[str, Callable[[object], Any]] = {
     "models": read_models,
     "refuse_crawlers": read_refuse_crawlers,
     "suspend": read_suspend,
+    "collections": read_collections,
     "limits": read_limits,
 }

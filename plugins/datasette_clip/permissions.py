@@ -25,6 +25,20 @@ async def may(datasette, actor: dict | None, action: str, database: str | None =
     return await datasette.allowed(action=action, resource=resource, actor=actor)
 
 
+async def may_view_table(datasette, actor: dict | None, database: str, table: str) -> bool:
+    """Whether an actor may see a table, which is to be allowed in its database and its instance too."""
+    if not is_1(datasette):
+        try:
+            every = [("view-table", (database, table)), ("view-database", database), "view-instance"]
+            await datasette.ensure_permissions(actor, every)
+        except Forbidden:
+            return False
+        return True
+    from datasette.resources import TableResource
+
+    return await datasette.allowed(action="view-table", resource=TableResource(database, table), actor=actor)
+
+
 async def ensure_instance(datasette, request) -> None:
     """Raise Forbidden, which is answered with 403, for whoever may not see this instance."""
     if not await may(datasette, request.actor, "view-instance"):

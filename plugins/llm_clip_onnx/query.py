@@ -19,16 +19,17 @@ from .errors import InputError, VectorError
 from .vectors import unit
 
 KINDS = ("text", "image", "id", "vector")
-MAX_TERMS = 16
+MAX_TERMS, MAX_CHARACTERS = 16, 200_000
 NUMBER = r"\d+(?:\.\d*)?|\.\d+"
 TERM = re.compile(
     rf"""\s*(?:(?P<weight>{NUMBER})\s*\*\s*)?       # 0.5*
     (?:(?P<kind>text|image|id|vector):)?            # id:
     (?:"(?P<quoted>(?:[^"\\]|\\.)*)"(?=\s|$)        # "black - not a minus", with \" and \\ for what they look like
-       |(?P<bare>\S.*?))                            # brushed brass faucet
+       |(?P<bare>\S++(?:\s++(?![+-]\s)\S++)*+))    # brushed brass faucet
     \s*(?=\s[+-]\s|$)""",
     re.VERBOSE | re.DOTALL,
 )
+PLAIN = re.compile(r"[^\W\d]\w*(?: \w+)*")  # needs no quotes
 SIGN = re.compile(r"\s*([+-])\s")
 
 
@@ -46,6 +47,8 @@ def parse(query: str) -> tuple[Term, ...]:
 
     Raises InputError saying which part of it cannot be read.
     """
+    if len(query) > MAX_CHARACTERS:
+        raise InputError(f"the query has {len(query)} characters; at most {MAX_CHARACTERS} are read")
     if query.lstrip().startswith(("[", "{")):
         return parse_json(query)
     terms, at, sign = [], 0, "+"
@@ -106,8 +109,8 @@ def written(terms: Sequence[Term]) -> str:
     for term in terms:
         kind = "" if term.kind == "text" else f"{term.kind}:"
         weight = "" if abs(term.weight) == 1 else f"{np.format_float_positional(abs(term.weight), trim='-')}*"
-        value = re.sub(r'(["\\])', r"\\\1", term.value)
-        parts += ["-" if math.copysign(1, term.weight) < 0 else "+", f'{weight}{kind}"{value}"']
+        value = term.value if PLAIN.fullmatch(term.value) else '"' + re.sub(r'(["\\])', r"\\\1", term.value) + '"'
+        parts += ["-" if math.copysign(1, term.weight) < 0 else "+", f"{weight}{kind}{value}"]
     return " ".join(parts[1:] if parts[0] == "+" else parts)
 
 

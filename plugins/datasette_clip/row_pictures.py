@@ -1,0 +1,42 @@
+"""Small pictures of a collection's rows: thumbnails that `llm clip index` made, or images as they are stored.
+
+It makes none: what is stored is shown where it is small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+try:  # TEMPORARY
+    from llm_clip_onnx import indexing
+except ImportError:
+    indexing = None
+if not hasattr(indexing, "has_thumbnail"):
+    indexing = None
+from llm_clip_onnx.collection import Collection, quoted, rows
+from llm_clip_onnx.search import quoted_key, source
+
+LARGEST_BYTES = 100_000  # of an image that is shown as it is stored
+KINDS = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png", b"GIF8": "image/gif", b"RIFF": "image/webp"}
+
+
+def pictured(conn, of: Collection, ids: Sequence[str | int]) -> set[str | int]:
+    """Those of the ids that there is a small picture of."""
+    found = {id for id in ids if indexing and indexing.has_thumbnail(conn, of, id)}
+    if of.image and len(found) < len(ids):
+        places, key, image = ",".join("?" * len(ids)), quoted_key(of), quoted(of.image)
+        small = f"{key} in ({places}) and length({image}) between 1 and {LARGEST_BYTES}"
+        found |= {id for (id,) in rows(conn, f"select {key} {source(of, '', small)}", list(ids))}
+    return found
+
+
+def picture_of(conn, of: Collection, id: str) -> tuple[bytes, str] | None:
+    """The small picture of a row and its content type; None where there is none, or of a kind that browsers run."""
+    image = indexing and indexing.thumbnail_of(conn, of, id)
+    if image is None and of.image:
+        column = quoted(of.image)
+        small = f"{quoted_key(of)} = ? and length({column}) between 1 and {LARGEST_BYTES}"
+        stored = rows(conn, f"select {column} {source(of, '', small)} limit 1", [id])
+        image = stored[0][0] if stored and isinstance(stored[0][0], bytes) else None
+    kind = next((kind for begin, kind in KINDS.items() if image and image.startswith(begin)), None)
+    return (image, kind) if image and kind else None

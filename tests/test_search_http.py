@@ -1,0 +1,357 @@
+"""Search by SQL and by JSON: the rows, and their order, are those of a numpy oracle, and strangers find nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import sqlite3
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from datasette.app import Datasette
+
+from conftest import ROOT
+from llm_clip_onnx.vectors import unit
+from nasty import photo, saved
+from serving import environment, serving
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # as in test_sql_functions.py
+SEARCH = "/-/clip/search/photos/emoji.json"
+LLMS_TABLES = """
+create table collections (id integer primary key, name text, model text);
+create unique index idx_collections_name on collections (name);
+create table embeddings (collection_id integer references collections(id), id text, embedding blob, content text,
+    content_blob blob, content_hash blob, metadata text, updated integer, primary key (collection_id, id));
+insert into collections values (1, 'emoji', 'clip'), (2, 'other', 'clip'), (3, 'words', 'ada-002'), (4, 'empty', 'clip');
+"""
+
+
+@pytest.fixture(scope="module")
+def stored(demo_engine) -> dict[str, tuple[np.ndarray, dict]]:
+    """120 emoji: id -> embedding and metadata."""
+    with sqlite3.connect(ROOT / "demo/emoji.db") as connection:
+        rows = connection.execute('select id, label, "group", image from emoji order by id limit 120').fetchall()
+    return {
+        id_: (demo_engine.embed_item(image), {"label": label, "group": group}, image)
+        for id_, label, group, image in rows
+    }
+
+
+@pytest.fixture(scope="module")
+def database(stored, tmp_path_factory) -> Path:
+    """A file as `llm embed-multi` writes it, with some rows that it would not."""
+    path = tmp_path_factory.mktemp("files") / "photos.db"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(LLMS_TABLES)
+        for id_, (embedding, metadata, image) in stored.items():
+            row = (id_, embedding.tobytes(), image, json.dumps(metadata))
+            connection.execute("insert into embeddings values (1, ?, ?, null, ?, null, ?, 0)", row)
+        connection.execute("insert into embeddings (collection_id, id) values (1, 'no vector')")
+        connection.execute("insert into embeddings (collection_id, id, embedding) values (1, 'short', x'0000803f')")
+        near = next(iter(stored.values()))[0]
+        connection.execute(
+            "insert into embeddings (collection_id, id, embedding) values (2, 'else', ?)", [near.tobytes()]
+        )
+        connection.execute("insert into embeddings (collection_id, id, embedding) values (3, 'a', ?)", [bytes(6144)])
+        connection.execute("create table faucets (sku text primary key, vec blob, photo text)")
+        for number, (embedding, *_) in enumerate(list(stored.values())[:20]):
+            connection.execute(
+                "insert into faucets values (?, ?, ?)", (f"f{number}", embedding.tobytes(), f"p{number}")
+            )
+    return path
+
+
+FAUCETS = {"table": "faucets", "vector": "vec", "image_url": "https://img.example/{photo}.jpg"}
+
+
+def opened(database: Path, **metadata) -> Datasette:
+    collections = {"photos": {"faucets": FAUCETS}}
+    plugins = {"plugins": {"datasette-clip": {"collections": collections} | metadata.pop("clip", {})}}
+    return Datasette([str(database)], memory=True, cors=True, metadata=plugins | metadata)
+
+
+@pytest.fixture
+def datasette(database, demo_dir, monkeypatch) -> Datasette:
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    monkeypatch.setattr("datasette.handle_exception.rich", None)  # which a deployment does not have
+    return opened(database)
+
+
+def ask(datasette: Datasette, path: str, method: str = "GET", **sent) -> httpx.Response:
+    async def asking():
+        return await datasette.client.request(method, path, **sent)
+
+    path = path.removeprefix("http://localhost")
+    return asyncio.run(asking())
+
+
+def ranked(stored, query: np.ndarray) -> list[str]:
+    """Ids by cosine with a query, the largest first."""
+    query = query.astype(np.float64)
+    scores = {
+        id_: e.astype(np.float64) @ query / np.linalg.norm(e.astype(np.float64)) for id_, (e, *_) in stored.items()
+    }
+    return sorted(scores, key=lambda id_: (-scores[id_], id_))
+
+
+def ids(response: httpx.Response) -> list[str]:
+    assert response.status_code == 200, response.text
+    return [result["id"] for result in response.json()["results"]]
+
+
+def query_of(engine, stored, *terms: tuple[float, str, str]) -> np.ndarray:
+    """The sum of unit embeddings of (weight, "text" or "id", value)."""
+    found = [
+        w * unit((engine.embed_item(v) if kind == "text" else stored[v][0]).astype(np.float64)) for w, kind, v in terms
+    ]
+    return np.sum(found, axis=0)
+
+
+def first_id(stored) -> str:
+    return next(iter(stored))
+
+
+QUERIES = [
+    ("red heart", [(1, "text", "red heart")]),
+    ("sad face - blue", [(1, "text", "sad face"), (-1, "text", "blue")]),
+    ('0.5*"fruit" + 2*animal', [(0.5, "text", "fruit"), (2, "text", "animal")]),
+    ("id:FIRST", [(1, "id", "FIRST")]),
+    ('id:FIRST - 0.3*"face"', [(1, "id", "FIRST"), (-0.3, "text", "face")]),
+    ('[{"id": "FIRST"}, {"text": "green", "weight": 0.7}]', [(1, "id", "FIRST"), (0.7, "text", "green")]),
+]
+
+
+@pytest.mark.parametrize(("query", "terms"), QUERIES, ids=[query for query, _ in QUERIES])
+def test_sql_and_json_find_what_numpy_finds(query, terms, datasette, stored, demo_engine):
+    query = query.replace("FIRST", first_id(stored))
+    terms = [(w, kind, v.replace("FIRST", first_id(stored))) for w, kind, v in terms]
+    expected = ranked(stored, query_of(demo_engine, stored, *terms))
+    assert ids(ask(datasette, SEARCH, params={"q": query, "k": 30})) == expected[:30]
+    sql = "select value ->> 'id' as id, value ->> 'score' as score from json_each(clip_search('emoji', :q, 30))"
+    rows = ask(datasette, "/photos.json", params={"sql": sql, "q": query, "_shape": "array"}).json()
+    assert [row["id"] for row in rows] == expected[:30]
+    best = unit(stored[expected[0]][0].astype(np.float64))
+    assert rows[0]["score"] == pytest.approx(best @ unit(query_of(demo_engine, stored, *terms)), abs=2e-6)
+
+
+def test_an_image_finds_what_is_like_it_whichever_way_it_is_sent(datasette, stored, demo_engine):
+    wanted = first_id(stored)
+    image = stored[wanted][2]
+    expected = ranked(stored, stored[wanted][0])[:20]
+    text = base64.urlsafe_b64encode(image).decode()
+    assert expected[0] == wanted
+    for sent in (
+        {"params": {"img": text}},
+        {"params": {"q": f"image:{text}"}},
+        {"method": "POST", "content": image, "headers": {"content-type": "image/webp"}},
+        {"method": "POST", "files": {"image": ("a.webp", image)}},
+        {"method": "POST", "json": {"q": json.dumps({"image": text})}},
+    ):
+        assert ids(ask(datasette, SEARCH, **sent)) == expected
+    sql = "select json_extract(clip_search('emoji', {}, 1), '$[0].id')"
+    for blob in ("clip_image(:img)", "llm_embed('clip', clip_image(:img))"):
+        response = ask(datasette, "/photos.json", params={"sql": sql.format(blob), "img": text, "_shape": "arrayfirst"})
+        assert response.json() == [wanted]
+
+
+def test_an_image_and_words_are_added(datasette, stored, demo_engine):
+    wanted = first_id(stored)
+    terms = query_of(demo_engine, stored, (1, "id", wanted), (-0.5, "text", "face"))
+    sent = {"files": {"image": ("a.webp", stored[wanted][2])}, "data": {"q": "-0.5*face".replace("-", "- ")}}
+    assert ids(ask(datasette, SEARCH, "POST", **sent)) == ranked(stored, terms)[:20]
+
+
+def test_pages_follow_each_other_without_a_gap_or_a_double(datasette, stored, demo_engine):
+    expected = ranked(stored, demo_engine.embed_item("face"))
+    found, path = [], f"{SEARCH}?q=face&k=50"
+    while path:
+        answer = ask(datasette, path).json()
+        found += [result["id"] for result in answer["results"]]
+        path = answer["next_url"]
+    assert found == expected
+    sent = {"files": {"image": ("a.webp", stored[first_id(stored)][2])}, "data": {"k": "50"}}
+    after = ask(datasette, SEARCH, "POST", **sent).json()["next_url"]
+    assert ids(ask(datasette, after)) == ranked(stored, stored[first_id(stored)][0])[50:100]
+
+
+def test_rows_come_with_links_to_them_and_their_pictures(datasette, stored):
+    wanted = first_id(stored)
+    [result] = ask(datasette, SEARCH, params={"id": wanted, "k": 1}).json()["results"]
+    assert result["metadata"] == stored[wanted][1]
+    row = ask(datasette, result["url"] + ".json?_shape=array")
+    assert row.json()[0]["id"] == wanted
+    picture = ask(datasette, result["image"])
+    assert picture.content == stored[wanted][2]
+    assert (picture.headers["content-type"], picture.headers["x-content-type-options"]) == ("image/webp", "nosniff")
+
+
+def test_without_a_query_the_first_rows_come(datasette, stored):
+    answer = ask(datasette, SEARCH, params={"k": 3}).json()
+    assert [(result["id"], result["score"]) for result in answer["results"]] == [
+        (id_, None) for id_ in list(stored)[:3]
+    ]
+
+
+def test_a_condition_keeps_what_it_holds_for(datasette, stored, demo_engine):
+    group = stored[first_id(stored)][1]["group"]
+    expected = [i for i in ranked(stored, demo_engine.embed_item("red")) if stored[i][1]["group"] == group]
+    where = f"metadata ->> 'group' = '{group}'"
+    assert ids(ask(datasette, SEARCH, params={"q": "red", "where": where, "k": 500})) == expected
+    joined = "id in (select sku from faucets) or id like 'z%'"
+    found = ids(ask(datasette, SEARCH, params={"q": "red", "where": joined, "k": 500}))
+    assert found == [i for i in ranked(stored, demo_engine.embed_item("red")) if i.startswith("z")]
+
+
+def test_any_table_with_vectors_is_a_collection_by_configuration(datasette, stored, demo_engine):
+    expected = ranked(dict(list(stored.items())[:20]), demo_engine.embed_item("red"))
+    numbers = {id_: number for number, id_ in enumerate(stored)}
+    answer = ask(datasette, "/-/clip/search/photos/faucets.json", params={"q": "red"})
+    assert ids(answer) == [f"f{numbers[id_]}" for id_ in expected]
+    first = answer.json()["results"][0]
+    assert first["image"] == f"https://img.example/p{first['id'][1:]}.jpg"
+    assert ask(datasette, first["url"]).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "sentence"),
+    [
+        ("/-/clip/search/photos/cats.json", 404, "there is no collection 'cats' in database 'photos'"),
+        ("/-/clip/search/nope/cats.json", 404, "there is no database 'nope'"),
+        ("/-/clip/search/_memory/cats.json", 404, "there is no collection 'cats' in database '_memory'"),
+        ("/-/clip/search/photos/words.json?q=a", 400, "collection 'words' holds vectors of model 'ada-002', and 'clip' is asked; both vectors must come from one model"),
+        (f"{SEARCH}?q=id:nobody", 400, "collection 'emoji' has no row with the id 'nobody'"),
+        (f"{SEARCH}?q=id:no+vector", 400, "the row with the id 'no vector' of collection 'emoji' has no vector"),
+        (f"{SEARCH}?q=image:zzzz", 400, "3-byte blob is not an image Pillow can open; expected JPEG, PNG, WebP or GIF bytes"),
+        (f"{SEARCH}?q=a+-+a", 400, "the terms of the query cancel out, or have no direction, so nothing is more like it"),
+        (f"{SEARCH}?q=a+-+", 400, "query 'a - ' has nothing after character 4; expected a text, id: or image:"),
+        (f"{SEARCH}?q=a&k=0", 400, "k is '0'; expected a whole number from 1 to 1000"),
+        (f"{SEARCH}?q=a&k=1001", 400, "k is '1001'; expected a whole number from 1 to 1000"),
+        (f"{SEARCH}?q=a&offset=-1", 400, "offset is '-1'; expected a whole number from 0 to 1000000"),
+        (f"{SEARCH}?q=a&where=nope", 400, "where is no condition that SQLite can read: no such column: nope"),
+        (f"{SEARCH}?q=a&where=1;drop+table+x", 400, "where is no condition that SQLite can read: "),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_searched_gets_its_sentence(path, status, sentence, datasette):
+    response = ask(datasette, path)
+    assert (response.status_code, response.json()["ok"]) == (status, False)
+    assert response.json()["error"].startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("sql", "sentence"),
+    [
+        ("clip_search('cats', 'a')", "clip_search: there is no collection 'cats'; there are 'emoji', 'other', 'words', 'empty'"),
+        ("clip_search('words', 'a')", "clip_search: collection 'words' holds vectors of model 'ada-002', and 'clip' is asked; both vectors must come from one model"),
+        ("clip_search('emoji', 'a', 0)", "clip_search: k is 0; expected a whole number from 1 to 1000, of the rows to answer"),
+        ("clip_search('emoji', 'id:nobody')", "clip_search: collection 'emoji' has no row with the id 'nobody'"),
+        ("clip_search('emoji', x'00')", "clip_search: 1-byte blob is not an image Pillow can open; expected JPEG, PNG, WebP or GIF bytes, or a vector blob of this model, 2048 bytes"),
+    ],
+)  # fmt: skip
+def test_misuse_of_clip_search_raises_with_its_sentence(sql, sentence, datasette, caplog):
+    with caplog.at_level(logging.WARNING, "datasette_clip"):
+        assert ask(datasette, "/photos.json", params={"sql": f"select {sql}"}).status_code == 400
+    assert sentence in caplog.messages
+
+
+@pytest.mark.parametrize(
+    "sql", ["clip_search(null, 'a')", "clip_search('emoji', null)", "clip_search('emoji', 'a', null)"]
+)
+def test_null_in_null_out(sql, datasette):
+    response = ask(datasette, "/photos.json", params={"sql": f"select {sql} as x", "_shape": "array"})
+    assert response.json() == [{"x": None}]
+
+
+def test_the_scores_join_to_the_table(datasette, stored, demo_engine):
+    sql = (
+        "select e.id, e.metadata ->> 'label' as label from json_each(clip_search('emoji', 'red', 4)) s "
+        "join embeddings e on e.rowid = s.value ->> 'rowid' order by s.value ->> 'score' desc"
+    )
+    expected = ranked(stored, demo_engine.embed_item("red"))[:4]
+    rows = ask(datasette, "/photos.json", params={"sql": sql, "_shape": "array"}).json()
+    assert [(row["id"], row["label"]) for row in rows] == [(id_, stored[id_][1]["label"]) for id_ in expected]
+
+
+HIDDEN = [
+    {"allow": {"id": "root"}},
+    {"databases": {"photos": {"allow": {"id": "root"}}}},
+    {"databases": {"photos": {"tables": {"embeddings": {"allow": {"id": "root"}}}}}},
+]
+
+
+@pytest.mark.parametrize("metadata", HIDDEN, ids=["instance", "database", "table"])
+def test_what_is_private_is_not_searched_by_strangers(metadata, database, stored, demo_dir, monkeypatch):
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    monkeypatch.setattr("datasette.handle_exception.rich", None)
+    datasette = opened(database, **metadata)
+    picture = f"/-/clip/thumbnail/photos/emoji?id={first_id(stored)}"
+    for path in (f"{SEARCH}?q=red", SEARCH, picture):
+        response = ask(datasette, path)
+        assert response.status_code == 403
+        assert first_id(stored) not in response.text
+    cookies = {"ds_actor": datasette.sign({"a": {"id": "root"}}, "actor")}
+    assert len(ids(ask(datasette, f"{SEARCH}?q=red", cookies=cookies))) == 20
+    assert ask(datasette, picture, cookies=cookies).status_code == 200
+
+
+def test_a_condition_is_for_who_may_run_sql(database, demo_dir, monkeypatch):
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    datasette = opened(database, allow_sql=False)
+    response = ask(datasette, f"{SEARCH}?q=red&where=1")
+    assert (response.status_code, response.json()["error"]) == (403, "where is SQL, which you may not run here")
+    assert len(ids(ask(datasette, f"{SEARCH}?q=red"))) == 20
+
+
+@pytest.mark.parametrize(
+    ("collections", "sentence"),
+    [
+        (["x"], "plugins.datasette-clip.collections is ['x']; expected an object of databases and their collections"),
+        ({"photos": 3}, "plugins.datasette-clip.collections.photos is 3; expected an object of names and collections"),
+        ({"photos": {"a": 3}}, "plugins.datasette-clip.collections.photos.a is 3; expected an object with table and vector"),
+    ],
+)  # fmt: skip
+def test_collections_that_cannot_be_read_stop_the_start(collections, sentence, database):
+    import click
+
+    with pytest.raises(click.ClickException) as raised:
+        ask(opened(database, clip={"collections": collections}), "/")
+    assert raised.value.message == sentence
+
+
+def test_a_configured_table_that_is_not_there_is_named_in_the_log(database, demo_dir, monkeypatch, caplog):
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    monkeypatch.setattr("datasette.handle_exception.rich", None)
+    datasette = opened(database, clip={"collections": {"photos": {"taps": FAUCETS | {"table": "taps"}}}})
+    with caplog.at_level(logging.WARNING, "datasette_clip"):
+        response = ask(datasette, "/-/clip/search/photos/taps.json?q=a")
+    assert response.status_code == 404
+    assert "photos: table of collection 'taps' is 'taps'; the database has no such table" in caplog.messages
+
+
+def test_pages_of_other_origins_may_search(datasette):
+    assert ask(datasette, f"{SEARCH}?q=red").headers["access-control-allow-origin"] == "*"
+
+
+def test_a_server_searches_a_file_of_others_beside_its_own(database, stored, demo_dir, demo_engine, tmp_path):
+    """End to end, read-only as in the container."""
+    env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
+    with serving("-i", str(database), "--memory", env=env, log=tmp_path / "log") as url:
+        response = httpx.get(url + SEARCH, params={"q": "red heart"})
+        sql = "select json_extract(clip_search('emoji', 'red heart', 1), '$[0].id') as id"
+        row = httpx.get(f"{url}/photos.json", params={"sql": sql, "_shape": "array"}).json()
+    expected = ranked(stored, demo_engine.embed_item("red heart"))
+    assert ids(response) == expected[:20]
+    assert row == [{"id": expected[0]}]
+
+
+def test_another_photograph_is_no_hit_of_its_own(datasette):
+    """What is sent is not stored, and needs no id."""
+    assert (
+        len(ids(ask(datasette, SEARCH, "POST", content=saved(photo(), "JPEG"), headers={"content-type": "image/jpeg"})))
+        == 20
+    )
