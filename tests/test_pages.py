@@ -762,6 +762,25 @@ def test_files_that_are_too_large_are_not_sent_again_with_the_next(browser_page,
 
 
 @chromium
+@pytest.mark.parametrize(
+    ("path", "names", "answer"),
+    [(CLASSIFY, ["heart.png"], "The best 5 of"), (COMPARE, ["heart.png", "face.png"], "Now type texts, one a line.")],
+)
+def test_who_comes_back_finds_the_pictures_chosen_and_their_answer(path, names, answer, browser_page, server, tmp_path):
+    for name in names:
+        (tmp_path / name).write_bytes(drawn(name.removesuffix(".png")))
+    browser_page.goto(server + path)
+    browser_page.set_input_files("#clip-files", [tmp_path / name for name in names])
+    has(browser_page, answer)
+    browser_page.goto(server + "/-/clip")
+    browser_page.go_back()
+    has(browser_page, answer)
+    assert kept_in(browser_page.inner_html("#clip-result"))["name"] == names
+    browser_page.locator("textarea").fill("a red heart")
+    has(browser_page, "Cosines of unit" if path == COMPARE else "The one label")
+
+
+@chromium
 def test_a_server_that_is_away_loses_nothing(browser_page, server):
     browser_page.goto(server + CLASSIFY)
     browser_page.context.set_offline(True)

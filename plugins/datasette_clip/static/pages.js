@@ -146,4 +146,8 @@ document.addEventListener("paste", (event) => {
   event.preventDefault();
   take(event.clipboardData.files);
 });
+addEventListener("pageshow", () => {
+  if (takes) return; // the page is as it was left
+  for (const input of form.querySelectorAll("[type=file]")) if (input.files.length) take(input.files, input);
+});
 unhide(document);
