@@ -7,13 +7,15 @@ a browser says comes from elsewhere, and has none, so there those who only read 
 from __future__ import annotations
 
 READ_ONLY = {"/-/clip/embed.json", "/-/clip/classify.json", "/-/clip/classify", "/-/clip/compare"}
+SEARCH = "/-/clip/search/"  # and a database and a collection, as a page or as JSON
 WHENCE = {b"origin", b"sec-fetch-site"}
 
 
 def only_reads(scope: dict, base_url: str) -> bool:
     """Whether a request goes to one of these paths, found as Datasette's router finds them."""
     path = (scope.get("raw_path") or scope["path"].encode()).partition(b"?")[0].decode("latin-1")
-    return path.removeprefix(base_url.rstrip("/")) in READ_ONLY
+    path = path.removeprefix(base_url.rstrip("/"))
+    return path in READ_ONLY or path.startswith(SEARCH)
 
 
 def unasked(base_url: str):

@@ -1,5 +1,6 @@
 /** Sends the form of /-/clip/classify or /-/clip/compare as it is changed, and puts the answer into the page. */
 import { shrink } from "./clip.js";
+import { onPictures } from "./picking.js";
 
 const TYPING_MS = 300; // after the last key, labels and texts are sent
 const form = document.querySelector(".clip-form");
@@ -129,23 +130,7 @@ result.addEventListener("click", async ({ target }) => {
   await navigator.clipboard.writeText(result.querySelector(target.dataset.copy).href);
   target.textContent = "Copied";
 });
-document.addEventListener("dragover", (event) => {
-  if (!event.dataTransfer.types.includes("Files")) return; // text, for a field
-  event.preventDefault();
-  form.classList.add("clip-over");
-});
-document.addEventListener("dragleave", ({ relatedTarget }) => relatedTarget ?? form.classList.remove("clip-over"));
-document.addEventListener("drop", (event) => {
-  form.classList.remove("clip-over");
-  if (!event.dataTransfer.files.length) return;
-  event.preventDefault();
-  take(event.dataTransfer.files);
-});
-document.addEventListener("paste", (event) => {
-  if (!event.clipboardData.files.length) return; // text, for a field
-  event.preventDefault();
-  take(event.clipboardData.files);
-});
+onPictures(form, take);
 addEventListener("pageshow", () => {
   if (takes) return; // the page is as it was left
   for (const input of form.querySelectorAll("[type=file]")) if (input.files.length) take(input.files, input);
