@@ -140,6 +140,15 @@ def test_labels_are_changed_without_the_file_and_without_embedding_it_again(data
     assert '<option value="" selected>' in again.text
 
 
+def test_a_bad_file_leaves_the_picture_that_was_kept_and_says_why(datasette):
+    first = post(datasette, CLASSIFY, [("heart.png", drawn("heart"))], labels="emoji")
+    second = post(datasette, CLASSIFY, [("notes.txt", b"abc")], **kept_in(first.text), labels="emoji")
+    assert errors_in(second.text)[0].startswith("notes.txt: 3-byte blob is not an image")
+    assert rows_of(second.text) == rows_of(first.text)
+    assert kept_in(second.text) == kept_in(first.text)
+    assert second.text.count('class="clip-picture"') == 1
+
+
 def test_a_new_file_takes_the_place_of_the_picture_that_was_kept(datasette):
     first = post(datasette, CLASSIFY, [("heart.png", drawn("heart"))], labels="emoji")
     second = post(datasette, CLASSIFY, [("face.png", drawn("face"))], **kept_in(first.text), labels="emoji")
@@ -778,6 +787,24 @@ def test_who_comes_back_finds_the_pictures_chosen_and_their_answer(path, names, 
     assert kept_in(browser_page.inner_html("#clip-result"))["name"] == names
     browser_page.locator("textarea").fill("a red heart")
     has(browser_page, "Cosines of unit" if path == COMPARE else "The one label")
+
+
+@chromium
+@pytest.mark.parametrize("bad", [b"abc", bytes(300_000)])
+def test_a_bad_file_takes_neither_the_picture_nor_its_answer_away(bad, browser_page, server):
+    browser_page.goto(server + CLASSIFY)
+    upload(browser_page, ("heart.png", drawn("heart")))
+    has(browser_page, "The best 5 of")
+    by_the_good = shown(browser_page)
+    picture = browser_page.get_attribute(".clip-picture img", "src")
+    browser_page.set_input_files("#clip-files", {"name": "bad.jpg", "mimeType": "image/jpeg", "buffer": bad})
+    browser_page.wait_for_selector("[role=alert]")
+    browser_page.wait_for_selector("[aria-busy=false]")
+    assert shown(browser_page) == by_the_good
+    assert browser_page.get_attribute(".clip-picture img", "src") == picture
+    browser_page.fill("#clip-own", "a heart")
+    has(browser_page, "The one label")
+    assert browser_page.locator("[role=alert]").count() == 0
 
 
 @chromium

@@ -102,7 +102,7 @@ def lines(text: str) -> list[str]:
 async def classify(datasette, request, fields: Fields, page: Page) -> None:
     """Fill the page with the labels that fit the picture best."""
     config = config_of(datasette)
-    page["pictures"] = page["pictures"][-1:]  # the one that has just come, else the one that was kept
+    page["pictures"] = page["pictures"][-2:]  # the one that was kept, and the one that has just come
     page |= words_of(fields) | {"k": fields.last("k", K)}
     engine = await in_thread(open_engine, config)
     page |= await in_thread(choices, engine, page)
@@ -113,6 +113,7 @@ async def classify(datasette, request, fields: Fields, page: Page) -> None:
     with inference_of(datasette).place():
         begun_s = time.perf_counter()
         await look_at(datasette, request, engine, page)
+        page["pictures"] = page["pictures"][-1:]  # the one that has just come, where it can be read
         page |= await in_thread(ranked, engine, config, page)
         page["ms"] = round((time.perf_counter() - begun_s) * 1000, 1)
     page |= await elsewhere(datasette, request, page)

@@ -11,6 +11,7 @@ let pending = []; // pictures that are chosen and not yet answered: [name, Blob]
 let asking = new AbortController();
 let timer;
 let takes = 0;
+let before = []; // what a preview has taken the place of
 
 /** Shrinks pictures as CLIP sees them and sends them; what this browser cannot read goes as it is: the server says why. */
 async function take(files, from) {
@@ -32,8 +33,8 @@ function preview(name, blob) {
   const image = Object.assign(new Image(224, 224), { src: URL.createObjectURL(blob), alt: `${name}, as CLIP will look at it` });
   figure.className = "clip-picture";
   figure.append(image);
-  for (const element of result.querySelectorAll(":scope > :not([type=hidden])")) element.remove();
-  result.append(figure);
+  if (!before.length) before = [...result.childNodes];
+  result.replaceChildren(...result.querySelectorAll("[type=hidden]"), figure);
 }
 
 /** Sends the form with the pictures that are pending; those that the server has seen go as their vectors alone. */
@@ -43,7 +44,7 @@ async function send(button) {
   const mine = (asking = new AbortController());
   const body = new FormData(form);
   if (button?.name) body.append(button.name, button.value);
-  for (const name of ["image", ...(several || !pending.length ? [] : ["name", "img", "vector"])]) body.delete(name);
+  body.delete("image");
   const pictures = body.getAll("img").map((img, at) => [body.getAll("vector")[at], img]);
   body.delete("img");
   for (const [vector, img] of pictures) body.append("img", vector ? "" : img);
@@ -65,6 +66,8 @@ function show(response, text, kept, ms) {
   const answered = new DOMParser().parseFromString(text, "text/html");
   const answer = answered.querySelector("#clip-result");
   if (response.status < 500) pending = []; // also where it says 413, which it would say again
+  if (before.length && !pending.length) result.replaceChildren(...before);
+  if (!pending.length) before = [];
   if (!answer) return say(response.headers.get("content-type")?.startsWith("text/plain") ? text : `The server answered ${response.status}.`);
   const focused = result.contains(document.activeElement);
   result.replaceChildren(...answer.childNodes);
