@@ -29,7 +29,7 @@ from serving import environment, serving
 
 CLASSIFY, COMPARE = pages.CLASSIFY, pages.COMPARE
 STATIC = ROOT / "plugins/datasette_clip/static"
-TOO_LONG = "too long for a link"
+TOO_LONG = "These labels with this picture are too long for a link."
 OWN = ["a red heart", "a yellow face", "a blue circle"]
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -226,7 +226,29 @@ def test_a_jpeg_of_just_what_clip_looks_at_is_kept_as_it_is(datasette, demo_engi
     assert b"at home" not in kept
 
 
+def test_every_kept_picture_fits_a_url(datasette, demo_engine):
+    noise = np.random.default_rng(0).integers(0, 2, (224, 224, 3), dtype=np.uint8) * 255
+    as_it_is = saved(Image.fromarray(noise), "JPEG", quality=100)
+    assert len(as_it_is) > 100_000
+    for name, content in (("noise.png", saved(Image.fromarray(noise), "PNG")), ("noise.jpg", as_it_is)):
+        [kept] = kept_in(post(datasette, CLASSIFY, [(name, content)]).text)["img"]
+        assert len(kept) < 55_000  # of the 60,000 of limits.url_bytes
+
+
 LONG = "\n".join(f"{'long ' * 10}{n}" for n in range(250))  # in 60,000 bytes of a URL, 15,000 go to these
+
+
+def test_no_link_is_longer_than_what_is_read_of_one(datasette):
+    def page_of(labels: str) -> str:
+        return post(datasette, CLASSIFY, [("heart.png", drawn("heart"))], own=labels).text
+
+    assert f'<p class="clip-hint">{TOO_LONG}' not in page_of(LONG)
+    assert get(datasette, link_in(page_of(LONG), CLASSIFY + r"\?")).status_code == 200
+    long = page_of("\n".join(f"{'ö' * 50}{n}" for n in range(250)))
+    assert rows_of(long)
+    assert long.count(f'<p class="clip-hint">{TOO_LONG}') == 2
+    assert f'href="{CLASSIFY}?' not in long
+    assert "sql=" not in long
 
 
 @pytest.mark.parametrize(
@@ -697,6 +719,22 @@ def test_a_link_opened_afresh_shows_the_same_picture_and_numbers(browser_page, c
         pictures = [p.get_attribute(".clip-picture img", "src") for p in (page, browser_page)]
         assert pictures[0] == pictures[1]
         assert page.evaluate("document.querySelector('.clip-picture img').naturalWidth") == 224
+
+
+@chromium
+def test_no_link_becomes_too_long_by_the_picture_that_the_script_puts_back(browser_page, server):
+    browser_page.goto(server + CLASSIFY)
+    noise = np.random.default_rng(0).integers(0, 2, (224, 224, 3), dtype=np.uint8) * 255
+    upload(browser_page, ("noise.png", saved(Image.fromarray(noise), "PNG")))
+    has(browser_page, "Link to this picture and its answer")
+    browser_page.fill("#clip-own", LONG)
+    has(browser_page, "The best 5 of 250 labels")
+    assert browser_page.is_visible(f"text={TOO_LONG}")
+    assert not browser_page.locator("#clip-result a:visible").count()
+    browser_page.fill("#clip-own", "a heart")
+    has(browser_page, "The one label")
+    assert not browser_page.is_visible(f"text={TOO_LONG}")
+    assert httpx.get(browser_page.evaluate("document.querySelector('.clip-permalink').href")).status_code == 200
 
 
 @chromium

@@ -22,8 +22,9 @@ from llm_clip_onnx import CLIP, vectors, zero_shot
 from llm_clip_onnx.errors import ClipError, InputError, ModelDirError
 
 from . import collecting, inputs, labels
-from .config import PLUGIN, Config, config_of
+from .config import PLUGIN, Config, Limits, config_of
 from .endpoints import METHODS, each, embedding_of
+from .gate import refuse_size
 from .inference import in_thread, inference_of
 from .inputs import Input
 from .permissions import ensure_instance
@@ -176,9 +177,11 @@ async def elsewhere(datasette, request, page: Page) -> Page:
     sql = f"select clip_classify(clip_image(:img), '{quoted}', {int(page['k'])})"
     url = datasette.absolute_url(request, datasette.urls.path(f"{CLASSIFY}.json"))
     form = ["curl", "-F", "image=@photo.jpg", "--form-string", f"labels={asked}", "-F", f"k={page['k']}"]
-    permalink = urlencode({"labels": asked, "k": page["k"], "img": img})
+    asked_again = {"labels": asked, "k": page["k"], "img": img}
+    limits = config_of(datasette).limits
     return {
-        "permalink": f"{datasette.urls.path(CLASSIFY)}?{permalink}",
+        "permalink": link_to(limits, datasette.urls.path(CLASSIFY), asked_again),
+        "url_bytes": limits.url_bytes,
         "sql": sql,
         "sql_page": await sql_page(datasette, request, {"sql": sql, "img": img}),
         "curl": shlex.join([*form, "-F", "orient=exif", url]),
@@ -186,9 +189,15 @@ async def elsewhere(datasette, request, page: Page) -> Page:
 
 
 async def sql_page(datasette, request, query: dict[str, str]) -> str | None:
-    """The path of Datasette's page for a query, for who may run one."""
+    """The path of Datasette's page for a query, for who may run one; "" where it is too long."""
     database = await sql_database(datasette, request.actor)
-    return database and f"{sql_paths(datasette, database)[0]}?{urlencode(query)}"
+    return database and link_to(config_of(datasette).limits, sql_paths(datasette, database)[0], query)
+
+
+def link_to(limits: Limits, path: str, query: dict[str, str]) -> str:
+    """A path and a query; "" where the gate would refuse it."""
+    encoded = urlencode(query)
+    return "" if refuse_size(limits, encoded.encode(), 0) else f"{path}?{encoded}"
 
 
 # /-/clip/compare

@@ -136,12 +136,15 @@ def look(engine: Engine, config: Config, one: Input) -> dict:
 def jpeg_of(blob: bytes, how: Preprocess) -> bytes:
     """What CLIP looks at of an image, upright, as a JPEG without the EXIF; `blob` itself, where it is just that.
 
+    Of at most JPEG_BYTES, where that can be.
+
     Raises InputError for what is no image that can be read.
     """
     from llm_clip_onnx.preprocess import one_at_a_time, open_image, read_bytes
 
     image = open_image(blob)
-    if (image.format, image.size, image.mode) == ("JPEG", (how.crop, how.crop), "RGB") and not image.getexif():
+    is_seen = (image.format, image.size, image.mode) == ("JPEG", (how.crop, how.crop), "RGB")
+    if is_seen and len(blob) <= JPEG_BYTES and not image.getexif():
         return blob
     with one_at_a_time:
         seen = read_bytes(blob, how, "exif")

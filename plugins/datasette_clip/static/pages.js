@@ -86,7 +86,11 @@ function putBack(kept) {
     if (!img || fields[at].value) return;
     fields[at].value = img;
     images[at].src = `data:image/jpeg;base64,${img.replaceAll("-", "+").replaceAll("_", "/")}`;
-    for (const link of result.querySelectorAll('a[href$="&img="]')) link.href += img;
+    for (const link of result.querySelectorAll("[data-most]")) {
+      link.href += img; // which is its last field
+      link.parentNode.hidden = link.search.length - 1 > link.dataset.most;
+      link.parentNode.nextElementSibling.hidden = !link.parentNode.hidden;
+    }
   });
 }
 
