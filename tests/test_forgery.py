@@ -8,6 +8,7 @@ import pytest
 from datasette.app import Datasette
 
 READ_ONLY = ["/-/clip/embed.json", "/-/clip/classify.json", "/-/clip/classify", "/-/clip/compare"]
+READ_ONLY += ["/-/clip/search/photos/emoji", "/-/clip/search/photos/emoji.json"]  # where there are none too
 FROM_ELSEWHERE = {"origin": "https://notebook.example", "sec-fetch-site": "cross-site", "cookie": "a=b"}
 
 
@@ -26,6 +27,6 @@ def test_what_only_reads_is_not_refused_for_want_of_a_token(path, base_url):
 
 
 @pytest.mark.parametrize("base_url", ["/", "/clip/"])
-@pytest.mark.parametrize("path", ["/_memory", "/-/clip", "/-/clip/embed.json/", "/-/messages"])
+@pytest.mark.parametrize("path", ["/_memory", "/-/clip", "/-/clip/embed.json/", "/-/clip/search", "/-/messages"])
 def test_anything_else_is(path, base_url):
     assert status_of_post(path, base_url) == 403

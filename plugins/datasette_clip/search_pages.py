@@ -77,7 +77,8 @@ async def fill(datasette, request, place: Place, page: Page) -> None:
     asked.terms = query.checked(terms) if terms else ()
     page |= await search_views.found(datasette, request, place, asked)
     page |= links(page, words, pictures, asked)
-    page["results"] = [shown(datasette, request, page, words, result) for result in page["results"]]
+    origin = datasette.absolute_url(request, "/")
+    page["results"] = [shown(page, words, result, origin) for result in page["results"]]
     page |= await elsewhere(datasette, request, place, page, asked)
 
 
@@ -145,7 +146,7 @@ def urled(page: Page, fields: list[tuple[str, Any]]) -> str:
     return page["path"] + (f"?{urlencode(fields)}" if fields else "")
 
 
-def shown(datasette, request, page: Page, words: tuple[Term, ...], result: dict) -> Page:
+def shown(page: Page, words: tuple[Term, ...], result: dict, origin: str) -> Page:
     """A row as the page shows it: caption, picture, score, and links that search on from it."""
     fields, id_ = page["fields"], str(result["id"])
     queries = {
@@ -157,8 +158,8 @@ def shown(datasette, request, page: Page, words: tuple[Term, ...], result: dict)
         "id": id_,
         "caption": caption_of(result),
         "score": result["score"],
-        "url": relative(datasette, request, result["url"]),
-        "image": image_of(datasette, request, result["image"]),
+        "url": relative(result["url"], origin),
+        "image": image_of(result["image"], origin),
         "like": urled(page, [("q", query.written([Term("id", id_)])), *fields["rest"]]),
         "queries": queries,
         "urls": urls,
@@ -176,17 +177,16 @@ def caption_of(result: dict) -> str:
     return str(result["id"])
 
 
-def relative(datasette, request, url: str) -> str:
+def relative(url: str, origin: str) -> str:
     """A URL without what the page's own begins with, which a proxy may know better."""
-    origin = datasette.absolute_url(request, "/")
     return "/" + url.removeprefix(origin) if url.startswith(origin) else url
 
 
-def image_of(datasette, request, url: str | None) -> str | None:
+def image_of(url: str | None, origin: str) -> str | None:
     """The URL of a picture, which may come from the database, unless it is none that shows pictures only."""
     if not url:
         return None
-    url = relative(datasette, request, url)
+    url = relative(url, origin)
     return url if url.lower().startswith(IMAGE_URLS) else None
 
 
