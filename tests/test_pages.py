@@ -179,6 +179,21 @@ def test_which_labels_are_meant(fields, chosen, own):
 
 
 def test_a_link_holds_the_picture_and_gives_the_same_answer(datasette):
+def test_as_many_labels_are_shown_as_are_asked_for(datasette):
+    page = get(datasette, CLASSIFY + "?k=2000").text
+    assert 'value="2000" min="1"' in page
+    assert not re.search(r'name="k"[^>]*max=', page)
+
+
+@pytest.mark.parametrize("labels", ['["cat", "a\\ndog"]', ["cat", "a\ndog"]])
+def test_a_label_of_two_lines_is_refused_where_labels_are_lines(labels, datasette):
+    page = get(datasette, f"{CLASSIFY}?{urlencode({'labels': labels, 'k': 7, 'own': 'bird'}, doseq=True)}")
+    assert page.status_code == 400
+    assert errors_in(page.text) == ["label 1 is 'a\\ndog'; on this page a label is a line"]
+    assert 'name="k" value="7"' in page.text
+    assert "bird</textarea>" in page.text
+
+
     first = post(datasette, CLASSIFY, [("heart.png", drawn("heart"))], own="\n".join(OWN), k="2").text
     again = get(datasette, link_in(first, CLASSIFY + r"\?"))
     assert again.status_code == 200
