@@ -801,6 +801,7 @@ def test_of_two_pictures_the_last_chosen_is_answered_though_it_be_read_first(bro
         """const real = createImageBitmap; window.createImageBitmap = async blob => {
         if (blob.name === "large.png") await new Promise(done => window.readIt = done);
         return real(blob); }"""
+    assert "differ a little from those above, which are of the small JPEG" in " ".join(response.text.split())
     )
     browser_page.goto(server + CLASSIFY)
     upload(browser_page, ("large.png", drawn("face")))
