@@ -779,6 +779,18 @@ def test_the_curl_of_the_page_gives_the_same_answer(server, tmp_path):
 
 @chromium
 def test_what_is_refused_is_said_on_the_page_and_nothing_typed_is_lost(browser_page, server):
+@chromium
+def test_where_no_script_may_copy_no_button_offers_it(browser_page, server):
+    """Over plain HTTP from another machine a browser has no clipboard for scripts."""
+    browser_page.add_init_script("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+    browser_page.goto(server + CLASSIFY)
+    upload(browser_page, ("heart.png", drawn("heart")))
+    has(browser_page, "The best 5 of")
+    assert browser_page.is_visible(".clip-permalink")
+    assert not browser_page.is_visible("text=Copy the link")
+    assert browser_page.is_visible("text=or paste an image")
+
+
     browser_page.goto(server + CLASSIFY)
     browser_page.fill("#clip-own", "a heart")
     browser_page.click("input[type=submit]")

@@ -108,7 +108,7 @@ function busy(is) {
 }
 
 function unhide(part) {
-  for (const element of part.querySelectorAll("[data-script]")) element.hidden = false;
+  for (const element of part.querySelectorAll("[data-script]")) element.hidden = "copy" in element.dataset && !navigator.clipboard;
 }
 
 /** Whether there is a picture to ask about: typing alone asks for nothing. */
