@@ -194,6 +194,7 @@ def test_a_label_of_two_lines_is_refused_where_labels_are_lines(labels, datasett
     assert "bird</textarea>" in page.text
 
 
+def test_a_link_holds_the_picture_and_gives_the_same_answer(datasette):
     first = post(datasette, CLASSIFY, [("heart.png", drawn("heart"))], own="\n".join(OWN), k="2").text
     again = get(datasette, link_in(first, CLASSIFY + r"\?"))
     assert again.status_code == 200

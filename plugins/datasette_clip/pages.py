@@ -104,7 +104,8 @@ async def classify(datasette, request, fields: Fields, page: Page) -> None:
     """Fill the page with the labels that fit the picture best."""
     config = config_of(datasette)
     page["pictures"] = page["pictures"][-2:]  # the one that was kept, and the one that has just come
-    page |= words_of(fields) | {"k": fields.last("k", K)}
+    page |= {"k": fields.last("k", K), "own": fields.last("own")}
+    page |= words_of(fields)
     engine = await in_thread(open_engine, config)
     page |= await in_thread(choices, engine, page)
     if not page["pictures"]:
@@ -128,9 +129,9 @@ def words_of(fields: Fields) -> Page:
     asked, own = fields.all("labels"), fields.last("own")
     chosen = asked[0] if asked else None
     if len(asked) > 1:
-        chosen, own = "", "\n".join(asked)
+        chosen, own = "", as_lines(asked)
     elif chosen and chosen.lstrip().startswith("["):  # as a permalink has them
-        chosen, own = "", "\n".join(read_list(chosen))
+        chosen, own = "", as_lines(read_list(chosen))
     elif lines(own) and lines(own) != lines(fields.last("shown")):
         chosen = ""
     return {"chosen": chosen, "own": own}
@@ -138,6 +139,14 @@ def words_of(fields: Fields) -> Page:
 
 def read_list(text: str) -> list[str]:
     try:
+def as_lines(labels: list[str]) -> str:
+    """Labels one a line. Raises InputError for one that has several."""
+    for position, label in enumerate(labels):
+        if len(label.splitlines()) > 1:
+            raise InputError(f"label {position} is {label!r}; on this page a label is a line")
+    return "\n".join(labels)
+
+
         return [str(label) for label in json.loads(text)]
     except (ValueError, RecursionError) as error:
         raise InputError(f"labels begins as a JSON list and is none: {error}") from error
