@@ -170,6 +170,7 @@ def test_a_new_file_takes_the_place_of_the_picture_that_was_kept(datasette):
         ({"labels": ["emoji"], "own": [" \n"]}, "emoji", " \n"),
         ({"labels": ['["cat", "a, b"]']}, "", "cat\na, b"),  # a permalink
         ({"labels": ["cat", "dog"]}, "", "cat\ndog"),  # as the endpoint has them
+        ({"labels": [""], "own": [" \n"], "shown": ["cat"]}, None, " \n"),  # what was typed is cleared
     ],
 )
 def test_which_labels_are_meant(fields, chosen, own):
@@ -178,7 +179,6 @@ def test_which_labels_are_meant(fields, chosen, own):
     assert pages.words_of(collected) == {"chosen": chosen, "own": own}
 
 
-def test_a_link_holds_the_picture_and_gives_the_same_answer(datasette):
 def test_as_many_labels_are_shown_as_are_asked_for(datasette):
     page = get(datasette, CLASSIFY + "?k=2000").text
     assert 'value="2000" min="1"' in page
@@ -296,7 +296,6 @@ def test_no_link_is_longer_than_what_is_read_of_one(datasette):
             {"k": "many"},
             "k is 'many'; expected a whole number from 1, of the labels to answer",
         ),
-        ([("a.png", drawn("face"))], {"labels": ""}, "there are no labels; expected at least one"),
         (
             [],
             {"vector": "zzzz", "img": ""},
@@ -720,6 +719,20 @@ def test_a_label_may_be_called_anything(browser_page, server):
 
 
 @chromium
+def test_who_clears_the_labels_typed_is_back_at_the_set_chosen(browser_page, server):
+    browser_page.goto(server + CLASSIFY)
+    upload(browser_page, ("heart.png", drawn("heart")))
+    has(browser_page, "The best 5 of")
+    by_set = shown(browser_page)
+    browser_page.fill("#clip-own", "a heart")
+    has(browser_page, "The one label")
+    browser_page.fill("#clip-own", " ")
+    has(browser_page, "The best 5 of")
+    assert shown(browser_page) == by_set
+    assert browser_page.input_value("#clip-labels") == "emoji"
+
+
+@chromium
 def test_a_link_opened_afresh_shows_the_same_picture_and_numbers(browser_page, chromium_process, server):
     browser_page.goto(server + CLASSIFY)
     upload(browser_page, ("heart.png", drawn("heart")))
@@ -766,20 +779,6 @@ def test_the_link_can_be_copied(chromium_process, server):
         assert link.startswith(server)
 
 
-def test_the_curl_of_the_page_gives_the_same_answer(server, tmp_path):
-    own = 'it\'s a heart\na "face"\n@file;type=x'
-    response = httpx.post(server + CLASSIFY, files={"image": ("heart.png", drawn("heart"))}, data={"own": own})
-    [(tmp_path / "photo.jpg").write_bytes(jpeg) for jpeg in jpeg_in(response.text)]
-    command = html.unescape(re.search(r"<h3>curl</h3>\n<pre[^>]*>(.*?)</pre>", response.text, re.DOTALL)[1])
-    done = subprocess.run([*shlex.split(command), "-s"], cwd=tmp_path, capture_output=True, text=True, check=True)
-    [result] = json.loads(done.stdout)["results"]
-    found = [(match["label"], f"{match['cosine']:.3f}") for match in result["matches"]]
-    assert found == [(row[0], row[2]) for row in rows_of(response.text)]
-    assert len(found) == 3
-
-
-@chromium
-def test_what_is_refused_is_said_on_the_page_and_nothing_typed_is_lost(browser_page, server):
 @chromium
 def test_where_no_script_may_copy_no_button_offers_it(browser_page, server):
     """Over plain HTTP from another machine a browser has no clipboard for scripts."""
@@ -792,6 +791,21 @@ def test_where_no_script_may_copy_no_button_offers_it(browser_page, server):
     assert browser_page.is_visible("text=or paste an image")
 
 
+def test_the_curl_of_the_page_gives_the_same_answer(server, tmp_path):
+    own = 'it\'s a heart\na "face"\n@file;type=x'
+    response = httpx.post(server + CLASSIFY, files={"image": ("heart.png", drawn("heart"))}, data={"own": own})
+    [(tmp_path / "photo.jpg").write_bytes(jpeg) for jpeg in jpeg_in(response.text)]
+    command = html.unescape(re.search(r"<h3>curl</h3>\n<pre[^>]*>(.*?)</pre>", response.text, re.DOTALL)[1])
+    done = subprocess.run([*shlex.split(command), "-s"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    [result] = json.loads(done.stdout)["results"]
+    found = [(match["label"], f"{match['cosine']:.3f}") for match in result["matches"]]
+    assert found == [(row[0], row[2]) for row in rows_of(response.text)]
+    assert len(found) == 3
+    assert "differ a little from those above, which are of the small JPEG" in " ".join(response.text.split())
+
+
+@chromium
+def test_what_is_refused_is_said_on_the_page_and_nothing_typed_is_lost(browser_page, server):
     browser_page.goto(server + CLASSIFY)
     browser_page.fill("#clip-own", "a heart")
     browser_page.click("input[type=submit]")
@@ -814,7 +828,6 @@ def test_of_two_pictures_the_last_chosen_is_answered_though_it_be_read_first(bro
         """const real = createImageBitmap; window.createImageBitmap = async blob => {
         if (blob.name === "large.png") await new Promise(done => window.readIt = done);
         return real(blob); }"""
-    assert "differ a little from those above, which are of the small JPEG" in " ".join(response.text.split())
     )
     browser_page.goto(server + CLASSIFY)
     upload(browser_page, ("large.png", drawn("face")))

@@ -122,7 +122,7 @@ async def classify(datasette, request, fields: Fields, page: Page) -> None:
 
 
 def words_of(fields: Fields) -> Page:
-    """Which labels a form asks for: the name of a label set, None where none is said, or "" and labels of one's own.
+    """Which labels a form asks for: the name of a label set, None where there are none, or "" and labels of one's own.
 
     Labels typed win over the set chosen, unless they are those that the page had `shown` already.
     """
@@ -134,11 +134,11 @@ def words_of(fields: Fields) -> Page:
         chosen, own = "", as_lines(read_list(chosen))
     elif lines(own) and lines(own) != lines(fields.last("shown")):
         chosen = ""
+    elif not chosen and not lines(own):
+        chosen = None
     return {"chosen": chosen, "own": own}
 
 
-def read_list(text: str) -> list[str]:
-    try:
 def as_lines(labels: list[str]) -> str:
     """Labels one a line. Raises InputError for one that has several."""
     for position, label in enumerate(labels):
@@ -147,6 +147,8 @@ def as_lines(labels: list[str]) -> str:
     return "\n".join(labels)
 
 
+def read_list(text: str) -> list[str]:
+    try:
         return [str(label) for label in json.loads(text)]
     except (ValueError, RecursionError) as error:
         raise InputError(f"labels begins as a JSON list and is none: {error}") from error

@@ -11,6 +11,7 @@ let pending = []; // pictures that are chosen and not yet answered: [name, Blob]
 let asking = new AbortController();
 let timer;
 let takes = 0;
+let chosen = form.elements.labels?.value || form.elements.labels?.options[0].value; // the label set
 let before = []; // what a preview has taken the place of
 
 /** Shrinks pictures as CLIP sees them and sends them; what this browser cannot read goes as it is: the server says why. */
@@ -121,13 +122,14 @@ form.addEventListener("submit", (event) => {
   send(event.submitter);
 });
 form.addEventListener("input", ({ target }) => {
-  if (target.name === "own") form.elements.labels.value = "";
+  if (target.name === "own") form.elements.labels.value = target.value.trim() ? "" : chosen;
   clearTimeout(timer);
   if (target.matches("textarea, [type=number]")) timer = setTimeout(() => hasPicture() && send(), TYPING_MS);
 });
 form.addEventListener("change", ({ target }) => {
   if (target.type === "file" && target.files.length) take(target.files, target);
   if (target.name === "labels") {
+    chosen = target.value || chosen;
     if (form.elements.shown) form.elements.shown.value = form.elements.own.value; // the set is meant, not what was typed
     if (hasPicture() && (target.value || form.elements.own.value.trim())) send();
   }
