@@ -1,4 +1,4 @@
-# make demo: the embedded demo model on http://127.0.0.1:8001, no model hub needed
+# make demo: the embedded demo model and a collection of emoji on http://127.0.0.1:8001, no model hub needed
 # make serve: OpenAI's ViT-B/32, baked first if there is none yet (that needs the hub)
 # make test: every test; make bench: the measurements of README, side by side with the recipe's stack
 # make lock: the versions that the Dockerfile installs, newest that fit pyproject.toml
@@ -16,8 +16,8 @@ LABELS = --no-deps 'open-clip-torch>=3.3'
 LOCK = .venv-lock/bin/uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command 'make lock'
 
-demo: demo/model/labels/emoji.json .venv/metadata.json
-	CLIP_MODEL_DIR=demo/model $(DATASETTE)
+demo: demo/model/labels/emoji.json demo/served/emoji.db .venv/metadata.json
+	CLIP_MODEL_DIR=demo/model $(DATASETTE) demo/served/emoji.db
 
 serve: .venv/ready .venv/metadata.json
 	test -e $(MODEL_DIR)/manifest.json || .venv/bin/llm clip bake --to $(MODEL_DIR)
@@ -34,6 +34,7 @@ bench: .venv-test/ready .venv-bench/ready
 	.venv-test/bin/python bench/recipe.py
 	.venv-test/bin/python bench/recipe.py --tokenizer-json --pairs 3 --to bench/results/recipe-tokenizer-json.json
 	.venv-test/bin/python bench/scan.py
+	.venv-test/bin/python bench/embed.py
 	.venv-test/bin/python bench/classify.py
 	.venv-test/bin/python bench/container.py
 	.venv-test/bin/python bench/load.py
@@ -55,6 +56,16 @@ demo/model/manifest.json: .venv/ready demo/checkpoint/model.safetensors $(wildca
 
 demo/model/labels/emoji.json: demo/model/manifest.json demo/emoji.txt
 	.venv/bin/llm clip labels bake emoji demo/model --labels demo/emoji.txt --force
+
+# A copy of demo/emoji.db, with the embeddings in it: made again where the model directory or the pictures changed. A
+# journal that a killed run left would undo what the next one copies.
+demo/served/emoji.db: demo/emoji.db demo/model/manifest.json
+	mkdir -p demo/served
+	rm -f $@ $@.new*
+	cp demo/emoji.db $@.new
+	.venv/bin/llm clip embed $@.new --model-dir demo/model --sql 'select id, image, label, "group", subgroup from emoji' \
+		--image image --metadata label --metadata group --metadata subgroup --store -d $@.new -c emoji
+	mv $@.new $@
 
 # At home the server does not exit when nobody asks for ten minutes: metadata.json without datasette-scale-to-zero.
 .venv/metadata.json: metadata.json .venv/ready

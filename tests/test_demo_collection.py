@@ -1,0 +1,90 @@
+"""The demo collection is what demo/README.md says, and both precisions of the demo model find the same in it."""
+
+from __future__ import annotations
+
+import io
+import re
+import sqlite3
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import EMOJI, ROOT
+from llm_clip_onnx.engine import Engine
+from llm_clip_onnx.vectors import unit
+from llm_clip_onnx.zero_shot import classify
+from search_recall import COLLECTION, collection, first_ten, overlap
+
+LABELS, IMAGES = collection()
+
+
+@pytest.fixture(scope="module")
+def engines(demo_dir, demo_float32_dir) -> list[Engine]:
+    return [Engine(demo_dir), Engine(demo_float32_dir)]
+
+
+@pytest.fixture(scope="module")
+def found(engines) -> list[np.ndarray]:
+    """Unit embeddings [1456, 512] of the pictures, by the 8-bit tower and by the float32 one."""
+    return [unit(engine.embed_images(IMAGES)) for engine in engines]
+
+
+def test_every_emoji_has_a_picture_that_a_page_can_show():
+    assert EMOJI.read_text().splitlines() == LABELS
+    assert max(map(len, IMAGES)) < 30_000
+    opened = [Image.open(io.BytesIO(image)) for image in IMAGES]
+    assert {(image.format, image.size, image.mode) for image in opened} == {("WEBP", (80, 80), "RGBA")}
+
+
+def test_the_file_says_whose_the_pictures_are_and_holds_no_embeddings():
+    with sqlite3.connect(f"file:{COLLECTION}?mode=ro", uri=True) as database:
+        tables = {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
+        credits = database.execute('select source, "by", licence from credits').fetchall()
+        ids = [id_ for (id_,) in database.execute("select id from emoji")]
+        assert database.execute("pragma freelist_count").fetchone() == (0,)
+    assert tables == {"emoji", "credits"}
+    readme = (ROOT / "demo/README.md").read_text()
+    for source, by, licence in credits:
+        package, version = source.rsplit("@", 1)
+        assert re.search(rf"`{package}` {version} \| {by} \| {licence} \|", readme)
+    assert all(re.fullmatch(r"\w+", id_) for id_ in ids)
+    assert f"SQLite file of {COLLECTION.stat().st_size / 1e6:.1f} MB" in readme
+
+
+def test_8_bits_cost_at_most_half_a_point_of_classification(engines, found):
+    int8, float32 = engines
+    shares = []
+    for engine, classifier, vectors in zip(
+        engines, (int8.label_set("emoji"), float32.classifier(LABELS)), found, strict=True
+    ):
+        scale = engine.manifest.logit_scale
+        first = [classify(classifier, vector, scale, 1)[0].label for vector in vectors]
+        shares.append(100 * np.mean([one == label for one, label in zip(first, LABELS)]))
+    assert min(shares) > 90
+    assert shares[1] - shares[0] <= 0.5  # 92.7 with 8 bits, 92.1 with float32
+
+
+def test_both_precisions_find_the_same_ten(engines, found):
+    by_text = [first_ten(unit(engine.embed_text(LABELS)) @ vectors.T) for engine, vectors in zip(engines, found)]
+    by_image = [first_ten(vectors @ vectors.T) for vectors in found]
+    right = [100 * np.mean(ten[:, 0] == np.arange(len(LABELS))) for ten in by_text]
+    assert abs(right[0] - right[1]) <= 0.5
+    assert overlap(*by_text) > 96  # percent; it was 97.6
+    assert overlap(*by_image) > 96
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("purple heart", {"purple heart"}),
+        ("red fruit", {"red apple", "cherries", "strawberry", "tomato"}),
+        ("sad face", {"crying face", "sad but relieved face", "disappointed face"}),
+    ],
+)
+def test_a_search_finds_what_a_person_expects(query, expected, engines, found):
+    for engine, vectors in zip(engines, found):
+        [row] = first_ten(unit(engine.embed_text([query])) @ vectors.T)
+        names = [LABELS[number] for number in row]
+        assert expected <= set(names[:5])
+        assert len(expected) > 1 or names[0] in expected
