@@ -399,6 +399,17 @@ def test_other_methods_are_refused(path, datasette):
     assert call(datasette, "HEAD", path).status_code == 200
 
 
+@pytest.mark.parametrize("path", [CLASSIFY, COMPARE])
+@pytest.mark.parametrize("kind", ["image/png", "application/json", "", "application/x-www-form-urlencoded"])
+def test_a_body_that_is_no_form_is_refused(kind, path, datasette):
+    response = call(datasette, "POST", path, content=drawn("face"), headers={"Content-Type": kind} if kind else {})
+    assert response.status_code == 415
+    [sentence] = errors_in(response.text)
+    assert (
+        sentence == "the body is no form; expected multipart/form-data with files, or application/x-www-form-urlencoded"
+    )
+
+
 def test_who_is_logged_in_may_send_the_form(datasette):
     """Datasette 0.65 wants a token with a POST that has a cookie, unless told that there is nothing to forge."""
     cookies = {"ds_actor": datasette.sign({"a": {"id": "root"}}, "actor")}

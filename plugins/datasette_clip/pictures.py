@@ -9,10 +9,12 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
+from http import HTTPStatus
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import numpy as np
+from datasette.utils.asgi import Base400
 from numpy.typing import NDArray
 
 from llm_clip_onnx import vectors
@@ -28,7 +30,14 @@ if TYPE_CHECKING:
     from llm_clip_onnx.preprocess import Preprocess
 
 JPEG_BYTES = 40_000  # of a kept picture at most, so that base64url of it fits limits.url_bytes
+URLENCODED = "application/x-www-form-urlencoded"
 QUALITIES = (90, 70, 40)
+
+
+class NoForm(Base400):
+    """The body of a request to a page is something else than a form."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE.value
 
 
 class Fields(inputs.Pairs):
@@ -48,14 +57,16 @@ class Fields(inputs.Pairs):
 
 
 def read_fields(query: str, content_type: str, pieces: list[bytes], limits: Limits) -> Fields:
-    """Raises InputError for a form that cannot be read."""
+    """Raises NoForm, and InputError for a form that cannot be read."""
     fields = Fields(limits)
     fields.add_query(query)
-    if content_type.lower().startswith("multipart/form-data"):
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
         inputs.read_multipart(content_type, pieces, fields)
-    else:
-        body = b"".join(pieces).decode("utf-8", errors="replace")
-        fields.add_query(body)
+    elif body := b"".join(pieces):
+        if kind != URLENCODED or image_strings.is_image(body):
+            raise NoForm(f"the body is no form; expected multipart/form-data with files, or {URLENCODED}")
+        fields.add_query(body.decode("utf-8", errors="replace"))
     return fields
 
 
