@@ -1,4 +1,4 @@
-"""The commands `llm clip bake`, `info`, `verify`, `labels` and `embed`: what they say. What they do lies elsewhere."""
+"""What the commands `llm clip bake`, `info`, `verify`, `labels`, `embed` and `index` say; they do it elsewhere."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import click
 from .errors import ClipError, InputError, ModelDirError
 
 if TYPE_CHECKING:
+    from .collection import Collection
     from .embedding import Outcome
     from .model_dir import Manifest
 
@@ -260,3 +261,74 @@ def tell_of(outcomes: Iterable[Outcome], count: int) -> int:
     told = ", ".join(f"{became[key]:,} {said}" for key, said in TOLD.items() if became[key] or key == "embedded")
     click.echo(f"{told}; {rate(None)}, {time.monotonic() - begun_s:.1f} s", err=True)
     return len(bad)
+
+
+@clip.command(cls=Sentences)
+@click.argument("database", type=click.Path(exists=True, dir_okay=False))
+@click.option("-c", "--collection", "names", multiple=True, help="Collection to index [default: all of llm's]")
+@click.option("--table", help="Table with a column of vectors that is no collection of llm's; -c names it")
+@click.option("--vector", help="Its column of vectors")
+@click.option("--id", "key", help="Its column of ids [default: the primary key]")
+@click.option("--image", help="Its column of images")
+@click.option("--no-thumbnails", is_flag=True, help="Make no thumbnails of the images that are stored")
+def index(
+    database: str,
+    names: tuple[str, ...],
+    table: str | None,
+    vector: str | None,
+    key: str | None,
+    image: str | None,
+    no_thumbnails: bool,
+):
+    """Make search in a collection fast
+
+    Writes sign bits of the vectors, and thumbnails of the images, into tables of the same file, which may be served
+    meanwhile. What is there already is kept, so that it can be ended and run again at any time.
+    """
+    from .collection import configured, names_of, open_collection
+    from .indexing import connected
+
+    with closing(connected(database)) as conn:
+        if table is not None or vector is not None or key is not None or image is not None:
+            given = {"table": table, "vector": vector, "id": key, "image": image}
+            given = {name: value for name, value in given.items() if value is not None}
+            collections = [configured(conn, name, given) for name in names or [table or vector or "?"]]
+        else:
+            collections = [open_collection(conn, name) for name in names or names_of(conn)]
+        if not collections:
+            raise InputError(f"{database} has no collections; llm embed-multi and llm clip embed make one")
+        for collection in collections:
+            index_one(conn, collection, not no_thumbnails)
+
+
+def index_one(conn: sqlite3.Connection, collection: Collection, thumbnails_too: bool) -> None:
+    """Index one collection, and say what was done."""
+    from . import indexing, thumbnails
+    from .collection import rows
+    from .search import source
+
+    begun_s = time.monotonic()
+    if collection.embed_dim is None:
+        click.echo(f"{collection.name}: no vectors", err=True)
+        return
+    [(count,)] = rows(conn, f"select count(*) {source(collection)}")
+    with click.progressbar(length=count, label=f"{collection.name}: vectors", file=sys.stderr, show_pos=True) as bar:
+        report = indexing.index(conn, collection, bar.update)
+    took_s = time.monotonic() - begun_s
+    click.echo(
+        f"{collection.name}: {report.vectors:,} vectors in the index, {report.new:,} of them new, {report.gone:,} gone"
+        f", {report.skipped:,} rows without a usable vector, {count / max(took_s, 1e-3):,.0f} rows a second",
+        err=True,
+    )
+    if not thumbnails_too:
+        return
+    begun_s, wanted = time.monotonic(), thumbnails.missing(conn, collection)
+    thumbnails.forget_what_is_gone(conn, collection)
+    if wanted:
+        label = f"{collection.name}: thumbnails"
+        with click.progressbar(length=len(wanted), label=label, file=sys.stderr, show_pos=True) as bar:
+            thumbnails.make(conn, collection, wanted, bar.update)
+        rate = len(wanted) / max(time.monotonic() - begun_s, 1e-3)
+        click.echo(f"{collection.name}: {len(wanted):,} thumbnails made, {rate:,.0f} a second", err=True)
+    if bad := thumbnails.unreadable(conn, collection):
+        click.echo(f"{collection.name}: {bad:,} images cannot be read and have none", err=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -58,6 +58,10 @@ class Preprocess:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     scale: float
+
+
+# What is made of the rows of an image, as looked_at makes what CLIP looks at.
+Look = Callable[[Iterable[Image.Image], Image.Image, Preprocess, str | None, tuple[int, int] | None], Image.Image]
 
 
 def pixels_of(
@@ -107,24 +111,25 @@ def read_image(image: Image.Image, how: Preprocess, orient: str | None) -> Image
         raise undecodable(image, error) from error
 
 
-def read_bytes(blob: bytes, how: Preprocess, orient: str | None) -> Image.Image:
-    """What CLIP looks at of an image file: RGB, crop x crop. Raises InputError."""
+def read_bytes(blob: bytes, how: Preprocess, orient: str | None, look: Look | None = None) -> Image.Image:
+    """What CLIP looks at of an image file, RGB, crop x crop, or what `look` makes of it. Raises InputError."""
+    look = look or looked_at
     if blob.startswith(png_strips.SIGNATURE):
-        return read_png(blob, how, orient)
+        return read_png(blob, how, orient, look)
     if blob.startswith(b"\xff\xd8\xff"):
-        return read_jpeg(blob, how, orient)
+        return read_jpeg(blob, how, orient, look)
     if blob.startswith(b"GIF8"):
         image_limits.check_gif(blob)
     image = open_image(blob)
     image_limits.check_size(image)
     image_limits.check_file(image, blob)
     try:
-        return looked_at(whole(image), image, how, orient)
+        return look(whole(image), image, how, orient, None)
     except Exception as error:  # the decoders raise OSError, SyntaxError, struct.error, ValueError...
         raise undecodable(image, error, blob) from error
 
 
-def read_png(blob: bytes, how: Preprocess, orient: str | None) -> Image.Image:
+def read_png(blob: bytes, how: Preprocess, orient: str | None, look: Look) -> Image.Image:
     """`read_bytes` of a PNG: a large one in strips, unless it is interlaced."""
     png = png_strips.read_png(blob)
     image = checked(lambda: png_strips.open_header(png), blob)
@@ -133,13 +138,13 @@ def read_png(blob: bytes, how: Preprocess, orient: str | None) -> Image.Image:
     try:
         if image.info.get("interlace") or image.width * image.height <= LARGE:
             image = png_strips.open_whole(png, blob)
-            return looked_at(whole(image), image, how, orient)
-        return looked_at(png_strips.strips(image, png, blob), image, how, orient)
+            return look(whole(image), image, how, orient, None)
+        return look(png_strips.strips(image, png, blob), image, how, orient, None)
     except Exception as error:
         raise undecodable(image, error, blob) from error
 
 
-def read_jpeg(blob: bytes, how: Preprocess, orient: str | None) -> Image.Image:
+def read_jpeg(blob: bytes, how: Preprocess, orient: str | None, look: Look) -> Image.Image:
     """`read_bytes` of a JPEG: a large one at a scale of 1/2, 1/4 or 1/8, at which libjpeg decodes it faster too."""
     jpeg = image_limits.read_jpeg(blob)
     image = open_image(blob)
@@ -148,7 +153,7 @@ def read_jpeg(blob: bytes, how: Preprocess, orient: str | None) -> Image.Image:
     try:
         if scale > 1:
             image.draft(None, (full[0] // scale, full[1] // scale))
-        return looked_at(whole(image), image, how, orient, full)
+        return look(whole(image), image, how, orient, full)
     except Exception as error:
         raise undecodable(image, error, blob) from error
 

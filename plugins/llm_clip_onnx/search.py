@@ -1,4 +1,8 @@
-"""The rows of a collection whose vectors have the largest cosine with a query's: exact, whatever the table holds."""
+"""The rows of a collection whose vectors have the largest cosine with a query's, whatever the table holds.
+
+Without an index all of them are compared. With one, its shortlist is, and all rows that came after it; a row of the
+shortlist that is gone or another one is noticed, and then all are compared again.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,8 @@ from numpy.typing import NDArray
 
 from .collection import Collection, cursor_of, quoted, rows
 from .errors import InputError, VectorError
+from .index import Index, id_crc, index_of
+from .sign_bits import Chunk, shortlist
 from .vectors import LITTLE_FLOAT32
 
 log = logging.getLogger("llm_clip_onnx")
@@ -22,6 +28,10 @@ log = logging.getLogger("llm_clip_onnx")
 Id = str | int
 
 CHUNK_BYTES = 2_000_000  # of vectors read at once
+EXACT = 1_000  # rows of a shortlist that are compared exactly
+FEW = 2_000  # rows for which `where` holds are compared exactly, without the index
+PIECE = 500  # rows fetched by rowid at once
+CHECKED = 200  # of the last rows of an index, where the very last is not there
 
 
 @dataclass(frozen=True)
@@ -54,13 +64,108 @@ def search(
         raise InputError(f"k is {k}; expected a whole number from 1, of the rows to answer")
     if offset < 0:
         raise InputError(f"offset is {offset}; expected a whole number from 0")
-    unit_query = direction(query)
-    best = Best(k + offset, unit_query, frozenset(skip))
-    for chunk in scan(conn, collection, where, parameters, query.size):
-        best.offer(chunk)
+    best = Best(k + offset, direction(query), frozenset(skip))
+    index = index_of(conn, collection, query.size)
+    if index is None or not search_index(conn, collection, index, best, where, parameters):
+        best = Best(k + offset, best.unit_query, best.skip)
+        for chunk in scan(conn, collection, where, parameters, query.size):
+            best.offer(chunk)
     if best.skipped:
         log.debug("collection %r: %d vectors cannot be compared", collection.name, best.skipped)
     return best.hits[offset:]
+
+
+def search_index(
+    conn: Connection, collection: Collection, index: Index, best: Best, where: str, parameters: Any
+) -> bool:
+    """Offer `best` what the index finds and what came after it. Not all of it, and False, where it is of no use."""
+    wanted = best.wanted + len(best.skip)
+    chunks = [chunk for _, chunk in index.chunks.values()]
+    if 10 * wanted > sum(map(len, chunks)):
+        return False
+    last = last_that_is_there(conn, collection, index, chunks)
+    if last is None:
+        return False
+    allowed = None
+    if where.strip():
+        allowed = allowed_rowids(conn, collection, where, parameters, last)
+        if len(allowed) <= FEW:
+            for part in pieces(allowed):
+                best.offer(fetched(conn, collection, part))
+    if allowed is None or len(allowed) > FEW:
+        short = shortlist(chunks, index.facts.code, best.unit_query, exact(wanted), allowed)
+        expected = dict(zip(short.rowids.tolist(), short.ids.tolist()))
+        for part in pieces(np.sort(short.rowids[short.rowids <= last])):
+            found = fetched(conn, collection, part)
+            if any(id_crc(id) != expected[rowid] for rowid, id, _ in found):
+                tell(index, f"rowids of collection {collection.name!r} are not those of its index any more")
+                return False
+            best.offer(found)
+    for chunk in scan(conn, collection, where, parameters, best.unit_query.size, after=last):
+        best.offer(chunk)
+    return True
+
+
+def exact(wanted: int) -> int:
+    """How many rows of a shortlist are compared exactly, so that pages of one search see one shortlist."""
+    rows = EXACT
+    while rows < 10 * wanted:
+        rows *= 4
+    return rows
+
+
+def pieces(rowids: NDArray[np.int64]) -> Iterator[list[int]]:
+    for at in range(0, len(rowids), PIECE):
+        yield rowids[at : at + PIECE].tolist()
+
+
+def fetched(conn: Connection, collection: Collection, rowids: Items[int]) -> list[tuple[int, Id, Any]]:
+    """Those of some rows that are there: (rowid, id, vector blob or what else is there)."""
+    among = f"rowid in ({','.join(map(str, rowids))})"
+    return rows(
+        conn,
+        f"select rowid, {quoted_key(collection)}, {quoted(collection.vector)} "
+        + source(collection, "", among, how=" not indexed"),
+    )
+
+
+def allowed_rowids(
+    conn: Connection, collection: Collection, where: str, parameters: Any, last: int
+) -> NDArray[np.int64]:
+    """Rowids up to `last` for which `where` holds, ascending."""
+    cursor = cursor_of(conn).execute(f"select rowid {source(collection, where, f'rowid <= {last}')}", parameters)
+    parts = [np.empty(0, np.int64)]
+    while found := cursor.fetchmany(10_000):
+        parts.append(np.fromiter((rowid for (rowid,) in found), np.int64, len(found)))
+    return np.sort(np.concatenate(parts))
+
+
+def last_that_is_there(conn: Connection, collection: Collection, index: Index, chunks: Sequence[Chunk]) -> int | None:
+    """The last rowid that the index is right about, None where none of its last rows are as it says.
+
+    A new row may have the rowid of the last one, if that was deleted, and VACUUM may give all rows new rowids.
+    """
+    rowids = np.concatenate([chunk.rowids[-CHECKED:] for chunk in chunks])[-CHECKED:]
+    ids = np.concatenate([chunk.ids[-CHECKED:] for chunk in chunks])[-CHECKED:]
+    there = {rowid: id_crc(id) for rowid, id, _ in fetched(conn, collection, rowids[-1:].tolist())}
+    if len(rowids) and there.get(int(rowids[-1])) == ids[-1]:
+        return index.last
+    there = {rowid: id_crc(id) for rowid, id, _ in fetched(conn, collection, rowids.tolist())}
+    right = [rowid for rowid, crc in zip(rowids.tolist(), ids.tolist()) if there.get(rowid) == crc]
+    if not right:
+        tell(index, f"the last rows of collection {collection.name!r} are not those of its index any more")
+        return None
+    return max(right)
+
+
+_told: set[tuple[int, int]] = set()
+
+
+def tell(index: Index, what: str) -> None:
+    """Say in the log, once for each version of an index, that it is of no use."""
+    if (version := (index.facts.id, index.facts.version)) not in _told:
+        _told.add(version)
+        log.warning("%s, and search is slow until `llm clip index` is run again", what)
 
 
 def direction(query: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -73,11 +178,19 @@ def direction(query: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def scan(
-    conn: Connection, collection: Collection, where: str, parameters: Any, embed_dim: int
+    conn: Connection, collection: Collection, where: str, parameters: Any, embed_dim: int, after: int | None = None
 ) -> Iterator[list[tuple[int, Id, Any]]]:
-    """All rows of a collection for which `where` holds, as lists of (rowid, id, vector blob or what else is there)."""
+    """All rows of a collection for which `where` holds, as lists of (rowid, id, vector blob or what else is there).
+
+    `after` is the rowid after which to begin, for which the table's own order is used and no index.
+    """
+    place = (
+        source(collection, where)
+        if after is None
+        else (source(collection, where, f"rowid > {after}", how=" not indexed"))
+    )
     cursor = cursor_of(conn).execute(
-        f"select rowid, {quoted_key(collection)}, {quoted(collection.vector)} {source(collection, where)}", parameters
+        f"select rowid, {quoted_key(collection)}, {quoted(collection.vector)} {place}", parameters
     )
     while chunk := cursor.fetchmany(max(64, CHUNK_BYTES // (4 * embed_dim))):
         yield chunk
@@ -87,12 +200,12 @@ def quoted_key(collection: Collection) -> str:
     return "rowid" if collection.key == "rowid" else quoted(collection.key)
 
 
-def source(collection: Collection, where: str = "", *more: str) -> str:
+def source(collection: Collection, where: str = "", *more: str, how: str = "") -> str:
     """`from ... where ...` of a collection's rows, those for which `where` and `more` hold."""
     conditions = [condition for condition in (collection.condition, *more) if condition]
     if where.strip():
         conditions.append(f"({where}\n)")  # on a line of its own: `where` may end in a comment
-    return f"from {quoted(collection.table)}" + (" where " + " and ".join(conditions) if conditions else "")
+    return f"from {quoted(collection.table)}{how}" + (" where " + " and ".join(conditions) if conditions else "")
 
 
 class Best:
