@@ -131,6 +131,16 @@ def test_what_cannot_be_searched_for_is_refused(query, k, offset, error, sentenc
     assert str(raised.value) == sentence
 
 
+def test_ids_of_all_kinds_are_ordered_as_sqlite_orders_them():
+    conn = sqlite3.connect(":memory:")
+    conn.execute("create table t (id, v blob)")
+    for id in ("b", 2, b"a", None, 1.5, "a"):
+        conn.execute("insert into t values (?, ?)", [id, to_blob(np.float32([1, 2]))])
+    of = configured(conn, "t", {"table": "t", "vector": "v", "id": "id"})
+    expected = [id for (id,) in conn.execute("select id from t order by id")]
+    assert ids(search.search(conn, of, np.float32([1, 1]), 9)) == expected == [None, 1.5, 2, "a", "b", b"a"]
+
+
 def test_inside_a_function_of_the_query_that_runs_with_a_row_factory_and_read_only(tmp_path):
     vectors = random_vectors(500)
     stored = {str(n): v for n, v in enumerate(vectors)}

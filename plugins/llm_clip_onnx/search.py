@@ -269,8 +269,9 @@ def cosines(vectors: NDArray[np.floating], unit_query: NDArray[np.float64]) -> N
 
 
 def order(hit: Hit) -> tuple:
-    """By score, the largest first; of one score by id, numbers before texts, as SQLite orders them."""
-    return (-hit.score, isinstance(hit.id, str), hit.id)
+    """By score, the largest first; of one score by id, as SQLite orders them: NULL, numbers, texts, BLOBs."""
+    kind = next((at for at, type_ in enumerate((int | float, str, bytes), 1) if isinstance(hit.id, type_)), 0)
+    return (-hit.score, kind, hit.id if kind else 0)
 
 
 def vector_of(conn: Connection, collection: Collection, id: Id) -> NDArray[np.float32]:

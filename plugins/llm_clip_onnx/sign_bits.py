@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 WORD = 64  # bits
 BY_MEAN, BY_DEVIATION = 8, 8  # dimensions with the largest of these have 8 bits
 # Of 1,000,000 made vectors the 5,000 with the nearest bits have the 10 best of every query that was tried.
-NEAR = 20_000  # vectors whose bits differ least from the query's: their cosines are estimated
+NEAR = 10_000  # vectors whose bits differ least from the query's: their cosines are estimated
 SIGNS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.float32) * 2 - 1  # [256, 8]
 
 
