@@ -7,13 +7,28 @@ import sys
 import click
 from datasette import hookimpl
 
-from . import collecting, endpoints, leaving, pages, permissions, sql_functions, sql_limits, tokens, views
+from . import (
+    collecting,
+    endpoints,
+    leaving,
+    pages,
+    permissions,
+    search_pages,
+    search_views,
+    searching,
+    sql_functions,
+    sql_limits,
+    tokens,
+    views,
+)
 from .bad_requests import as_bad_request
 from .config import config_of
 from .forgery import only_reads, unasked
 from .gate import HEALTH, gate
 from .opening import text_opening, wait_for_opening
 from .sleeping import clock_of, fence_in
+
+COLLECTION = "(?P<database>[^/.]+)/(?P<collection>[^/.]+)"  # each tilde-encoded, as in Datasette's own URLs
 
 if sys.argv[1:2] == ["serve"]:
     text_opening()  # before the rest of Datasette is even imported
@@ -70,10 +85,11 @@ def handle_exception(datasette, request, exception):
 
 
 @hookimpl(trylast=True)  # after datasette-llm-embed, whose functions ours replace
-def prepare_connection(conn, datasette):
+def prepare_connection(conn, database, datasette):
     config = config_of(datasette)
     sql_limits.bound(conn, config.limits)
     sql_functions.register(conn, config)
+    searching.register(conn, datasette, database)
 
 
 @hookimpl
@@ -86,10 +102,29 @@ def register_routes():
         (r"^/-/clip/classify\.json$", endpoints.classify_json),
         (rf"^{pages.CLASSIFY}$", pages.classify_page),
         (rf"^{pages.COMPARE}$", pages.compare_page),
+        (rf"^{search_views.SEARCH}$", search_pages.collections_page),
+        (rf"^{search_views.SEARCH}/{COLLECTION}$", search_pages.search_page),
+        (rf"^{search_views.SEARCH}/{COLLECTION}\.json$", search_views.search_json),
+        (rf"^{search_views.THUMBNAIL}/{COLLECTION}$", search_views.thumbnail),
     ]
 
 
 @hookimpl
-def menu_links(datasette):
+def menu_links(datasette, actor):
     links = {"/-/clip": "CLIP embeddings", pages.CLASSIFY: "Classify an image"}
-    return [{"href": datasette.urls.path(path), "label": label} for path, label in links.items()]
+    return search_pages.in_menu(datasette, actor, links)
+
+
+@hookimpl
+def database_actions(datasette, actor, database):
+    return search_pages.in_actions(datasette, actor, database)
+
+
+@hookimpl
+def table_actions(datasette, actor, database, table):
+    return search_pages.in_actions(datasette, actor, database, table)
+
+
+@hookimpl
+def extra_template_vars(datasette, request, view_name):
+    return search_pages.on_home_page(datasette, request, view_name)

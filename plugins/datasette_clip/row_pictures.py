@@ -7,12 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-try:  # TEMPORARY
-    from llm_clip_onnx import indexing
-except ImportError:
-    indexing = None
-if not hasattr(indexing, "has_thumbnail"):
-    indexing = None
 from llm_clip_onnx.collection import Collection, quoted, rows
 from llm_clip_onnx.search import quoted_key, source
 
@@ -22,7 +16,9 @@ KINDS = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png", b"GIF8": "image
 
 def pictured(conn, of: Collection, ids: Sequence[str | int]) -> set[str | int]:
     """Those of the ids that there is a small picture of."""
-    found = {id for id in ids if indexing and indexing.has_thumbnail(conn, of, id)}
+    from llm_clip_onnx import thumbnails  # here: Datasette's start does not wait for Pillow
+
+    found = {id for id in ids if thumbnails.has_thumbnail(conn, of, id)}
     if of.image and len(found) < len(ids):
         places, key, image = ",".join("?" * len(ids)), quoted_key(of), quoted(of.image)
         small = f"{key} in ({places}) and length({image}) between 1 and {LARGEST_BYTES}"
@@ -32,7 +28,9 @@ def pictured(conn, of: Collection, ids: Sequence[str | int]) -> set[str | int]:
 
 def picture_of(conn, of: Collection, id: str) -> tuple[bytes, str] | None:
     """The small picture of a row and its content type; None where there is none, or of a kind that browsers run."""
-    image = indexing and indexing.thumbnail_of(conn, of, id)
+    from llm_clip_onnx import thumbnails
+
+    image = thumbnails.thumbnail_of(conn, of, id)
     if image is None and of.image:
         column = quoted(of.image)
         small = f"{quoted_key(of)} = ? and length({column}) between 1 and {LARGEST_BYTES}"

@@ -163,7 +163,8 @@ async def found(datasette, request, place: Place, asked: Asked) -> dict:
         if asked.images:
             collecting.soon.set()
     rows = await database.execute_fn(lambda conn: read_rows(conn, limit_ms, place.of, embedding, asked))
-    results = [described(datasette, request, place, row) for row in rows[: asked.k]]
+    origin = datasette.absolute_url(request, "/").removesuffix("/")
+    results = [described(datasette, origin, place, row) for row in rows[: asked.k]]
     vector = base64url(vectors.to_blob(embedding)) if embedding is not None else None
     content = {
         "ok": True,
@@ -272,16 +273,16 @@ def as_json(text: object) -> object:
         return text
 
 
-def described(datasette, request, place: Place, row: dict) -> dict:
-    """A row as JSON, with links to it and to its picture."""
+def described(datasette, origin: str, place: Place, row: dict) -> dict:
+    """A row as JSON, with links to it and to its picture, which begin with `origin`."""
     path = datasette.urls.row(place.database, place.of.table, row.get("path", ""))
     image = row.get("image_url")
     if image is None and row["pictured"]:
         base = datasette.urls.path(f"{THUMBNAIL}/{tilde_encode(place.database)}/{tilde_encode(place.of.name)}")
-        image = datasette.absolute_url(request, f"{base}?{urlencode({'id': row['id']})}")
+        image = f"{origin}{base}?{urlencode({'id': row['id']})}"
     known = {name: row[name] for name in ("content", "metadata") if name in row}
     score = None if row["score"] is None else round(row["score"], searching.DIGITS)
-    links = {"url": datasette.absolute_url(request, path), "image": image}
+    links = {"url": origin + path, "image": image}
     return {"id": row["id"], "score": score} | links | known
 
 
