@@ -10,6 +10,7 @@ import json
 import re
 import shlex
 import subprocess
+import tracemalloc
 from urllib.parse import urlencode
 
 import httpx
@@ -166,6 +167,8 @@ def test_a_new_file_takes_the_place_of_the_picture_that_was_kept(datasette):
         ({"labels": ["emoji"], "own": ["cat"], "shown": [""]}, "", "cat"),  # typed under a set
         ({"labels": ["emoji"], "own": ["cat"], "shown": ["cat"]}, "emoji", "cat"),  # the set chosen after that
         ({"labels": ["emoji"], "own": ["cat\r\ndog"], "shown": ["cat"]}, "", "cat\r\ndog"),
+        ({"labels": ["emoji"], "own": ["cat\r\ndog "], "shown": ["cat\ndog"]}, "emoji", "cat\r\ndog "),
+        ({"labels": ["emoji"], "own": ["cat\ndog"], "shown": ["cat dog"]}, "", "cat\ndog"),
         ({"labels": [""], "own": ["cat"], "shown": ["cat"]}, "", "cat"),
         ({"labels": ["emoji"], "own": [" \n"]}, "emoji", " \n"),
         ({"labels": ['["cat", "a, b"]']}, "", "cat\na, b"),  # a permalink
@@ -289,7 +292,7 @@ def test_no_link_is_longer_than_what_is_read_of_one(datasette):
         (
             [("a.png", drawn("face"))],
             {"own": "\n".join(f"label {n}" for n in range(300))},
-            "300 labels in 1 templates are 300 prompts; at most 256 are embedded for a request (plugins.datasette-clip.limits.prompts): bake a label set of them",
+            "there are more than 256 labels; at most so many are embedded for a request (plugins.datasette-clip.limits.prompts): bake a label set of them",
         ),
         (
             [("a.png", drawn("face"))],
@@ -521,7 +524,7 @@ def test_an_image_that_cannot_be_read_spoils_no_other(datasette):
         (
             FILES,
             "\n".join("abcdefghij" * 7),
-            "there are 73 texts and pictures; at most 64 are compared (plugins.datasette-clip.limits.items)",
+            "there are more than 64 texts and pictures; at most so many are compared (plugins.datasette-clip.limits.items)",
         ),
         (
             FILES[:1],
@@ -535,6 +538,36 @@ def test_what_cannot_be_compared_is_a_sentence_that_loses_no_text(files, texts, 
     assert response.status_code == 400
     assert errors_in(response.text) == [sentence]
     assert f">\n{texts}</textarea>" in response.text
+
+
+MANY = "aa\n" * 3_000_000
+
+
+@pytest.mark.parametrize(
+    ("path", "sent", "sentence"),
+    [
+        (CLASSIFY, {"files": {"own": (None, MANY)}}, "text of 9000000 bytes; at most 1000000 are accepted"),
+        (
+            CLASSIFY,
+            {"files": {"labels": (None, f'["{MANY}"]'.replace("\n", ","))}},
+            "text of 9000004 bytes; at most 1000000 are accepted",
+        ),
+        (COMPARE, {"files": {"texts": (None, MANY)}}, "there are more than 64 texts and pictures"),
+        (COMPARE, {"data": {"texts": "a\n" * 2_400_000}}, "the form has 2400000 escapes (%); at most 100000 are read"),
+    ],
+)
+def test_of_millions_of_lines_no_list_is_made(path, sent, sentence, datasette):
+    """A short string takes some 50 bytes beside its letters: as lists, these took 300 to 600 MB."""
+    get(datasette, path)
+    tracemalloc.start()
+    try:
+        response = call(datasette, "POST", path, **sent)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert response.status_code == 400
+    assert errors_in(response.text)[0].startswith(sentence)
+    assert peak_bytes < 150_000_000  # several copies of the text: body, field, and what the page shows of it again
 
 
 def test_images_may_come_before_texts(datasette):

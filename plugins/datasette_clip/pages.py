@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shlex
 import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from itertools import islice
 from typing import Any
 from urllib.parse import urlencode
 
@@ -29,11 +31,12 @@ from .inference import in_thread, inference_of
 from .inputs import Input
 from .permissions import ensure_instance
 from .pictures import Fields, Picture, pictures_of, read_fields, read_pictures
-from .sql_functions import check_model
+from .sql_functions import check_model, check_text
 from .views import sql_database, sql_paths
 
 CLASSIFY, COMPARE = "/-/clip/classify", "/-/clip/compare"
 K = "5"
+LINE = re.compile(r"\S[^\r\n]*")
 PALE, DEEP = np.array([247, 251, 255]), np.array([8, 48, 107])  # ends of the heat map: red, green, blue
 
 Page = dict[str, Any]  # what a template shows
@@ -92,9 +95,9 @@ def open_engine(config: Config):
     return default_engine()
 
 
-def lines(text: str) -> list[str]:
-    """The lines of a text that are not empty."""
-    return [line.strip() for line in text.splitlines() if line.strip()]
+def lines(text: str, most: int) -> list[str]:
+    """The lines of a text that are not empty; of more than `most`, one more than that."""
+    return [found[0].strip() for found in islice(LINE.finditer(text), most + 1)]
 
 
 # /-/clip/classify
@@ -105,6 +108,8 @@ async def classify(datasette, request, fields: Fields, page: Page) -> None:
     config = config_of(datasette)
     page["pictures"] = page["pictures"][-2:]  # the one that was kept, and the one that has just come
     page |= {"k": fields.last("k", K), "own": fields.last("own")}
+    for text in (page["own"], *fields.all("labels")):
+        check_text(config, text)
     page |= words_of(fields)
     engine = await in_thread(open_engine, config)
     page |= await in_thread(choices, engine, page)
@@ -132,17 +137,21 @@ def words_of(fields: Fields) -> Page:
         chosen, own = "", as_lines(asked)
     elif chosen and chosen.lstrip().startswith("["):  # as a permalink has them
         chosen, own = "", as_lines(read_list(chosen))
-    elif lines(own) and lines(own) != lines(fields.last("shown")):
+    elif own.strip() and with_plain_ends(own) != with_plain_ends(fields.last("shown")):
         chosen = ""
-    elif not chosen and not lines(own):
+    elif not chosen and not own.strip():
         chosen = None
     return {"chosen": chosen, "own": own}
+
+
+def with_plain_ends(text: str) -> str:
+    return text.replace("\r\n", "\n").strip()
 
 
 def as_lines(labels: list[str]) -> str:
     """Labels one a line. Raises InputError for one that has several."""
     for position, label in enumerate(labels):
-        if len(label.splitlines()) > 1:
+        if len(lines(label, 1)) > 1:
             raise InputError(f"label {position} is {label!r}; on this page a label is a line")
     return "\n".join(labels)
 
@@ -165,8 +174,14 @@ def choices(engine, page: Page) -> Page:
 
 def ranked(engine, config: Config, page: Page) -> Page:
     """The best labels for the picture. Raises InputError and ModelDirError where labels or k cannot be used."""
-    k = inputs.read_k(page["k"])
-    classifier = labels.classifier_of(engine, config.limits, page["chosen"] or lines(page["own"]))
+    k, most = inputs.read_k(page["k"]), config.limits.prompts
+    own = lines(page["own"], most)
+    if not page["chosen"] and len(own) > most:
+        raise InputError(
+            f"there are more than {most} labels; at most so many are embedded for a request "
+            f"(plugins.{PLUGIN}.limits.prompts): bake a label set of them"
+        )
+    classifier = labels.classifier_of(engine, config.limits, page["chosen"] or own)
     matches = zero_shot.classify(classifier, page["pictures"][0].embedding, engine.manifest.logit_scale, k)
     none_of_these = zero_shot.is_none_of_these(classifier, matches[0])
     known = {"count": len(classifier.labels), "unrelated_cosine": classifier.unrelated_cosine}
@@ -182,14 +197,14 @@ def row_of(match: zero_shot.Match) -> dict:
 
 async def elsewhere(datasette, request, page: Page) -> Page:
     """The same answer by URL, in SQL and by curl."""
-    asked = page["chosen"] or json.dumps(lines(page["own"]), ensure_ascii=False)
+    limits = config_of(datasette).limits
+    asked = page["chosen"] or json.dumps(lines(page["own"], limits.prompts), ensure_ascii=False)
     img = page["pictures"][0].img
     quoted = asked.replace("'", "''")
     sql = f"select clip_classify(clip_image(:img), '{quoted}', {int(page['k'])})"
     url = datasette.absolute_url(request, datasette.urls.path(f"{CLASSIFY}.json"))
     form = ["curl", "-F", "image=@photo.jpg", "--form-string", f"labels={asked}", "-F", f"k={page['k']}"]
     asked_again = {"labels": asked, "k": page["k"], "img": img}
-    limits = config_of(datasette).limits
     return {
         "permalink": link_to(limits, datasette.urls.path(CLASSIFY), asked_again),
         "url_bytes": limits.url_bytes,
@@ -222,10 +237,12 @@ async def compare(datasette, request, fields: Fields, page: Page) -> None:
     page["pictures"] = [one for at, one in enumerate(page["pictures"]) if str(at) not in remove]
     engine = await in_thread(open_engine, config)
     page["side"] = engine.manifest.preprocess.crop
-    texts = lines(page["texts"])
-    if (count := len(texts) + len(page["pictures"])) > (limit := config.limits.items):
+    limit = config.limits.items
+    texts = lines(page["texts"], limit)
+    if len(texts) + len(page["pictures"]) > limit:
         raise InputError(
-            f"there are {count} texts and pictures; at most {limit} are compared (plugins.{PLUGIN}.limits.items)"
+            f"there are more than {limit} texts and pictures; at most so many are compared "
+            f"(plugins.{PLUGIN}.limits.items)"
         )
     if not page["pictures"]:
         if request.method == "POST" and not remove:

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from llm_clip_onnx.preprocess import Preprocess
 
 JPEG_BYTES = 40_000  # of a kept picture at most, so that base64url of it fits limits.url_bytes
-URLENCODED = "application/x-www-form-urlencoded"
+MULTIPART, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
+MAX_ESCAPES = 100_000  # of an urlencoded form: parse_qsl takes some 230 bytes of memory for each
 QUALITIES = (90, 70, 40)
 
 
@@ -61,11 +62,13 @@ def read_fields(query: str, content_type: str, pieces: list[bytes], limits: Limi
     fields = Fields(limits)
     fields.add_query(query)
     kind = content_type.partition(";")[0].strip().lower()
-    if kind == "multipart/form-data":
+    if kind == MULTIPART:
         inputs.read_multipart(content_type, pieces, fields)
     elif body := b"".join(pieces):
         if kind != URLENCODED or image_strings.is_image(body):
-            raise NoForm(f"the body is no form; expected multipart/form-data with files, or {URLENCODED}")
+            raise NoForm(f"the body is no form; expected {MULTIPART} with files, or {URLENCODED}")
+        if (escapes := body.count(b"%")) > MAX_ESCAPES:
+            raise InputError(f"the form has {escapes} escapes (%); at most {MAX_ESCAPES} are read; use {MULTIPART}")
         fields.add_query(body.decode("utf-8", errors="replace"))
     return fields
 
