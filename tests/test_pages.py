@@ -10,6 +10,7 @@ import json
 import re
 import shlex
 import subprocess
+import threading
 import tracemalloc
 from urllib.parse import urlencode
 
@@ -180,6 +181,12 @@ def test_which_labels_are_meant(fields, chosen, own):
     collected = Fields(None)
     collected.options = fields
     assert pages.words_of(collected) == {"chosen": chosen, "own": own}
+
+
+def test_what_a_refused_request_took_is_given_back_too(datasette, monkeypatch):
+    monkeypatch.setattr("datasette_clip.collecting.soon", soon := threading.Event())
+    assert post(datasette, CLASSIFY, [("face.png", drawn("face"))], labels="[").status_code == 400
+    assert soon.is_set()
 
 
 def test_as_many_labels_are_shown_as_are_asked_for(datasette):

@@ -62,11 +62,13 @@ async def show(datasette, request, template: str, fill: Callable[..., Awaitable[
     try:
         pieces, content_type = await inputs.pieces_of(request), request.headers.get("content-type", "")
         fields = await asyncio.to_thread(read_fields, request.query_string, content_type, pieces, config.limits)
-        page["pictures"] = pictures_of(fields)
+        page["pictures"] = await asyncio.to_thread(pictures_of, fields)
         await fill(datasette, request, fields, page)
     except (ClipError, Base400, ImportError) as error:
         page["errors"].append(str(error))
         status = status_of(error)
+    finally:
+        collecting.soon.set()  # what was sent, and what images took, is to be given back
     page["pictures"] = [one for one in page["pictures"] if one.img or one.vector]  # others are not kept
     return Response.html(await datasette.render_template(template, page, request=request), status=int(status))
 
@@ -80,7 +82,6 @@ def status_of(error: Exception) -> int:
 async def look_at(datasette, request, engine, page: Page) -> None:
     """Leave those pictures in the page that can be read. Raises InputError with the first sentence where none can."""
     good, sentences = await read_pictures(request, engine, config_of(datasette), page["pictures"])
-    collecting.soon.set()  # what images took is to be given back
     page["pictures"] = good
     if not good:
         raise InputError(sentences[0])
