@@ -32,6 +32,7 @@ from serving import environment, serving
 CLASSIFY, COMPARE = pages.CLASSIFY, pages.COMPARE
 STATIC = ROOT / "plugins/datasette_clip/static"
 TOO_LONG = "These labels with this picture are too long for a link."
+TEMPLATES = STATIC.parent / "templates"
 OWN = ["a red heart", "a yellow face", "a blue circle"]
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -446,6 +447,12 @@ def test_the_pages_lead_to_each_other_and_every_menu_to_the_first(datasette):
     assert {CLASSIFY, "/-/clip"} <= links[COMPARE]
     get(datasette, "/_memory.json?sql=select+1")  # waits until the tower is open
     assert {CLASSIFY, COMPARE} <= set(re.findall(r'href="([^"]+)"', get(datasette, "/-/clip").text))
+
+
+def test_what_the_two_pages_load_is_said_once():
+    templates = {name: (TEMPLATES / name).read_text() for name in ("classify.html", "compare.html", "_clip_page.html")}
+    for loaded in ("clip.css", "pages.js", 'class="clip-page"'):
+        assert [name for name, text in templates.items() if loaded in text] == ["_clip_page.html"]
 
 
 def test_nothing_is_loaded_from_another_host_and_no_handler_is_in_the_html(datasette):
