@@ -65,6 +65,7 @@ demo/served/emoji.db: demo/emoji.db demo/model/manifest.json
 	cp demo/emoji.db $@.new
 	.venv/bin/llm clip embed $@.new --model-dir demo/model --sql 'select id, image, label, "group", subgroup from emoji' \
 		--image image --metadata label --metadata group --metadata subgroup --store -d $@.new -c emoji
+	.venv/bin/llm clip index $@.new -c emoji
 	mv $@.new $@
 
 # At home the server does not exit when nobody asks for ten minutes: metadata.json without datasette-scale-to-zero.

@@ -235,6 +235,7 @@ def test_make_demo_bakes_and_serves_the_demo_model_because_it_says_so():
     assert "llm clip labels bake emoji demo/model --labels demo/emoji.txt" in commands
     assert "CLIP_MODEL_DIR=demo/model" in commands
     assert "llm clip embed demo/served/emoji.db.new --model-dir demo/model" in commands
+    assert "llm clip index demo/served/emoji.db.new -c emoji" in commands
     assert "datasette serve --memory --cors -m .venv/metadata.json -p 8001 demo/served/emoji.db" in commands
 
 

@@ -12,6 +12,7 @@ import signal
 import sqlite3
 import subprocess
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -22,7 +23,6 @@ from PIL import Image
 from conftest import ROOT
 from llm_clip_onnx.commands import embed as embed_command
 from llm_clip_onnx.engine import Engine
-from llm_clip_onnx.preprocess import one_at_a_time
 from nasty import photo, saved
 from serving import BIN, environment, run_llm
 
@@ -285,10 +285,20 @@ def test_orient_turns_a_photo_upright(env, tmp_path, demo_engine):
     assert row[1] == demo_engine.embed_item(turned, "exif").tobytes() != demo_engine.embed_item(turned).tobytes()
 
 
-def test_side_by_side_an_engine_does_not_wait_for_others_and_embeds_the_same(demo_dir, demo_engine):
-    with one_at_a_time:
-        found = Engine(demo_dir, side_by_side=True).embed_item(picture(1))
-    assert found.tobytes() == demo_engine.embed_item(picture(1)).tobytes()
+def test_side_by_side_an_engine_waits_for_nobody_and_embeds_the_same(demo_dir, monkeypatch):
+    taken = []
+
+    @contextmanager
+    def lock():
+        taken.append(1)
+        yield
+
+    large = saved(photo(1000, 800), "JPEG")
+    found = []
+    for side_by_side in (True, False):
+        monkeypatch.setattr("llm_clip_onnx.engine.one_at_a_time", lock())
+        found.append((Engine(demo_dir, side_by_side).embed_item(large).tobytes(), len(taken)))
+    assert found == [(found[0][0], 0), (found[0][0], 1)]
 
 
 def test_the_options_are_readmes_list():
@@ -309,3 +319,13 @@ def test_the_commands_in_readme_run(photos, env, tmp_path):
         command = [str(BIN / "llm"), *shlex.split(line)[1:]]
         subprocess.run(command, cwd=tmp_path, env=env, check=True, capture_output=True)
     assert [len(rows(tmp_path / name)) for name in ("photos.db", "faucets.db", "shop.db")] == [6, 1, 1]
+
+
+def test_the_figures_in_readme_are_those_of_the_run_that_is_kept():
+    found = json.loads((ROOT / "bench/results/embed.json").read_text())
+    ours, theirs = (found["medians"][name] for name in ("clip embed", "embed-multi"))
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert f"Of {found['images']} JPEGs of 640 x 480 pixels" in readme
+    assert f"embedded {ours['per_s']:.1f} a second and `llm embed-multi` {theirs['per_s']:.1f}" in readme
+    assert f"for {ours['cpu_s']:.0f} and {theirs['cpu_s']:.0f} CPU seconds" in readme
+    assert len(found["pairs"]["clip embed"]) == 5

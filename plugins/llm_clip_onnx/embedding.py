@@ -1,8 +1,8 @@
 """Embedding many: the images of a folder, or the rows of a file, become a collection as `llm embed-multi` writes it.
 
-Reading and writing are one thread's, decoding and embedding all cores': an item a core, each embedding the same as if
-it came alone. What is in the collection already is not embedded again, so that a run which was ended can be started
-again. It removes nothing: what is no longer in the source stays.
+Reading and writing are one thread's, decoding and embedding one's for each core, an item a call: each embedding is the
+same as if it came alone. What is in the collection already is not embedded again, so that a run which was ended can be
+started again. It removes nothing: what is no longer in the source stays.
 """
 
 from __future__ import annotations

@@ -32,13 +32,11 @@ CLASSIFIERS_BYTES = 4_000_000  # of label sets given with a request, kept for th
 class Engine:
     """Embeds by the model directory at `path`. Raises ModelDirError where that is not one.
 
-    Each image takes all cores, and only one is decoded at a time; with `side_by_side` each takes one core, in as many
-    threads as there are: the same embeddings, and more of them where many are waiting, for more memory.
+    Only one large image is decoded at a time; with `side_by_side` as many as threads ask for, which takes more memory.
     """
 
     def __init__(self, path: Path, side_by_side: bool = False):
         self.path = path
-        self._image_threads = 1 if side_by_side else towers.available_cores()
         self._lock: AbstractContextManager = nullcontext() if side_by_side else one_at_a_time
         self.manifest = model_dir.read_manifest(path)
         self._text, self._image = Lazy(self._open_text), Lazy(self._open_image)
@@ -68,7 +66,7 @@ class Engine:
 
     def _open_image(self):
         self._check(model_dir.IMAGE_FILES)
-        return towers.open_tower(self.path / model_dir.IMAGE_TOWER, threads=self._image_threads)
+        return towers.open_tower(self.path / model_dir.IMAGE_TOWER, threads=towers.available_cores())
 
     def open_text(self) -> None:
         """Open the text tower now, if it is not open. Raises ModelDirError where a file is damaged."""
