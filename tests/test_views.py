@@ -162,7 +162,10 @@ def test_a_private_instance_shows_its_model_to_nobody(demo_dir, monkeypatch):
         ),
         ({"models": []}, 'plugins.datasette-clip.models is []; expected a list of model ids such as ["clip"]'),
         ({"models": [3]}, 'plugins.datasette-clip.models is [3]; expected a list of model ids such as ["clip"]'),
-        (["clip"], "plugins.datasette-clip is list; expected an object with models, refuse_crawlers, suspend, collections, limits"),
+        (
+            ["clip"],
+            "plugins.datasette-clip is list; expected an object with models, refuse_crawlers, suspend, collections, limits",
+        ),
         (
             {"refuse_crawlers": ["bots"]},
             "plugins.datasette-clip.refuse_crawlers is ['bots']; expected a list, empty to refuse none, of academic, advertising, ai-crawler, archiver, browser-automation, feed-reader, http-library, monitoring, scanner, search-engine, seo, social-preview",
