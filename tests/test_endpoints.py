@@ -467,6 +467,7 @@ EACH = 2_000_000  # bytes of a body, as many as this server takes
     ("content", "kind", "sentence"),
     [
         (b"img=" + b"f" * (EACH - 4), F, "images[0]: 999998-byte blob is not an image Pillow can open"),
+        (b"img=" + b"%41" * (EACH // 3 - 2), F, "the form has 666664 escapes (%); at most 100000 are read; use multipart"),
         (b"kk&" * (EACH // 3), F, "there are 666667 fields; at most 115 are read"),
         (b'{"texts":[' + b"[]," * (EACH // 3 - 8) + b"[]]}", "application/json", "the body is JSON of more than 100000 parts"),
         (b'{"labels":[' + b'{"":{}},' * (EACH // 8 - 8) + b"[]]}", "application/json", "the body is JSON of more than 100000"),

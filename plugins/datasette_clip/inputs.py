@@ -28,6 +28,7 @@ KINDS = {
 FORMATS = ("float", "base64", "hex")
 TRUE, FALSE = ("1", "true", "on", "yes"), ("0", "false", "off", "no", "")
 OPTIONS = ("labels", "templates", "k", "format", "normalize", "orient")
+MAX_ESCAPES = 100_000  # of an urlencoded form: parse_qsl takes some 230 bytes of memory for each
 MAX_PARTS = 100_000  # of JSON, each of which takes some 80 bytes
 IGNORED = {"csrftoken"}  # Datasette's own, in every form
 
@@ -125,6 +126,10 @@ class Pairs:
         """Take the fields of a query string or a form. Raises InputError where there are too many, reading none."""
         if (fields := query.count("&") + 1) > self.most_fields:
             raise InputError(f"there are {fields} fields; at most {self.most_fields} are read")
+        if (escapes := query.count("%")) > MAX_ESCAPES:
+            raise InputError(
+                f"the form has {escapes} escapes (%); at most {MAX_ESCAPES} are read; use multipart/form-data"
+            )
         for name, value in parse_qsl(query, keep_blank_values=True):
             self.add(name, value)
 

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 JPEG_BYTES = 40_000  # of a kept picture at most, so that base64url of it fits limits.url_bytes
 MULTIPART, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
-MAX_ESCAPES = 100_000  # of an urlencoded form: parse_qsl takes some 230 bytes of memory for each
 QUALITIES = (90, 70, 40)
 
 
@@ -67,8 +66,6 @@ def read_fields(query: str, content_type: str, pieces: list[bytes], limits: Limi
     elif body := b"".join(pieces):
         if kind != URLENCODED or image_strings.is_image(body):
             raise NoForm(f"the body is no form; expected {MULTIPART} with files, or {URLENCODED}")
-        if (escapes := body.count(b"%")) > MAX_ESCAPES:
-            raise InputError(f"the form has {escapes} escapes (%); at most {MAX_ESCAPES} are read; use {MULTIPART}")
         fields.add_query(body.decode("utf-8", errors="replace"))
     return fields
 
