@@ -36,7 +36,7 @@ def small(monkeypatch):
     monkeypatch.setattr(indexing, "CHUNK", 128)
     monkeypatch.setattr(indexing, "READ", 50)
     monkeypatch.setattr(sign_bits, "NEAR", 500)
-    monkeypatch.setattr(search, "EXACT", 100)
+    monkeypatch.setattr(search, "SEGMENTS", (10, 40, 160))
     monkeypatch.setattr(search, "FEW", 60)
     monkeypatch.setattr(search, "PIECE", 30)
 
@@ -177,6 +177,32 @@ def test_rows_that_are_replaced_or_deleted_are_found_as_they_are_now(tmp_path, u
     for query in queries:
         assert found(conn, query) == expected(now, query)
     assert used["all"] == 0
+
+
+def test_where_the_whole_neighbourhood_is_deleted_the_rest_is_found(tmp_path, caplog):
+    """The shortlist of such a query is made of rows that are gone."""
+    near, far = like_clips(600, 1) + 30, like_clips(600, 2) - 30
+    stored = named(far) | named(near, 600)
+    conn = opened(tmp_path / "d.db", photos=stored)
+    made(conn)
+    assert min(found(conn, near[0])) >= "00600"
+    with conn:
+        conn.execute("delete from embeddings where id >= '00600' and id < '01199'")
+    left = {id_: v for id_, v in stored.items() if id_ < "00600" or id_ == "01199"}
+    assert found(conn, near[0], 50) == expected(left, near[0], 50)
+    assert "many rows of collection 'photos' that its index has are gone" in caplog.text
+
+
+def test_no_page_repeats_a_row_or_leaves_one_out(tmp_path):
+    """Vectors without a law, for which a shortlist is at its worst."""
+    stored = named(np.random.default_rng(3).standard_normal((1000, DIM)).astype(np.float32))
+    conn = opened(tmp_path / "p.db", photos=stored)
+    made(conn)
+    query = np.random.default_rng(4).standard_normal(DIM).astype(np.float32)
+    paged = [id_ for offset in range(0, 300, 7) for id_ in found(conn, query, 7, offset=offset)]
+    assert len(set(paged)) == len(paged) == 301
+    assert paged == found(conn, query, 301)
+    assert sorted(found(conn, query, 1000)) == sorted(stored)
 
 
 def test_a_new_row_with_the_rowid_of_one_that_was_deleted_is_found(tmp_path, used):

@@ -56,6 +56,8 @@ def test_a_query_is_read_as_it_is_meant(query, terms):
         ('{"text": null}', "terms[0].text is null; expected a string"),
         ('{"text": "a", "weight": "b"}', 'terms[0].weight is "b"; expected a number'),
         ('{"text": "a", "weight": NaN}', "terms[0].weight is NaN; expected a number"),
+        ('{"text": "a", "weight": 1%s}' % ("0" * 400), "terms[0].weight is 1" + "0" * 59 + "; expected a number"),
+        ("a\ud800", "the query has '\\ud800' at character 1, which is no character"),
         (" + ".join("a" * (MAX_TERMS + 1)), "the query has 17 terms; at most 16 are added up"),
         ("9" * 400 + "*a", "a weight of the query is too large to be a number"),
     ],

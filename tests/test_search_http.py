@@ -349,6 +349,86 @@ def test_a_server_searches_a_file_of_others_beside_its_own(database, stored, dem
     assert row == [{"id": expected[0]}]
 
 
+@pytest.fixture
+def odd(demo_engine, tmp_path) -> Path:
+    """A file whose rows are not what llm writes, each odd in a way of its own."""
+    path, vector = tmp_path / "odd.db", demo_engine.embed_item("red").tobytes()
+    with sqlite3.connect(path) as connection:
+        connection.executescript(LLMS_TABLES)
+        connection.execute("insert into collections values (5, null, 'clip')")
+        rows = [(b"\0id", "a", None), ("blob", b"\xff", None), ("deep", "a", "[" * 100_000), ("nan", "a", '{"x": NaN}')]
+        for id_, content, metadata in rows:
+            row = (id_, vector, content, metadata)
+            connection.execute("insert into embeddings values (1, ?, ?, ?, null, null, ?, 0)", row)
+    return path
+
+
+def test_rows_that_are_odd_are_answered_all_the_same(odd, demo_dir, monkeypatch):
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    datasette = opened(odd)
+    response = ask(datasette, "/-/clip/search/odd/emoji.json?q=red")
+    assert response.status_code == 200
+    strict = json.loads(response.text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert {"$base64": True, "encoded": "AGlk"} in [result["id"] for result in strict["results"]]
+    sql = "select json_array_length(clip_search('emoji', 'red')) as n"
+    assert ask(datasette, "/odd.json", params={"sql": sql, "_shape": "array"}).json() == [{"n": 4}]
+    for path in ("/", "/odd", "/-/clip/search", "/-/clip/search/odd/emoji"):
+        assert ask(datasette, path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        "create table collections (id text, name text, model text); insert into collections values (\"'x' or 1\", 'c', 'clip');"
+        "create table embeddings (collection_id text, id text, embedding blob)",
+        "create table collections (id integer, name text, model text); insert into collections values (1, 'c', 'clip');"
+        "create table embeddings (collection_id integer, id text primary key, embedding blob) without rowid",
+        "create table collections (id integer, name text, model text); insert into collections values (1, 'c', 'clip');"
+        "create table t (collection_id, id, embedding); create view embeddings as select * from t",
+    ],
+    ids=["ids that are SQL", "without rowid", "view"],
+)
+def test_tables_that_only_look_like_llms_are_no_collections(tables, demo_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    monkeypatch.setattr("datasette.handle_exception.rich", None)
+    with sqlite3.connect(tmp_path / "odd.db") as connection:
+        connection.executescript(tables)
+    datasette = opened(tmp_path / "odd.db")
+    assert ask(datasette, "/-/clip/search/odd/c.json?q=red").status_code == 404
+    assert "/-/clip/search/odd/c" not in ask(datasette, "/").text
+
+
+@pytest.mark.parametrize("name", ["q", "id", "where"])
+def test_half_a_surrogate_is_no_character(name, datasette):
+    response = ask(
+        datasette, SEARCH, "POST", content=f'{{"{name}": "\\ud800"}}', headers={"content-type": "application/json"}
+    )
+    assert response.status_code == 400
+    assert "which is no character" in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("url", "image"),
+    [
+        ("https://x.example/{sku}.jpg", "https://x.example/a%20b%23%2F.jpg"),
+        ("{photo}", "https://y.example/p#1"),
+        ("{bad}", None),
+        ("https://x.example/{none}", None),
+    ],
+)
+def test_addresses_of_images_are_quoted_and_none_that_runs(url, image, demo_engine, demo_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    with sqlite3.connect(tmp_path / "photos.db") as connection:
+        connection.execute("create table faucets (sku text primary key, vec blob, photo text, bad text, none text)")
+        row = ("a b#/", demo_engine.embed_item("red").tobytes(), "https://y.example/p#1", "javascript:alert(1)")
+        connection.execute("insert into faucets values (?, ?, ?, ?, null)", row)
+    clip = {"collections": {"photos": {"faucets": FAUCETS | {"image_url": url}}}}
+    [result] = ask(opened(tmp_path / "photos.db", clip=clip), "/-/clip/search/photos/faucets.json?q=red").json()[
+        "results"
+    ]
+    assert result["image"] == image
+
+
 def test_another_photograph_is_no_hit_of_its_own(datasette):
     """What is sent is not stored, and needs no id."""
     assert (

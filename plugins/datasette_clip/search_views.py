@@ -10,12 +10,13 @@ import base64
 import json
 import logging
 import sqlite3
+import string
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from datasette.utils import sqlite_timelimit, tilde_decode, tilde_encode
 from datasette.utils.asgi import Base400, Forbidden, NotFound, Response
@@ -76,7 +77,7 @@ async def place_of(datasette, request) -> Place:
     def open_it(conn):
         try:
             return searching.open_collection(conn, config_of(datasette), database, name)
-        except ClipError as error:  # which names what there is: not for strangers
+        except (ClipError, sqlite3.Error) as error:  # which names what there is: not for strangers
             log.warning("%s: %s", database, error)
             raise NotFound(f"there is no collection {name!r} in database {database!r}") from error
 
@@ -132,6 +133,9 @@ def read_search(query_string: str, content_type: str, pieces: list[bytes], confi
 
 def asked_of(fields: Fields) -> Asked:
     """Raises InputError naming the field that cannot be used."""
+    for name, values in fields.options.items():
+        for value in values:
+            query.check_unicode(name, value)
     asked = Asked(images=[one.content for one in fields.inputs if isinstance(one.content, bytes)])
     terms: list[Term] = []
     for text in fields.all("q"):
@@ -222,7 +226,7 @@ def read_rows(conn, limit_ms: int, of: Collection, embedding, asked: Asked) -> l
         if "interrupted" in str(error):
             raise InputError(
                 f"the search took longer than {limit_ms} ms (Datasette's setting sql_time_limit_ms): "
-                "llm clip index makes it fast"
+                "without an index, llm clip index makes it fast"
             ) from error
         raise InputError(f"where is no condition that SQLite can read: {error}") from error
     except sqlite3.Error as error:
@@ -255,21 +259,34 @@ def facts_of(conn, of: Collection, rowids: Iterable[int], columns: list[str]) ->
         key, rest = row[1 : 1 + len(keys or [1])], row[1 + len(keys or [1]) :]
         fact: dict[str, Any] = {"path": ",".join(tilde_encode(str(part)) for part in key)}
         if of.content:
-            fact["content"] = rest[0]
+            fact["content"] = searching.plain(rest[0])
         if of.metadata:
             fact["metadata"] = as_json(rest[len(columns) - 1])
         if of.url:
             row_of = dict(zip((c[0] for c in read.description[len(names) :]), row[len(names) :]))
-            fact["image_url"] = of.url.format(**{"id": row_of.get(of.key, row[0])} | row_of)
+            fact["image_url"] = url_of(of.url, row_of | {"id": row_of.get(of.key, row[0])})
         facts[row[0]] = fact
     return facts
+
+
+def url_of(template: str, row: dict[str, Any]) -> str | None:
+    """The address of a row's image; None where a value is missing, or where it is none that a page may load.
+
+    Values are quoted, but of a template that is one whole column, which has the address itself.
+    """
+    places = [place for _, place, _, _ in string.Formatter().parse(template) if place]
+    if any(not isinstance(row[place], str | int | float) for place in places):
+        return None
+    whole = template == f"{{{places[0]}}}"
+    url = template.format(**{p: row[p] if whole else quote(str(row[p]), safe="") for p in places})
+    return url if url.startswith(("https://", "http://", "/", "data:image/")) else None
 
 
 def as_json(text: object) -> object:
     """What a metadata column holds, which `llm` writes as JSON."""
     try:
-        return json.loads(text) if isinstance(text, str) else None
-    except ValueError:
+        return json.loads(text, parse_constant=lambda _: None) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
         return text
 
 
@@ -283,7 +300,7 @@ def described(datasette, origin: str, place: Place, row: dict) -> dict:
     known = {name: row[name] for name in ("content", "metadata") if name in row}
     score = None if row["score"] is None else round(row["score"], searching.DIGITS)
     links = {"url": origin + path, "image": image}
-    return {"id": row["id"], "score": score} | links | known
+    return {"id": searching.plain(row["id"]), "score": score} | links | known
 
 
 async def thumbnail(datasette, request) -> Response:

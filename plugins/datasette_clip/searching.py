@@ -5,6 +5,7 @@ For SQL, where all of it runs on the connection that runs the query, and for sea
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 from collections.abc import Mapping, Sequence
@@ -99,7 +100,14 @@ def clip_search(datasette, database: str, name: str | None, asked: str | bytes |
 
 
 def hit_as_json(hit: search.Hit) -> dict:
-    return {"id": hit.id, "score": round(hit.score, DIGITS), "rowid": hit.rowid}
+    return {"id": plain(hit.id), "score": round(hit.score, DIGITS), "rowid": hit.rowid}
+
+
+def plain(value: object) -> object:
+    """A value as JSON can have it: bytes as Datasette writes them."""
+    if isinstance(value, bytes):
+        return {"$base64": True, "encoded": base64.b64encode(value).decode()}
+    return value
 
 
 def connection_of(datasette, database: str):
@@ -107,6 +115,7 @@ def connection_of(datasette, database: str):
     known = datasette.__dict__.setdefault("_clip_connections", threading.local()).__dict__
     if database not in known:
         known[database] = datasette.get_database(database).connect()
+        known[database].text_factory = lambda text: str(text, "utf-8", "replace")  # as Datasette's own have it
     return known[database]
 
 

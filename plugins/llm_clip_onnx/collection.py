@@ -75,7 +75,8 @@ def names_of(conn: Connection) -> list[str]:
     """Names of llm's collections, in the order they were made; [] where a database has none."""
     if not has_llms_tables(conn):
         return []
-    return [name for (name,) in rows(conn, "select name from collections order by id")]
+    sql = "select name from collections where typeof(name) = 'text' and name <> '' order by id"
+    return [name for (name,) in rows(conn, sql)]
 
 
 def open_collection(conn: Connection, name: str) -> Collection:
@@ -86,6 +87,8 @@ def open_collection(conn: Connection, name: str) -> Collection:
         there_are = f"there are {', '.join(map(repr, names))}" if names else "there are none"
         raise InputError(f"there is no collection {name!r}; {there_are}")
     columns = columns_of(conn, "embeddings")
+    if not isinstance(found[0][0], int) or not has_rowids(conn, "embeddings"):
+        raise InputError(f"collection {name!r} is in tables that are not as llm writes them; configure it as a table")
     condition = f"collection_id = {found[0][0]}"
     return Collection(
         name=name,
@@ -126,7 +129,7 @@ def configured(conn: Connection, name: str, settings: Mapping[str, Any]) -> Coll
     columns = columns_of(conn, table)
     if not columns or not rows(conn, "select 1 from sqlite_master where type = 'table' and name = ?", [table]):
         raise ConfigError(f"table of {of} is {table!r}; the database has no such table")
-    if not any(wr == 0 for (wr,) in rows(conn, "select wr from pragma_table_list where name = ?", [table])):
+    if not has_rowids(conn, table):
         raise ConfigError(f"table of {of} is {table!r}, which is WITHOUT ROWID; expected one with rowids")
     key = settings.get("id") or key_of(columns)
     for setting in ("id", "vector", "image", "content", "metadata"):
@@ -147,6 +150,11 @@ def configured(conn: Connection, name: str, settings: Mapping[str, Any]) -> Coll
         url=settings.get("image_url"),
         embed_dim=embed_dim_of(conn, table, settings["vector"]),
     )
+
+
+def has_rowids(conn: Connection, table: str) -> bool:
+    """Whether there is a table of this name, neither a view nor WITHOUT ROWID."""
+    return bool(rows(conn, "select 1 from pragma_table_list where name = ? and type = 'table' and wr = 0", [table]))
 
 
 def key_of(columns: Mapping[str, int]) -> str:

@@ -19,6 +19,7 @@ from .errors import InputError, VectorError
 from .vectors import unit
 
 KINDS = ("text", "image", "id", "vector")
+MOST = 1e30  # of a weight
 MAX_TERMS, MAX_CHARACTERS = 16, 200_000
 NUMBER = r"\d+(?:\.\d*)?|\.\d+"
 TERM = re.compile(
@@ -49,6 +50,8 @@ def parse(query: str) -> tuple[Term, ...]:
     """
     if len(query) > MAX_CHARACTERS:
         raise InputError(f"the query has {len(query)} characters; at most {MAX_CHARACTERS} are read")
+    if not query.isascii():
+        check_unicode("the query", query)
     if query.lstrip().startswith(("[", "{")):
         return parse_json(query)
     terms, at, sign = [], 0, "+"
@@ -69,6 +72,16 @@ def parse(query: str) -> tuple[Term, ...]:
         sign, at = operator[1], operator.end()
 
 
+def check_unicode(what: str, text: str) -> None:
+    """Raises InputError for a text with half of a pair of surrogates, which no UTF-8 has."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{what} has {text[error.start]!r} at character {error.start}, which is no character"
+        ) from None
+
+
 def parse_json(query: str) -> tuple[Term, ...]:
     """The terms of `[{"text": "black", "weight": 0.5}, {"id": "123"}]`. Raises InputError naming the position."""
     try:
@@ -87,8 +100,9 @@ def parse_json(query: str) -> tuple[Term, ...]:
         value, weight = one[kinds[0]], one.get("weight", 1)
         if not isinstance(value, str | int) or isinstance(value, bool):
             raise InputError(f"terms[{position}].{kinds[0]} is {json.dumps(value)[:60]}; expected a string")
-        if not isinstance(weight, int | float) or isinstance(weight, bool) or not math.isfinite(weight):
+        if not isinstance(weight, int | float) or isinstance(weight, bool) or not -MOST < weight < MOST:
             raise InputError(f"terms[{position}].weight is {json.dumps(weight)[:60]}; expected a number")
+        check_unicode(f"terms[{position}].{kinds[0]}", str(value))
         terms.append(Term(kinds[0], str(value), float(weight)))
     return checked(terms)
 

@@ -28,7 +28,7 @@ log = logging.getLogger("llm_clip_onnx")
 Id = str | int
 
 CHUNK_BYTES = 2_000_000  # of vectors read at once
-EXACT = 1_000  # rows of a shortlist that are compared exactly
+SEGMENTS = (100, 400, 1_600)  # places, each found by comparing ten times as many rows of a shortlist exactly
 FEW = 2_000  # rows for which `where` holds are compared exactly, without the index
 PIECE = 500  # rows fetched by rowid at once
 CHECKED = 200  # of the last rows of an index, where the very last is not there
@@ -64,24 +64,33 @@ def search(
         raise InputError(f"k is {k}; expected a whole number from 1, of the rows to answer")
     if offset < 0:
         raise InputError(f"offset is {offset}; expected a whole number from 0")
-    best = Best(k + offset, direction(query), frozenset(skip))
+    wanted, unit_query = k + offset, direction(query)
     index = index_of(conn, collection, query.size)
-    if index is None or not search_index(conn, collection, index, best, where, parameters):
-        best = Best(k + offset, best.unit_query, best.skip)
-        for chunk in scan(conn, collection, where, parameters, query.size):
-            best.offer(chunk)
+    hits: list[Hit] = []
+    for end in SEGMENTS if index else ():  # so that a page's rows do not depend on how many pages are asked for
+        best = Best(min(end, wanted) - len(hits), unit_query, frozenset(skip) | {hit.id for hit in hits})
+        if index is None or not search_index(conn, collection, index, best, 10 * end, where, parameters):
+            break
+        hits += best.hits
+        if len(hits) == wanted or len(best.hits) < best.wanted:
+            return hits[offset:]
+    best = Best(wanted - len(hits), unit_query, frozenset(skip) | {hit.id for hit in hits})
+    for chunk in scan(conn, collection, where, parameters, query.size):
+        best.offer(chunk)
     if best.skipped:
         log.debug("collection %r: %d vectors cannot be compared", collection.name, best.skipped)
-    return best.hits[offset:]
+    return [*hits, *best.hits][offset:]
 
 
 def search_index(
-    conn: Connection, collection: Collection, index: Index, best: Best, where: str, parameters: Any
+    conn: Connection, collection: Collection, index: Index, best: Best, exact: int, where: str, parameters: Any
 ) -> bool:
-    """Offer `best` what the index finds and what came after it. Not all of it, and False, where it is of no use."""
-    wanted = best.wanted + len(best.skip)
+    """Offer `best` the `exact` rows of the index's shortlist and what came after it.
+
+    Not all of it, and False, where that is of no use: because rows are few, or many of the shortlist are gone.
+    """
     chunks = [chunk for _, chunk in index.chunks.values()]
-    if 10 * wanted > sum(map(len, chunks)):
+    if exact > sum(map(len, chunks)):
         return False
     last = last_that_is_there(conn, collection, index, chunks)
     if last is None:
@@ -93,25 +102,22 @@ def search_index(
             for part in pieces(allowed):
                 best.offer(fetched(conn, collection, part))
     if allowed is None or len(allowed) > FEW:
-        short = shortlist(chunks, index.facts.code, best.unit_query, exact(wanted), allowed)
+        short = shortlist(chunks, index.facts.code, best.unit_query, exact, allowed)
+        there, size = 0, 4 * best.unit_query.size
         expected = dict(zip(short.rowids.tolist(), short.ids.tolist()))
         for part in pieces(np.sort(short.rowids[short.rowids <= last])):
             found = fetched(conn, collection, part)
             if any(id_crc(id) != expected[rowid] for rowid, id, _ in found):
                 tell(index, f"rowids of collection {collection.name!r} are not those of its index any more")
                 return False
+            there += sum(is_vector(value, size) for _, _, value in found)
             best.offer(found)
+        if there < len(short.rowids) / 2:
+            tell(index, f"many rows of collection {collection.name!r} that its index has are gone")
+            return False
     for chunk in scan(conn, collection, where, parameters, best.unit_query.size, after=last):
         best.offer(chunk)
     return True
-
-
-def exact(wanted: int) -> int:
-    """How many rows of a shortlist are compared exactly, so that pages of one search see one shortlist."""
-    rows = EXACT
-    while rows < 10 * wanted:
-        rows *= 4
-    return rows
 
 
 def pieces(rowids: NDArray[np.int64]) -> Iterator[list[int]]:
