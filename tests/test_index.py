@@ -559,3 +559,11 @@ def test_llm_clip_index(tmp_path):
     assert run("--table", "faucets", ok=False) == [
         "Error: collection 'faucets' has no 'vector'; expected the name of its column of vectors"
     ]
+
+
+@pytest.mark.parametrize("content", [b"no database" * 100, b""])
+def test_a_file_that_is_no_database_ends_in_a_sentence(content, tmp_path):
+    (tmp_path / "x.db").write_bytes(content)
+    done = run_llm("clip", "index", str(tmp_path / "x.db"), env=environment(tmp_path / "llm"), ok=False)
+    assert done.stderr.startswith("Error: ")
+    assert "Traceback" not in done.stderr

@@ -435,3 +435,21 @@ def test_another_photograph_is_no_hit_of_its_own(datasette):
         len(ids(ask(datasette, SEARCH, "POST", content=saved(photo(), "JPEG"), headers={"content-type": "image/jpeg"})))
         == 20
     )
+
+
+def test_thumbnails_that_were_made_are_shown_in_place_of_images(database, stored, demo_dir, monkeypatch, tmp_path):
+    import shutil
+
+    from serving import run_llm
+
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    copy = Path(shutil.copy(database, tmp_path / "photos.db"))
+    run_llm("clip", "index", str(copy), "-c", "emoji", env=environment(tmp_path / "llm"))
+    with sqlite3.connect(copy) as conn:
+        conn.execute("update embeddings set content_blob = zeroblob(200000) where id = ?", [first_id(stored)])
+    datasette = opened(copy)
+    [result] = ask(datasette, SEARCH, params={"id": first_id(stored), "k": 1}).json()["results"]
+    picture = ask(datasette, result["image"])
+    assert (picture.status_code, picture.headers["content-type"]) == (200, "image/jpeg")
+    assert picture.content.startswith(b"\xff\xd8\xff")
+    assert len(picture.content) <= 30_000

@@ -7,28 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llm_clip_onnx.collection import Collection, quoted, rows
+from llm_clip_onnx.collection import Collection, columns_of, quoted, rows
 from llm_clip_onnx.search import quoted_key, source
 
 LARGEST_BYTES = 100_000  # of an image that is shown as it is stored
 KINDS = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png", b"GIF8": "image/gif", b"RIFF": "image/webp"}
 
 
-def pictured(conn, of: Collection, ids: Sequence[str | int]) -> set[str | int]:
-    """Those of the ids that there is a small picture of."""
-    from llm_clip_onnx import thumbnails  # here: Datasette's start does not wait for Pillow
-
-    found = {id for id in ids if thumbnails.has_thumbnail(conn, of, id)}
-    if of.image and len(found) < len(ids):
-        places, key, image = ",".join("?" * len(ids)), quoted_key(of), quoted(of.image)
-        small = f"{key} in ({places}) and length({image}) between 1 and {LARGEST_BYTES}"
-        found |= {id for (id,) in rows(conn, f"select {key} {source(of, '', small)}", list(ids))}
+def pictured(conn, of: Collection, rowids: Sequence[int]) -> set[int]:
+    """Those of the rows that there is a small picture of, by rowid."""
+    among, key = ",".join(str(int(rowid)) for rowid in rowids), quoted_key(of)
+    found: set[int] = set()
+    if "row" in columns_of(conn, "clip_thumbnails"):
+        named = f"select rowid as row, {key} as id from {quoted(of.table)} where rowid in ({among})"
+        made = (
+            f"select row from ({named}) join clip_thumbnails using (id, row) where collection = ? and image is not null"
+        )
+        found |= {row for (row,) in rows(conn, made, [of.name])}
+    if of.image:
+        small = f"rowid in ({among}) and length({quoted(of.image)}) between 1 and {LARGEST_BYTES}"
+        found |= {row for (row,) in rows(conn, f"select rowid {source(of, '', small, how=' not indexed')}")}
     return found
 
 
 def picture_of(conn, of: Collection, id: str) -> tuple[bytes, str] | None:
     """The small picture of a row and its content type; None where there is none, or of a kind that browsers run."""
-    from llm_clip_onnx import thumbnails
+    from llm_clip_onnx import thumbnails  # here: Datasette's start does not wait for Pillow
 
     image = thumbnails.thumbnail_of(conn, of, id)
     if image is None and of.image:

@@ -221,7 +221,7 @@ def read_rows(conn, limit_ms: int, of: Collection, embedding, asked: Asked) -> l
             else:
                 hits = search.search(conn, of, embedding, wanted, asked.where, (), (), asked.offset)
             facts = facts_of(conn, of, [hit.rowid for hit in hits], columns)
-            pictured = row_pictures.pictured(conn, of, [hit.id for hit in hits])
+            pictured = row_pictures.pictured(conn, of, [hit.rowid for hit in hits])
     except sqlite3.OperationalError as error:
         if "interrupted" in str(error):
             raise InputError(
@@ -232,7 +232,7 @@ def read_rows(conn, limit_ms: int, of: Collection, embedding, asked: Asked) -> l
     except sqlite3.Error as error:
         raise InputError(f"where is no condition that SQLite can read: {error}") from error
     return [
-        {"id": hit.id, "score": hit.score, "rowid": hit.rowid, "pictured": hit.id in pictured}
+        {"id": hit.id, "score": hit.score, "rowid": hit.rowid, "pictured": hit.rowid in pictured}
         | facts.get(hit.rowid, {})
         for hit in hits
     ]

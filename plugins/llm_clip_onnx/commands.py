@@ -38,6 +38,8 @@ class Sentences(click.Command):
             return super().invoke(context)
         except ClipError as error:
             raise click.ClickException(str(error)) from error
+        except sqlite3.Error as error:
+            raise click.ClickException(f"SQLite cannot do this with the file: {error}") from error
         except ImportError as error:
             raise click.ClickException(
                 f"{error.name or error} is not installed; `llm clip {self.name}` needs the extra that has it: "
