@@ -6,10 +6,10 @@
 
 The numbers were measured on OpenAI's ViT-B/32: on its text vectors of ImageNet's 1,000 classes, each the mean over the
 80 published templates, as several projects publish them in one file of [512, 1000]. `hardness` says how well sign bits
-find the nearest of a set; the made vectors are meant to be no easier than the real ones, which
-tests/test_clip_vectors.py checks for a thousand and bench/search.py for more. What 1,000 vectors cannot tell is how
-dense a million lie: here that is 20,000 things, some common and some rare, of 300 kinds. Nothing is nearly the same
-twice, as photos of a real collection often are, which would be easier.
+find the nearest of a set; a thousand made vectors are no easier than the real ones (tests/test_clip_vectors.py). What
+1,000 vectors cannot tell is how dense a million lie: here that is 20,000 things, some common and some rare, of 300
+kinds. Of 20,000 the best 40 by sign bits have 0.97 of the 10 nearest, of 1,000,000 they have 0.59; of the 1,000 real
+ones 0.91 (bench/search.py). Nothing is nearly the same twice, as photos of a real collection often are.
 """
 
 from __future__ import annotations

@@ -67,7 +67,9 @@ def panel(axes: Axes, found: dict[str, Any], figure: str, title: str, goal: floa
                 clip_on=False,
             )
     axes.axhline(goal, color="#000000", lw=0.6, ls=":", zorder=1)
-    axes.annotate(f"goal {goal:g}", (1_000, goal), (2, 2), textcoords="offset points", fontsize=7)
+    axes.annotate(
+        f"goal {goal:g}", (1_000, goal), (2, -9 if figure == "recall" else 2), textcoords="offset points", fontsize=7
+    )
     axes.set_xscale("log")
     axes.set_title(title, fontsize=10, loc="left")
     axes.set_xlabel("vectors", fontsize=8)

@@ -9,7 +9,7 @@ file and is asked up to 60 queries for 10 ids: every other one is drawn from the
 the other tower's. A figure is the median over rounds. Files were read before, by making them: a query waits for no
 disk where memory suffices. NumPy's products run on one thread (two wait for one another where others use the cores,
 and gain little), other libraries on as many as they take. `--to` keeps what it holds of other sizes and searchers:
-each says when it was measured, and under which load.
+each says when it was measured, and under which load. CPU time, of all threads, is less disturbed by that.
 
 FILE.npy: [n, 512] or [512, n]. Each of its vectors is a query for the others; that says nothing of queries of another
 modality.
@@ -51,6 +51,7 @@ SEEN = ("faiss-cpu", "usearch", "sqlite-vec", "apsw", "datasette-faiss", "datase
 
 COLUMNS = {  # figure: what the table calls it, digits after the point
     "p50_ms": ("query p50, ms", 1),
+    "cpu_ms": ("of the CPU, ms", 1),
     "recall": ("recall@10", 3),
     "recall_other": ("other tower's", 3),
     "held_mb": ("held, MB", 0),
@@ -128,7 +129,8 @@ def figures_of(asked: dict[str, Any], truth: NDArray[np.intp]) -> dict[str, floa
     shares = recall(asked["found"], truth)
     kept = {name: asked[name] for name in ("open_s", "ready_s", "held_mb", "peak_mb", "anonymous_mb")}
     of_queries = {"recall": np.mean(shares), "recall_same": np.mean(shares[::2]), "recall_other": np.mean(shares[1::2])}
-    times = {f"p{p}_ms": np.percentile(asked["times_ms"], p) for p in (50, 95)} | {"queries": len(shares)}
+    times = {f"p{p}_ms": np.percentile(asked["times_ms"], p) for p in (50, 95)}
+    times |= {"cpu_ms": np.median(asked["cpu_ms"]), "queries": len(shares)}
     return {name: float(figure) for name, figure in (kept | of_queries | times).items()}
 
 
@@ -226,11 +228,31 @@ def folder_of(size: int, place: Path | None) -> Iterator[Path]:
         yield Path(folder)
 
 
+def in_our_shortlists(vectors: NDArray[np.float32]) -> dict[int, float]:
+    """Length -> share of the 10 nearest of each vector that are among so many of the best by our index's estimates.
+
+    Of a collection this small `llm clip index` compares nearly all exactly, which says nothing of a large one.
+    """
+    from llm_clip_onnx.sign_bits import chunk_of, code_of, estimates
+
+    code, numbers = code_of(vectors.mean(0), vectors.std(0)), np.arange(len(vectors))
+    chunk = chunk_of(numbers, numbers.astype(np.uint32), vectors, code)
+    estimated = np.stack([estimates(chunk, code, vector - code.mean) for vector in vectors])
+    np.fill_diagonal(estimated, -np.inf)
+    order, true = np.argsort(-estimated, axis=1), clip_vectors.nearest(vectors)[1][:, :10]
+    return {
+        length: float(np.mean([np.isin(a, b[:length]).mean() for a, b in zip(true, order)]))
+        for length in clip_vectors.SHORTLISTS
+    }
+
+
 def real(file: Path, only: str) -> str:
     """Recall@10 of every approximate way on the vectors in a file, each one a query for the others, as text."""
     vectors = np.load(file).astype(np.float32)
     vectors = clip_vectors.unit(np.ascontiguousarray(vectors.T) if vectors.shape[1] != clip_vectors.DIM else vectors)
-    lines = [f"{len(vectors)} vectors of {file.name}", f"hardness {clip_vectors.hardness(vectors)}"]
+    lines = [f"{len(vectors)} vectors of {file.name}"]
+    lines += [f"  {name:12} {figure:.3f}" for name, figure in clip_vectors.hardness(vectors).items()]
+    lines += [f"  ours in {length:4} {share:.3f}" for length, share in in_our_shortlists(vectors).items()]
     with tempfile.TemporaryDirectory(prefix="clip-search-") as folder:
         write_collection(Path(folder), [vectors], vectors, K + 1)
         truth = np.load(Path(folder) / "truth.npy")

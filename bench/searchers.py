@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 DIM = 512
 COLLECTION = "photos"
-LIMIT_S = 20  # of queries in one process; fewer are asked where it is reached
+LIMIT_S = 10  # of queries in one process; fewer are asked where it is reached
 FEWEST = 5
 
 Ask = Callable[[NDArray[np.float32], int], list[str]]
@@ -262,8 +262,8 @@ build_bits = copying("bits.db", f"bits bit[{DIM}]", "vec_quantize_binary(embeddi
 VECTOR = f"vector float[{DIM}] distance_metric=cosine indexed by"
 build_rescore = copying("rescore.db", f"{VECTOR} rescore(quantizer=bit, oversample=128)", "embedding")
 build_diskann = copying("diskann.db", f"{VECTOR} diskann(neighbor_quantizer=binary)", "embedding")
-SLOW, FLOATS = "a query takes seconds", "as tuples of Python floats a million vectors take 16 GB and more"
-BUILDING = "building takes milliseconds for each vector, and more for each the more there are"
+SLOW, FLOATS = "a query takes seconds", "it opens 300,000 in 8.8 GB, and more in more"
+BUILDING = "building takes a millisecond or more for each vector, and more for each the more there are"
 
 ALL = (
     Searcher("numpy, from the file", numpy_file),
@@ -335,13 +335,14 @@ def query(searcher: Searcher, place: Path, k: int) -> dict[str, Any]:
     begun_s = time.perf_counter()
     ask = searcher.open(place)
     open_s, held_kb = time.perf_counter() - begun_s, 0
-    found, times_ms = [], []
+    found, times_ms, cpu_ms = [], [], []
     for one in (queries[0], *queries):  # the first one twice: some read their index when they are first asked
-        start_s = time.perf_counter()
+        start_s, start_cpu_s = time.perf_counter(), time.process_time()
         found.append(ask(one, k))
+        cpu_ms.append(1000 * (time.process_time() - start_cpu_s))
         times_ms.append(1000 * (time.perf_counter() - start_s))
         held_kb = held_kb or kilobytes("VmRSS")
-        if start_s - begun_s > LIMIT_S and len(found) > FEWEST:
+        if start_s - begun_s - open_s > LIMIT_S and len(found) > FEWEST:
             break
     memory = {"held_mb": held_kb, "peak_mb": kilobytes("VmHWM"), "anonymous_mb": kilobytes("RssAnon")}
     return {
@@ -349,6 +350,7 @@ def query(searcher: Searcher, place: Path, k: int) -> dict[str, Any]:
         "first_ms": times_ms[0],
         "ready_s": open_s + times_ms[0] / 1000,
         "times_ms": times_ms[1:],
+        "cpu_ms": cpu_ms[1:],
         **{name: kb * 1024 / 1e6 for name, kb in memory.items()},
         "found": found[1:],
     }
