@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -57,6 +58,13 @@ def demo_float32_dir(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def demo_engine(demo_dir) -> Engine:
     return Engine(demo_dir)
+
+
+def shipped_metadata() -> dict:
+    """metadata.json, but for the bound on SQLite's memory, which would be that of this process until it ends."""
+    metadata = json.loads((ROOT / "metadata.json").read_text())
+    del metadata["plugins"]["datasette-clip"]["limits"]["sqlite_bytes"]
+    return metadata
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import re
 import pytest
 from datasette.app import Datasette
 
-from conftest import ROOT
+from conftest import ROOT, shipped_metadata
 
 README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"```sql\n(.*?)```\n```json\n(.*?)```", README, re.DOTALL)
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings(
 @pytest.fixture
 def datasette(demo_dir, monkeypatch) -> Datasette:
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
-    return Datasette(memory=True, metadata=json.loads((ROOT / "metadata.json").read_text()))
+    return Datasette(memory=True, metadata=shipped_metadata())
 
 
 def get(datasette: Datasette, path: str, **parameters):

@@ -17,7 +17,7 @@ from datasette.app import Datasette
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conftest import ROOT
+from conftest import ROOT, shipped_metadata
 from datasette_clip.crawlers import is_refused
 from serving import environment, serving
 
@@ -452,8 +452,7 @@ def fuzzed(demo_dir, database):
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner() as runner:
         patch.setenv("CLIP_MODEL_DIR", str(demo_dir))
         patch.setattr("datasette.handle_exception.rich", None)  # which a deployment does not have
-        metadata = json.loads((ROOT / "metadata.json").read_text())
-        yield Datasette([str(database)], memory=True, cors=True, metadata=metadata), runner
+        yield Datasette([str(database)], memory=True, cors=True, metadata=shipped_metadata()), runner
 
 
 @settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from datasette.app import Datasette
 
-from conftest import ROOT
+from conftest import ROOT, shipped_metadata
 from datasette_clip import tokens
 from serving import environment, serving
 
@@ -37,7 +37,7 @@ def bearer(token: str) -> dict:
 def private(demo_dir, monkeypatch) -> Datasette:
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
     monkeypatch.setenv("CLIP_TOKEN", "a-secret-é")
-    return Datasette(memory=True, cors=True, metadata=json.loads((ROOT / "metadata.json").read_text()))
+    return Datasette(memory=True, cors=True, metadata=shipped_metadata())
 
 
 @pytest.mark.parametrize("path", GUARDED)

@@ -90,7 +90,7 @@ def make_database(file: Path, wal: bool) -> None:
     database.execute("insert into photos values (1, ?)", (saved(photo(640, 480), "JPEG"),))
     database.commit()
     database.execute("pragma wal_checkpoint")
-    database.execute("insert into photos values (2, ?)", (saved(Image.new("RGBA", (5000, 5000), "purple"), "PNG"),))
+    database.execute("insert into photos values (2, ?)", (saved(Image.new("RGBA", (4200, 4200), "purple"), "PNG"),))
     database.commit()
     if not wal:
         return database.close()
