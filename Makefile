@@ -69,9 +69,9 @@ demo/served/emoji.db: demo/emoji.db demo/model/manifest.json
 	mv $@.new $@
 
 # At home the server does not exit when nobody asks for ten minutes: metadata.json without datasette-scale-to-zero.
-.venv/metadata.json: metadata.json .venv/ready
+.venv/metadata.json: metadata.json demo/queries.json .venv/ready
 	.venv/bin/python -c "import json; m = json.load(open('metadata.json')); \
-	del m['plugins']['datasette-scale-to-zero']; json.dump(m, open('$@', 'w'), indent=4)"
+	del m['plugins']['datasette-scale-to-zero']; m['databases'] |= json.load(open('demo/queries.json')); json.dump(m, open('$@', 'w'), indent=4)"
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
