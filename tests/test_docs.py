@@ -236,7 +236,7 @@ def test_make_demo_bakes_and_serves_the_demo_model_because_it_says_so():
     assert "CLIP_MODEL_DIR=demo/model" in commands
     assert "llm clip embed demo/served/emoji.db.new --model-dir demo/model" in commands
     assert "llm clip index demo/served/emoji.db.new -c emoji" in commands
-    assert "datasette serve --memory --cors -m .venv/metadata.json -p 8001 demo/served/emoji.db" in commands
+    assert "datasette serve --memory --cors -m .venv/demo.json -p 8001 demo/served/emoji.db" in commands
 
 
 def test_make_serve_never_falls_back_to_the_demo_model():
