@@ -7,7 +7,7 @@
     ours     datasette-clip, POST /-/clip/classify.json, the label set baked
 
 All on one checkpoint with random weights of ViT-B/32's shape, so what they answer means nothing but must agree. They
-take turns; a figure is the median over pairs. Not measured: accuracy, for which demo/classify.py is.
+take turns; a figure is the median over pairs. Not measured: accuracy, for which demo/top_five.py is.
 """
 
 from __future__ import annotations
