@@ -110,7 +110,7 @@ def test_readmes_configuration_of_datasette_auth_tokens(demo_dir, tmp_path):
 
 def test_the_locked_metadata_leaves_canned_queries_and_our_pages(demo_dir, monkeypatch):
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
-    datasette = Datasette(memory=True, metadata=read("metadata.locked.json"))
+    datasette = Datasette(memory=True, metadata=shipped_metadata("metadata.locked.json"))
     assert ask(datasette, QUERY).status_code == 403
     assert ask(datasette, "/_memory?sql=select+1").status_code == 403
     assert len(ask(datasette, "/_memory/embed.json?text=a&_shape=array").json()[0]["x"]) == 4096
