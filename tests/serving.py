@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,3 +63,24 @@ def wait_for(url: str, process: subprocess.Popen, log: Path, seconds: float = 60
         except httpx.TransportError:
             time.sleep(0.05)
     raise AssertionError(f"{url} did not answer in {seconds} s: {log.read_text()}")
+
+
+@contextmanager
+def another_origin(page: bytes, photo: bytes = b"") -> Iterator[str]:
+    """The address of a page that another server has, with photo.jpg beside it."""
+
+    class Page(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            is_photo = self.path == "/photo.jpg"
+            self.send_response(200)
+            self.send_header("Content-Type", "image/jpeg" if is_photo else "text/html")
+            self.end_headers()
+            self.wfile.write(photo if is_photo else page)
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{other.server_address[1]}/"
+        other.shutdown()

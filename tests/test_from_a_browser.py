@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import http.server
 import io
 import json
 import re
-import threading
 
 import httpx
 import numpy as np
@@ -19,7 +17,7 @@ from conftest import ROOT
 from llm_clip_onnx import vectors
 from llm_clip_onnx.preprocess import read_bytes
 from nasty import photo, saved, with_alpha
-from serving import BIN, environment, serving
+from serving import BIN, another_origin, environment, serving
 
 PHOTO = saved(photo(900, 600), "JPEG", quality=95)
 MODULE = "/-/static-plugins/datasette-clip/clip.js"
@@ -47,21 +45,8 @@ def server(request, demo_dir, tmp_path_factory):
 def elsewhere():
     """The address of an empty page of another origin, which has a photo beside it."""
 
-    class Page(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            is_photo = self.path == "/photo.jpg"
-            self.send_response(200)
-            self.send_header("Content-Type", "image/jpeg" if is_photo else "text/html")
-            self.end_headers()
-            self.wfile.write(PHOTO if is_photo else b"<!doctype html><title>a notebook elsewhere</title>")
-
-        def log_message(self, *arguments):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as other:
-        threading.Thread(target=other.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{other.server_address[1]}/"
-        other.shutdown()
+    with another_origin(b"<!doctype html><title>a notebook elsewhere</title>", PHOTO) as url:
+        yield url
 
 
 @pytest.fixture

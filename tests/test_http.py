@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import re
 import sqlite3
 import struct
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,7 +17,7 @@ from browser import chromium
 from conftest import ROOT
 from llm_clip_onnx.engine import Engine
 from nasty import photo, saved
-from serving import environment, serving
+from serving import another_origin, environment, serving
 
 EMBED = "select hex(llm_embed('clip', :q)) as x"
 
@@ -159,20 +157,8 @@ document.body.textContent = JSON.stringify([...embedding]);
 def elsewhere(server):
     """A page of another origin that fetches from the server, as a notebook does."""
 
-    class Page(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html")
-            self.end_headers()
-            self.wfile.write(notebook(server).encode())
-
-        def log_message(self, *arguments):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as other:
-        threading.Thread(target=other.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{other.server_address[1]}/"
-        other.shutdown()
+    with another_origin(notebook(server).encode()) as url:
+        yield url
 
 
 @chromium
