@@ -68,10 +68,12 @@ def test_8_bits_cost_at_most_half_a_point_of_classification(engines, found):
 def test_both_precisions_find_the_same_ten(engines, found):
     by_text = [first_ten(unit(engine.embed_text(LABELS)) @ vectors.T) for engine, vectors in zip(engines, found)]
     by_image = [first_ten(vectors @ vectors.T) for vectors in found]
-    right = [100 * np.mean(ten[:, 0] == np.arange(len(LABELS))) for ten in by_text]
-    assert abs(right[0] - right[1]) <= 0.5
-    assert overlap(*by_text) > 96  # percent; it was 97.6
-    assert overlap(*by_image) > 96
+    for k in (1, 10):  # percent
+        found_in = [100 * np.mean([n in ten[:k] for n, ten in enumerate(lists)]) for lists in by_text]
+        assert found_in[0] > 90
+        assert abs(found_in[0] - found_in[1]) <= 0.5
+    assert overlap(*by_text) >= 97
+    assert overlap(*by_image) >= 97
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,7 @@ def test_the_numbers_of_inputs_and_the_gates_are_those_of_the_code():
     from llm_clip_onnx.bake import fidelity, samples
 
     assert f"over {len(samples.TEXTS)} texts and {len(samples.made_images())} images" in README
+    assert f"off {len(samples.CALIBRATION_TEXTS)} texts and {len(samples.calibration_images())} images" in README
     gates = [float(g) for g in re.findall(r"^\| .*tower with .* \| ([\d.]+) \|$", README, re.MULTILINE)]
     assert gates == [fidelity.FLOAT32_MINIMUM, fidelity.INT8_MINIMUM["text"], fidelity.INT8_MINIMUM["image"]]
 

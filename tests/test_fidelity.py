@@ -52,6 +52,19 @@ def test_agreement_names_its_worst_input():
     assert (same.worst, same.mean, same.worst_centred, same.mean_centred) == (1, 1, 1, 1)
 
 
+def test_neighbours_are_counted_without_the_input_itself():
+    """Two pairs of near points: where points of them change places, neither has its one nearest as before."""
+
+    def points(*angles: float) -> np.ndarray:
+        return np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+
+    reference = points(0.1, 0.2, 1.1, 1.2)
+    assert fidelity.neighbours_in_common(reference, reference) == 1
+    assert fidelity.neighbours_in_common(5 * reference, reference) == 1
+    assert fidelity.neighbours_in_common(points(0.1, 1.1, 0.2, 1.2), reference) == 0
+    assert fidelity.agreement(points(0.1, 0.2, 0.3, 1.2), reference, list("abcd")).neighbours == 0.75
+
+
 def test_nan_embeddings_agree_with_nothing():
     result = fidelity.agreement(np.full((2, 4), np.nan, np.float32), np.eye(2, 4, dtype=np.float32), ["a", "b"])
     assert result.worst == result.worst_centred == -1

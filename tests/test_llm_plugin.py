@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import llm_clip_onnx
 from conftest import DEMO_CHECKPOINT
 from llm_clip_onnx.errors import InputError, ModelDirError
+from llm_clip_onnx.model_dir import read_manifest
 from nasty import photo, saved
 from serving import environment, run_llm
 
@@ -126,7 +128,10 @@ def test_bake_info_and_verify_from_the_command_line(env, tmp_path):
         (to / "manifest.json").read_text()
     )
     lines = run_llm("clip", "verify", str(to), env=env).stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["ok", "ok", "ok"]
+    assert [line.split()[0] for line in lines] == ["ok"] * 5
+    for line, (name, tower) in zip(lines[1:3], read_manifest(to).towers.items()):
+        assert re.search(rf"{name} tower's linear layers +{len(tower.linears)}, \d+ rewritten; .* float32: none", line)
+    assert all(re.search(r"\d % of nearest inputs the same$", line) for line in lines[3:])
 
 
 def test_verify_ends_with_1_where_a_tower_is_not_what_was_baked(env, demo_dir, demo_float32_dir, tmp_path):
@@ -145,7 +150,10 @@ def test_verify_ends_with_1_where_a_tower_is_not_what_was_baked(env, demo_dir, d
     (path / "manifest.json").write_text(json.dumps(manifest))
     done = run_llm("clip", "verify", str(path), env=env, ok=False)
     assert done.returncode == 1
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["ok", "FAILED", "ok", "ok"]
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [
+        *("ok", "ok", "ok"),
+        *("FAILED", "ok", "ok"),
+    ]
 
 
 def test_a_source_that_is_neither_folder_nor_id_is_refused_with_a_sentence(env, tmp_path):

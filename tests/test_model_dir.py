@@ -36,10 +36,10 @@ CASES = [
     ),
     (lambda p: (p / "manifest.json").write_text("{"), "{path}/manifest.json cannot be read (JSONDecodeError: "),
     (lambda p: (p / "manifest.json").write_text("[]"), "{path}/manifest.json cannot be read (TypeError: "),
-    (lambda p: (p / "manifest.json").write_text('{"format": 1}'), "{path}/manifest.json cannot be read (KeyError: "),
+    (lambda p: (p / "manifest.json").write_text('{"format": 2}'), "{path}/manifest.json cannot be read (KeyError: "),
     (
-        lambda p: rewritten(p, format=2),
-        "{path}/manifest.json says format 2, this version reads 1: bake again with llm clip bake SOURCE --to {path} --force",
+        lambda p: rewritten(p, format=1),
+        "{path}/manifest.json says format 1, this version reads 2: bake again with llm clip bake SOURCE --to {path} --force",
     ),
     (lambda p: rewritten(p, files={}), "{path}/manifest.json does not list text.onnx: bake again"),
     (lambda p: (p / "merges.txt").unlink(), "{path}/merges.txt cannot be read (No such file or directory): bake again"),
@@ -104,7 +104,7 @@ def test_embedding_text_by_a_directory_that_is_not_right_says_what_is_wrong(brea
 def test_a_manifest_of_a_later_format_need_not_be_understood_to_be_named(tiny_dir, tmp_path):
     path = Path(shutil.copytree(tiny_dir, tmp_path / "model"))
     (path / "manifest.json").write_text('{"format": 7, "everything": "else"}')
-    with pytest.raises(ModelDirError, match="says format 7, this version reads 1"):
+    with pytest.raises(ModelDirError, match="says format 7, this version reads 2"):
         Engine(path)
 
 

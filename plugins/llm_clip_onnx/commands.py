@@ -105,10 +105,10 @@ def info(directory: Path | None, as_json: bool):
     ]
     for name, tower in manifest.towers.items():
         bytes_ = sum(manifest.files[f"{name}.{end}"].bytes for end in ("onnx", "bin"))
-        rows.append((f"{name} tower", f"{tower.precision}, {bytes_ / 1e6:.1f} MB"))
+        rows.append((f"{name} tower", f"{tower.described}, {bytes_ / 1e6:.1f} MB in all"))
         for what, result in tower.fidelity.items():
             figures = f"worst cosine {result.worst:.6f}, centred {result.worst_centred:.6f}, of {result.inputs} inputs"
-            rows.append((f"  {what}", figures))
+            rows.append((f"  {what}", f"{figures}, {100 * result.neighbours:.1f} % of nearest ones the same"))
     rows += [(f"label set {name}", told) for name, told in label_set_rows(directory, manifest)]
     rows += [("baked", f"{manifest.baked_at} with " + ", ".join(f"{k} {v}" for k, v in manifest.versions.items()))]
     width = max(len(name) for name, _ in rows)

@@ -24,7 +24,7 @@ from pathlib import Path
 from .errors import ModelDirError
 from .preprocess import Preprocess
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 TEXT_TOWER, TEXT_WEIGHTS = "text.onnx", "text.bin"
 IMAGE_TOWER, IMAGE_WEIGHTS = "image.onnx", "image.bin"
@@ -54,22 +54,63 @@ class File:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Cosines of two sets of embeddings of the same inputs, plain, and with the reference's mean off both sides."""
+    """Cosines of two sets of embeddings of the same inputs, plain, and with the reference's mean off both sides.
+
+    `neighbours`: of the inputs that are nearest to an input by the reference, the share that are by the other set too.
+    """
 
     inputs: int
     worst: float
     mean: float
     worst_centred: float
     mean_centred: float
+    neighbours: float
     worst_input: str
+
+
+@dataclass(frozen=True)
+class Linear:
+    """How a linear layer of an 8-bit tower was baked.
+
+    Errors are those of its product in 8 bits on the bake's calibration inputs: root mean square, relative to what
+    varies in it. `strength` says how much of the range of what goes in was moved into its matrix, None that it was left
+    as it was (bake/smooth.py).
+    """
+
+    precision: str  # "fp32" where 8 bits were too coarse, else "int8"
+    bytes: int  # of its matrix, as it is stored
+    strength: float | None
+    error: float
+    error_as_it_was: float
 
 
 @dataclass(frozen=True)
 class Tower:
     """How a tower was baked. `fidelity`: what was compared with what -> how far they agree."""
 
-    precision: str  # "fp32" or "int8"
+    precision: str  # "fp32", or "int8": its linear layers are in 8 bits, but for those that say otherwise
     fidelity: dict[str, Agreement]
+    linears: dict[str, Linear]  # of an 8-bit tower, in order
+
+    @property
+    def kept_float32(self) -> list[str]:
+        """The linear layers of an 8-bit tower that stayed float32."""
+        return [name for name, linear in self.linears.items() if linear.precision == "fp32"]
+
+    @property
+    def kept_float32_bytes(self) -> int:
+        """How much larger the tower is for them."""
+        return sum(self.linears[name].bytes * 3 // 4 for name in self.kept_float32)
+
+    @property
+    def described(self) -> str:
+        """Its precision, and the layers that have another."""
+        if not self.kept_float32:
+            return self.precision
+        return (
+            f"{self.precision}, {len(self.kept_float32)} of {len(self.linears)} linear layers float32, "
+            f"{self.kept_float32_bytes / 1e6:.1f} MB more"
+        )
 
 
 @dataclass(frozen=True)
@@ -99,7 +140,11 @@ class Manifest:
     def from_dict(cls, facts: dict) -> Manifest:
         """Raises KeyError, TypeError or ValueError where a fact is missing or of another kind."""
         towers = {
-            name: Tower(tower["precision"], {k: Agreement(**v) for k, v in tower["fidelity"].items()})
+            name: Tower(
+                tower["precision"],
+                {k: Agreement(**v) for k, v in tower["fidelity"].items()},
+                {k: Linear(**v) for k, v in tower["linears"].items()},
+            )
             for name, tower in facts["towers"].items()
         }
         how = facts["preprocess"]

@@ -38,6 +38,7 @@ def verify(path: Path, reference: str | None = None, checkpoint: str | None = No
     manifest = engine.manifest
     model_dir.check_sha256(path, manifest, tuple(manifest.files))
     checks = [Check("files", True, f"{len(manifest.files)} files, every sha256 as the manifest says")]
+    checks += [linears_check(name, tower) for name, tower in manifest.towers.items() if tower.linears]
     pngs = {name: png_of(image) for name, image in made_images().items()}
     found = {"text": engine.embed_text(TEXTS), "image": engine.embed_images(list(pngs.values()))}
     inputs = {"text": list(TEXTS), "image": list(pngs)}
@@ -47,7 +48,8 @@ def verify(path: Path, reference: str | None = None, checkpoint: str | None = No
         precision = manifest.towers[tower].precision
         figures = (
             f"worst cosine {result.worst:.6f}, mean {result.mean:.6f}; centred {result.worst_centred:.6f}, "
-            f"mean {result.mean_centred:.6f}; worst on {result.worst_input[:40]!r}"
+            f"mean {result.mean_centred:.6f}; worst on {result.worst_input[:40]!r}; "
+            f"{100 * result.neighbours:.1f} % of nearest inputs the same"
         )
         return Check(
             f"{tower} tower ({precision}) with {with_what}", fidelity.agrees(tower, precision, result), figures
@@ -69,6 +71,19 @@ def verify(path: Path, reference: str | None = None, checkpoint: str | None = No
         theirs = llm_clip_embeddings(checkpoint or manifest.source.id, manifest.source.revision, list(pngs.values()))
         checks += [compare(tower, reference, expected) for tower, expected in theirs.items()]
     return checks
+
+
+def linears_check(name: str, tower: model_dir.Tower) -> Check:
+    """What the bake chose for the linear layers, as the manifest has it: it fails never, and tells what they cost."""
+    rewritten = [one for one in tower.linears.values() if one.strength is not None]
+    linear, worst = max(tower.linears.items(), key=lambda item: item[1].error)
+    kept = f"{', '.join(tower.kept_float32)}, {tower.kept_float32_bytes / 1e6:.1f} MB more"
+    return Check(
+        f"{name} tower's linear layers",
+        True,
+        f"{len(tower.linears)}, {len(rewritten)} rewritten; largest error in 8 bits {worst.error:.4f}, as it was "
+        f"{worst.error_as_it_was:.4f}, of {linear}; float32: {kept if tower.kept_float32 else 'none'}",
+    )
 
 
 def published_checks(differences: list[float]) -> list[Check]:

@@ -12,7 +12,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 
 from .. import label_sets, model_dir
 from ..errors import CheckpointError, FidelityError, ModelDirError
-from ..model_dir import Agreement, File, Manifest, Tower
+from ..model_dir import Agreement, File, Linear, Manifest, Tower
 from ..preprocess import pixels_of
 from ..tokenizer import ids_of, open_tokenizer
 from ..towers import available_cores, open_tower, run_image, run_text
-from . import fidelity, forward
-from .checkpoint import Checkpoint, open_checkpoint
-from .samples import TEXTS, made_images
+from . import fidelity, forward, smooth
+from .checkpoint import Checkpoint, TowerConfig, open_checkpoint
+from .samples import CALIBRATION_TEXTS, TEXTS, calibration_images, made_images
 
 PACKAGES = ("datasette-clip", "onnx", "onnxruntime", "numpy", "tokenizers", "pillow")
 UNNAMED = f"{model_dir.MANIFEST}.part"  # the manifest until all is in place
@@ -44,7 +44,8 @@ def bake(
     """Bake `source`, a hub id or a folder, to the model directory `to`, and return its manifest.
 
     precision: "fp32", "int8", or "auto", which takes int8 for each tower where it agrees with the float32 one, else
-    float32. `say` hears what is being done, a line at a time.
+    float32. In an int8 tower, linear layers that 8 bits harm too much are float32 all the same. `say` hears what is
+    being done, a line at a time.
     Raises CheckpointError, or FidelityError where a tower does not agree with its reference; `to` is then as it was.
     """
     to = Path(os.path.realpath(to))
@@ -150,47 +151,59 @@ class TowerPlan:
     """What is to be baked and how it is judged: the fixed inputs' names, and the reference's embeddings of them."""
 
     name: str
+    prefix: str  # of its tensors
+    config: TowerConfig
+    tensors: Mapping[str, NDArray]
     inputs: Sequence[str]
     reference: NDArray[np.float32]  # [n, embed_dim]
-    write: Callable[[str, Path, Path], None]  # precision, graph, weights
+    write: Callable[[Mapping[str, NDArray], Collection[str], Path, Path], None]  # tensors, eight_bit, graph, weights
     embed: Callable[[Path], NDArray[np.float32]]  # graph -> its embeddings of the inputs, [n, embed_dim]
+    calibrate: Callable[[forward.Watch], object]  # the reference's forward pass over the calibration inputs
 
 
 def plan_text(work: Path, checkpoint: Checkpoint, say: Say) -> TowerPlan:
     """Raises FidelityError where the weights are said to be OpenAI's and are not."""
     from .graph import write_text_tower  # imports onnx, which `llm clip verify` does without
 
-    config = checkpoint.config
+    config, tensors = checkpoint.config, checkpoint.tensors
     bpe = open_tokenizer(work / model_dir.VOCAB, work / model_dir.MERGES, config.context_length)
-    ids = [ids_of(bpe, text, config.context_length) for text in TEXTS]
+    ids, calibration = (
+        [ids_of(bpe, text, config.context_length) for text in texts] for texts in (TEXTS, CALIBRATION_TEXTS)
+    )
 
     def embed(graph: Path) -> NDArray[np.float32]:
         tower = open_tower(graph, threads=available_cores())
         return np.concatenate([run_text(tower, one[None]) for one in ids])
 
     say(f"text tower: reference embeddings of {len(ids)} texts, in plain numpy")
-    reference = forward.embed_text(config, checkpoint.tensors, ids)
+    reference = forward.embed_text(config, tensors, ids)
     if checkpoint.source.id in fidelity.PUBLISHED_FOR:
         say("text tower: comparing with published embeddings")
         check_published(reference)
-    return TowerPlan("text", TEXTS, reference, partial(write_text_tower, config, checkpoint.tensors), embed)
+    write = partial(write_text_tower, config)
+    calibrate = partial(forward.embed_text, config, tensors, calibration)
+    return TowerPlan("text", "text_model", config.text, tensors, TEXTS, reference, write, embed, calibrate)
 
 
 def plan_image(_work: Path, checkpoint: Checkpoint, say: Say) -> TowerPlan:
     """As plan_text, of the image tower."""
     from .graph import write_image_tower
 
-    images = made_images()
-    pixels = np.stack([pixels_of(image, checkpoint.preprocess) for image in images.values()])
+    config, tensors, images = checkpoint.config, checkpoint.tensors, made_images()
+    pixels, calibration = (
+        np.stack([pixels_of(image, checkpoint.preprocess) for image in some])
+        for some in (images.values(), calibration_images())
+    )
 
     def embed(graph: Path) -> NDArray[np.float32]:
         tower = open_tower(graph, threads=available_cores())
         return np.concatenate([run_image(tower, one[None]) for one in pixels])
 
     say(f"image tower: reference embeddings of {len(images)} images, in plain numpy")
-    reference = forward.embed_images(checkpoint.config, checkpoint.tensors, pixels)
-    write = partial(write_image_tower, checkpoint.config, checkpoint.tensors)
-    return TowerPlan("image", list(images), reference, write, embed)
+    reference = forward.embed_images(config, tensors, pixels)
+    write = partial(write_image_tower, config)
+    calibrate = partial(forward.embed_images, config, tensors, calibration)
+    return TowerPlan("image", "vision_model", config.image, tensors, list(images), reference, write, embed, calibrate)
 
 
 def bake_tower(plan: TowerPlan, work: Path, precision: str, say: Say) -> Tower:
@@ -199,34 +212,103 @@ def bake_tower(plan: TowerPlan, work: Path, precision: str, say: Say) -> Tower:
     The smaller that agrees is left as NAME.onnx and NAME.bin. Raises FidelityError where one that was asked for does
     not agree.
     """
-    float32 = write_and_embed(plan, work / "fp32", "fp32")
+    float32 = write_and_embed(plan, work / "fp32", plan.tensors, ())
     with_reference = fidelity.agreement(float32, plan.reference, plan.inputs)
     say(f"{plan.name} tower: fp32, {described(with_reference)} with the reference")
     if not fidelity.float32_agrees(with_reference):
         raise fidelity.refusal(plan.name, "fp32", with_reference)
-    chosen, measured = "fp32", {"fp32 with reference": with_reference}
+    tower = Tower("fp32", {"fp32 with reference": with_reference}, {})
     if precision != "fp32":
-        int8 = write_and_embed(plan, work / "int8", "int8")
-        measured["int8 with fp32"] = with_float32 = fidelity.agreement(int8, float32, plan.inputs)
-        say(f"{plan.name} tower: int8, {described(with_float32)} with fp32")
+        linears, with_float32 = bake_8_bit_tower(plan, work / "int8", float32, say)
+        tower.fidelity["int8 with fp32"] = with_float32
         if fidelity.int8_agrees(plan.name, with_float32):
-            chosen = "int8"
+            tower = Tower("int8", tower.fidelity, linears)
         elif precision == "int8":
             raise fidelity.refusal(plan.name, "int8", with_float32)
         else:
             least = fidelity.INT8_MINIMUM[plan.name]
             say(f"{plan.name} tower: int8 is not close enough (expected {least}), so it stays fp32")
-    for file in (work / chosen).iterdir():
+    for file in (work / tower.precision).iterdir():
         file.rename(work / file.name)
     for kind in ("fp32", "int8"):
         shutil.rmtree(work / kind, ignore_errors=True)
-    return Tower(chosen, measured)
+    return tower
 
 
-def write_and_embed(plan: TowerPlan, folder: Path, precision: str) -> NDArray[np.float32]:
-    folder.mkdir()
+def bake_8_bit_tower(
+    plan: TowerPlan, folder: Path, float32: NDArray[np.float32], say: Say
+) -> tuple[dict[str, Linear], Agreement]:
+    """Write the tower in 8 bits: how each linear layer was baked, and how far the tower agrees with float32.
+
+    Where it does not agree with every linear layer in 8 bits, as few as do are kept float32.
+    """
+    from .graph import TOKEN_TABLE
+
+    say(f"{plan.name} tower: fitting its linear layers to 8 bits")
+    tensors, choices = smooth.smoothed(plan.tensors, plan.prefix, plan.config, calibration_inputs(plan))
+
+    def write(kept: Collection[str]) -> Agreement:
+        eight_bit = {TOKEN_TABLE, *choices}.difference(kept)
+        result = fidelity.agreement(write_and_embed(plan, folder, tensors, eight_bit), float32, plan.inputs)
+        but_for = f" but for {', '.join(name.split('layers.')[1] for name in kept)}" if kept else ""
+        say(f"{plan.name} tower: int8{but_for}, {described(result)} with fp32")
+        return result
+
+    kept: list[str] = []
+    result = write(kept)
+    if not fidelity.int8_agrees(plan.name, result):
+        kept = kept_float32(list(choices), write, lambda one: fidelity.int8_agrees(plan.name, one))
+        result = write(kept)
+    return {name: linear_fact(tensors, name, choice, name in kept) for name, choice in choices.items()}, result
+
+
+def kept_float32(
+    linears: list[str], write: Callable[[Collection[str]], Agreement], agrees: Callable[[Agreement], bool]
+) -> list[str]:
+    """Which linear layers must stay float32 for a tower to agree; none where all but the last layer would not do.
+
+    Whole layers are added, in the order of how well the tower agrees with that one alone in float32, until it does;
+    then each linear layer that it does without is taken back, the feed-forward's first, for they are the largest.
+    """
+    layers = [linears[start : start + 4] for start in range(0, len(linears), 4)]
+    layers.sort(key=lambda layer: write(layer).mean_centred, reverse=True)
+    kept: list[str] = []
+    for layer in layers[:-1]:
+        kept += layer
+        if agrees(write(kept)):
+            break
+    else:
+        return []
+    for name in sorted(kept, key=lambda name: name.rsplit(".", 1)[1] not in ("fc1", "fc2")):
+        without = [other for other in kept if other != name]
+        if agrees(write(without)):
+            kept = without
+    return kept
+
+
+def calibration_inputs(plan: TowerPlan) -> smooth.Inputs:
+    """What goes into each linear layer while the reference embeds the calibration inputs: of images every third row.
+
+    The class token's is the first. All rows would give the same choices in three times the time.
+    """
+    inputs: dict[str, list[NDArray[np.float32]]] = {}
+    step = 1 if plan.name == "text" else 3
+    plan.calibrate(lambda name, x: inputs.setdefault(name, []).extend(x[:, ::step].copy()))
+    return inputs
+
+
+def linear_fact(tensors: Mapping[str, NDArray], name: str, choice: smooth.Choice, kept: bool) -> Linear:
+    size = sum(tensors[f"{part}.weight"].size for part in smooth.tensor_names(name))
+    precision, size = ("fp32", 4 * size) if kept else ("int8", size)
+    return Linear(precision, size, choice.strength, round(choice.error, 6), round(choice.error_as_it_was, 6))
+
+
+def write_and_embed(
+    plan: TowerPlan, folder: Path, tensors: Mapping[str, NDArray], eight_bit: Collection[str]
+) -> NDArray[np.float32]:
+    folder.mkdir(exist_ok=True)
     graph = folder / f"{plan.name}.onnx"
-    plan.write(precision, graph, folder / f"{plan.name}.bin")
+    plan.write(tensors, eight_bit, graph, folder / f"{plan.name}.bin")
     return plan.embed(graph)
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from .checkpoint import ClipConfig, TowerConfig
 
 Array = NDArray[np.float32]
+Watch = Callable[[str, Array], None]  # hears the name of a linear layer and what goes into it, [n, t, in]
 
 
 def layer_norm(x: Array, tensors: Mapping[str, Array], name: str, epsilon: float) -> Array:
@@ -21,7 +22,9 @@ def layer_norm(x: Array, tensors: Mapping[str, Array], name: str, epsilon: float
     return centred / scale * tensors[f"{name}.weight"] + tensors[f"{name}.bias"]
 
 
-def linear(x: Array, tensors: Mapping[str, Array], name: str) -> Array:
+def linear(x: Array, tensors: Mapping[str, Array], name: str, watch: Watch | None = None) -> Array:
+    if watch:
+        watch(name, x)
     return x @ tensors[f"{name}.weight"].T + tensors[f"{name}.bias"]
 
 
@@ -41,10 +44,12 @@ def gelu(x: Array) -> Array:
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"quick_gelu": quick_gelu, "gelu": gelu}
 
 
-def attention(x: Array, tensors: Mapping[str, Array], name: str, heads: int, causal: bool) -> Array:
+def attention(
+    x: Array, tensors: Mapping[str, Array], name: str, heads: int, causal: bool, watch: Watch | None
+) -> Array:
     n, t, width = x.shape
     q, k, v = (
-        linear(x, tensors, f"{name}.{part}_proj").reshape(n, t, heads, width // heads).transpose(0, 2, 1, 3)
+        linear(x, tensors, f"{name}.{part}_proj", watch).reshape(n, t, heads, width // heads).transpose(0, 2, 1, 3)
         for part in "qkv"
     )  # [n, heads, t, head width]
     scores = q @ k.transpose(0, 1, 3, 2) / np.float32(np.sqrt(width // heads))
@@ -52,20 +57,25 @@ def attention(x: Array, tensors: Mapping[str, Array], name: str, heads: int, cau
         scores = np.where(np.tri(t, dtype=bool), scores, -np.inf)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     mixed = (weights / weights.sum(-1, keepdims=True)) @ v
-    return linear(mixed.transpose(0, 2, 1, 3).reshape(n, t, width).astype(np.float32), tensors, f"{name}.out_proj")
+    joined = mixed.transpose(0, 2, 1, 3).reshape(n, t, width).astype(np.float32)
+    return linear(joined, tensors, f"{name}.out_proj", watch)
 
 
-def layers(x: Array, tensors: Mapping[str, Array], prefix: str, tower: TowerConfig, causal: bool) -> Array:
+def layers(
+    x: Array, tensors: Mapping[str, Array], prefix: str, tower: TowerConfig, causal: bool, watch: Watch | None
+) -> Array:
     for n in range(tower.layers):
         layer, epsilon = f"{prefix}.encoder.layers.{n}", tower.layer_norm_eps
         normed = layer_norm(x, tensors, f"{layer}.layer_norm1", epsilon)
-        x = x + attention(normed, tensors, f"{layer}.self_attn", tower.heads, causal)
-        hidden = linear(layer_norm(x, tensors, f"{layer}.layer_norm2", epsilon), tensors, f"{layer}.mlp.fc1")
-        x = x + linear(ACTIVATIONS[tower.activation](hidden), tensors, f"{layer}.mlp.fc2")
+        x = x + attention(normed, tensors, f"{layer}.self_attn", tower.heads, causal, watch)
+        hidden = linear(layer_norm(x, tensors, f"{layer}.layer_norm2", epsilon), tensors, f"{layer}.mlp.fc1", watch)
+        x = x + linear(ACTIVATIONS[tower.activation](hidden), tensors, f"{layer}.mlp.fc2", watch)
     return x
 
 
-def embed_text(config: ClipConfig, tensors: Mapping[str, Array], texts: Sequence[NDArray[np.int64]]) -> Array:
+def embed_text(
+    config: ClipConfig, tensors: Mapping[str, Array], texts: Sequence[NDArray[np.int64]], watch: Watch | None = None
+) -> Array:
     """ids of each text [t] to embeddings [n, embed_dim] float32."""
     tensors = {name: tensors[name] for name in tensors if name.startswith("text_")}
     tokens = tensors["text_model.embeddings.token_embedding.weight"]
@@ -73,14 +83,14 @@ def embed_text(config: ClipConfig, tensors: Mapping[str, Array], texts: Sequence
     embeddings = []
     for ids in texts:
         x = (tokens[ids] + positions[: len(ids)])[None]
-        x = layers(x, tensors, "text_model", config.text, causal=True)[0]
+        x = layers(x, tensors, "text_model", config.text, causal=True, watch=watch)[0]
         end = ids.argmax() if config.end_is_highest_id else (ids == config.end_id).argmax()
         x = layer_norm(x[end], tensors, "text_model.final_layer_norm", config.text.layer_norm_eps)
         embeddings.append(tensors["text_projection.weight"] @ x)
     return np.stack(embeddings)
 
 
-def embed_images(config: ClipConfig, tensors: Mapping[str, Array], pixels: Array) -> Array:
+def embed_images(config: ClipConfig, tensors: Mapping[str, Array], pixels: Array, watch: Watch | None = None) -> Array:
     """pixels [n, 3, side, side] to embeddings [n, embed_dim] float32."""
     tensors = {name: tensors[name] for name in tensors if name.startswith("visi") or name.startswith("visual_")}
     width, patch, grid = config.image.width, config.patch, config.side // config.patch
@@ -94,6 +104,6 @@ def embed_images(config: ClipConfig, tensors: Mapping[str, Array], pixels: Array
     first = np.broadcast_to(tensors["vision_model.embeddings.class_embedding"], (len(x), 1, width))
     x = np.concatenate([first, x], 1) + tensors["vision_model.embeddings.position_embedding.weight"]
     x = layer_norm(x, tensors, "vision_model.pre_layrnorm", config.image.layer_norm_eps)
-    x = layers(x, tensors, "vision_model", config.image, causal=False)[:, 0]
+    x = layers(x, tensors, "vision_model", config.image, causal=False, watch=watch)[:, 0]
     x = layer_norm(x, tensors, "vision_model.post_layernorm", config.image.layer_norm_eps)
     return x @ tensors["visual_projection.weight"].T

@@ -3,13 +3,13 @@
 Both towers are the same pre-norm transformer: text looks only backwards and is read at its <|endoftext|>, an image
 looks everywhere and is read at its class token. After the last attention only that one row goes on. The graphs take any
 batch and any text length and hold nothing of the machine that made them. Weights lie beside the graph, in a file that
-onnxruntime maps. Linear layers are float32 or 8-bit, and in an 8-bit tower the token table is 8-bit too; the patch
-convolution and the projection, small and sensitive, stay float32.
+onnxruntime maps. Each linear layer is float32 or 8-bit, and so is the token table; the patch convolution and the
+projection, small and sensitive, stay float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +19,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from .checkpoint import ClipConfig, TowerConfig
 from .quantize import quantize_columns, quantize_rows
+from .smooth import INPUT_SCALE
 
 OPSET, IR_VERSION = 17, 8
 ALIGNMENT_BYTES = 4096  # a page, so that a tensor can be mapped
 
 Tensors = Mapping[str, NDArray]
 Reader = Callable[[str], str]
+Names = Collection[str]  # of linear layers, as smooth.linears has them, and TOKEN_TABLE
+TOKEN_TABLE = "token_table"
 
 
 class Graph:
@@ -77,9 +80,9 @@ class Graph:
         self._graph.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def linear(g: Graph, precision: str, name: str, x: str, weight: NDArray, bias: NDArray | None = None) -> str:
+def linear(g: Graph, eight_bit: Names, name: str, x: str, weight: NDArray, bias: NDArray | None = None) -> str:
     """x @ weight + bias, with weight [in, out]: float32, or 8-bit with one scale and zero point per output column."""
-    if precision == "fp32":
+    if name not in eight_bit:
         product = g.node("MatMul", x, g.weight(f"{name}.weight", weight))
         return product if bias is None else g.node("Add", product, g.weight(f"{name}.bias", bias))
     levels, scale, zero_point = quantize_columns(weight)
@@ -112,61 +115,64 @@ def add_norm(g: Graph, tensors: Tensors, name: str, x: str, skip: str, bias: str
 
 
 def transformer(
-    g: Graph, tensors: Tensors, prefix: str, tower: TowerConfig, precision: str, x: str, last_norm: str, read: Reader
+    g: Graph, tensors: Tensors, prefix: str, tower: TowerConfig, eight_bit: Names, x: str, last_norm: str, read: Reader
 ) -> str:
     """All layers on x [n, t, width], and `last_norm`: [n, width]. `read` picks the row of each item that counts."""
     norms = [f"{prefix}.encoder.layers.{n}.layer_norm1" for n in range(tower.layers)] + [last_norm]
     normed = norm(g, tensors, norms[0], x, tower.layer_norm_eps)
     for n in range(tower.layers):
         layer = f"{prefix}.encoder.layers.{n}"
-        mixed = attention(g, tensors, layer, tower, precision, normed, causal=prefix == "text_model")
+        mixed = attention(g, tensors, layer, tower, eight_bit, normed, causal=prefix == "text_model")
         if n == tower.layers - 1:
             mixed, x = read(mixed), read(x)  # [n, width]
-        out = linear(g, precision, f"{layer}.out", mixed, tensors[f"{layer}.self_attn.out_proj.weight"].T)
+        out = linear(g, eight_bit, f"{layer}.out", mixed, tensors[f"{layer}.self_attn.out_proj.weight"].T)
         out_bias = g.weight(f"{layer}.out.bias", tensors[f"{layer}.self_attn.out_proj.bias"])
         normed, x = add_norm(g, tensors, f"{layer}.layer_norm2", out, x, out_bias, tower.layer_norm_eps)
-        out = feed_forward(g, tensors, layer, tower, precision, normed)
+        out = feed_forward(g, tensors, layer, tower, eight_bit, normed)
         out_bias = g.weight(f"{layer}.fc2.bias", tensors[f"{layer}.mlp.fc2.bias"])
         normed, x = add_norm(g, tensors, norms[n + 1], out, x, out_bias, tower.layer_norm_eps)
     return normed
 
 
 def attention(
-    g: Graph, tensors: Tensors, layer: str, tower: TowerConfig, precision: str, x: str, *, causal: bool
+    g: Graph, tensors: Tensors, layer: str, tower: TowerConfig, eight_bit: Names, x: str, *, causal: bool
 ) -> str:
     """Attention of a layer on x [n, t, width], before its output product. q, k and v come of one product."""
     parts = [f"{layer}.self_attn.{part}_proj" for part in "qkv"]
     joined = np.concatenate([tensors[f"{part}.weight"].T for part in parts], 1)
     bias = g.weight(f"{layer}.qkv.bias", np.concatenate([tensors[f"{part}.bias"] for part in parts]))
-    q, k, v = g.node("Split", linear(g, precision, f"{layer}.qkv", x, joined), outputs=3, axis=-1)
+    q, k, v = g.node("Split", linear(g, eight_bit, f"{layer}.qkv", x, joined), outputs=3, axis=-1)
     return g.fused("MultiHeadAttention", q, k, v, bias, num_heads=tower.heads, unidirectional=int(causal))
 
 
-def feed_forward(g: Graph, tensors: Tensors, layer: str, tower: TowerConfig, precision: str, x: str) -> str:
+def feed_forward(g: Graph, tensors: Tensors, layer: str, tower: TowerConfig, eight_bit: Names, x: str) -> str:
     """The two linear layers of a layer with the activation between them, without the bias of the second."""
     bias = tensors[f"{layer}.mlp.fc1.bias"]
-    hidden = linear(g, precision, f"{layer}.fc1", x, tensors[f"{layer}.mlp.fc1.weight"].T, bias)
+    hidden = linear(g, eight_bit, f"{layer}.fc1", x, tensors[f"{layer}.mlp.fc1.weight"].T, bias)
     quick = tower.activation == "quick_gelu"
     hidden = g.fused("QuickGelu", hidden, alpha=1.702) if quick else g.fused("Gelu", hidden)
-    return linear(g, precision, f"{layer}.fc2", hidden, tensors[f"{layer}.mlp.fc2.weight"].T)
+    scale = tensors.get(f"{layer}.mlp.fc2.{INPUT_SCALE}")
+    if scale is not None:
+        hidden = g.node("Mul", hidden, g.weight(f"{layer}.fc2.{INPUT_SCALE}", scale))
+    return linear(g, eight_bit, f"{layer}.fc2", hidden, tensors[f"{layer}.mlp.fc2.weight"].T)
 
 
-def token_rows(g: Graph, table: NDArray, ids: str, precision: str) -> str:
+def token_rows(g: Graph, table: NDArray, ids: str, eight_bit: Names) -> str:
     """The token table's row of each id: [n, t, width]."""
-    if precision == "fp32":
-        return g.node("Gather", g.weight("token_table", table), ids)
+    if TOKEN_TABLE not in eight_bit:
+        return g.node("Gather", g.weight(TOKEN_TABLE, table), ids)
     levels, scale = quantize_rows(table)
-    rows = g.node("Cast", g.node("Gather", g.weight("token_table", levels), ids), to=TensorProto.FLOAT)
-    return g.node("Mul", rows, g.node("Gather", g.weight("token_table.scale", scale), ids))
+    rows = g.node("Cast", g.node("Gather", g.weight(TOKEN_TABLE, levels), ids), to=TensorProto.FLOAT)
+    return g.node("Mul", rows, g.node("Gather", g.weight(f"{TOKEN_TABLE}.scale", scale), ids))
 
 
-def write_text_tower(config: ClipConfig, tensors: Tensors, precision: str, graph: Path, weights: Path) -> None:
+def write_text_tower(config: ClipConfig, tensors: Tensors, eight_bit: Names, graph: Path, weights: Path) -> None:
     """The text tower: ids [n, t] int64 to embedding [n, embed_dim] float32.
 
     Source: encode_text, openai/CLIP clip/model.py; the end of a text as transformers' CLIPTextTransformer finds it.
     """
     g, text = Graph(graph, weights), config.text
-    x = token_rows(g, tensors["text_model.embeddings.token_embedding.weight"], "ids", precision)
+    x = token_rows(g, tensors["text_model.embeddings.token_embedding.weight"], "ids", eight_bit)
     positions = g.weight("positions", tensors["text_model.embeddings.position_embedding.weight"])
     length = g.node(
         "Slice", g.node("Shape", "ids"), *(g.constant(k, np.array([v])) for k, v in (("one", 1), ("two", 2)))
@@ -179,12 +185,12 @@ def write_text_tower(config: ClipConfig, tensors: Tensors, precision: str, graph
     def read(rows: str) -> str:
         return g.node("GatherND", rows, end, batch_dims=1)
 
-    x = transformer(g, tensors, "text_model", text, precision, x, "text_model.final_layer_norm", read)
+    x = transformer(g, tensors, "text_model", text, eight_bit, x, "text_model.final_layer_norm", read)
     g.node("MatMul", x, g.weight("projection", tensors["text_projection.weight"].T), outputs=["embedding"])
     g.finish("text tower", helper.make_tensor_value_info("ids", TensorProto.INT64, ["n", "t"]), config.embed_dim)
 
 
-def write_image_tower(config: ClipConfig, tensors: Tensors, precision: str, graph: Path, weights: Path) -> None:
+def write_image_tower(config: ClipConfig, tensors: Tensors, eight_bit: Names, graph: Path, weights: Path) -> None:
     """The image tower: pixels [n, 3, side, side] float32 to embedding [n, embed_dim] float32.
 
     The patch convolution stays float32: it is 2.7 % of ViT-B/32's weights.
@@ -209,7 +215,7 @@ def write_image_tower(config: ClipConfig, tensors: Tensors, precision: str, grap
     def read(rows: str) -> str:
         return g.node("Gather", rows, first, axis=1)
 
-    x = transformer(g, tensors, "vision_model", image, precision, x, "vision_model.post_layernorm", read)
+    x = transformer(g, tensors, "vision_model", image, eight_bit, x, "vision_model.post_layernorm", read)
     g.node("MatMul", x, g.weight("projection", tensors["visual_projection.weight"].T), outputs=["embedding"])
     given = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", 3, config.side, config.side])
     g.finish("image tower", given, config.embed_dim)

@@ -5,6 +5,8 @@ Nothing here knows what the matrices are for.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,3 +30,20 @@ def quantize_rows(table: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray
     scale = (np.abs(table).max(1, keepdims=True) / np.float32(127)).astype(np.float32)
     scale[scale == 0] = 1
     return np.round(table / scale).astype(np.int8), scale
+
+
+def rounded_to_8_bits(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Activations as DynamicQuantizeMatMul sees them: one scale and zero point for all of x, its range with 0 in it."""
+    low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
+    scale = np.float32((high - low) / 255 or 1)
+    zero_point = np.round(-low / scale)
+    return (np.clip(np.round(x / scale) + zero_point, 0, 255) - zero_point) * scale
+
+
+def product_in_8_bits(calls: Sequence[NDArray[np.float32]], weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """x @ weight as an 8-bit linear layer gives it for each x [t, in] of `calls`, one below the other: [all t, out]."""
+    levels, scale, zero_point = quantize_columns(weight)
+    back = levels.astype(np.float32)
+    back -= zero_point
+    back *= scale
+    return np.concatenate([rounded_to_8_bits(x) for x in calls]) @ back
