@@ -10,8 +10,8 @@ import sys
 import llm
 import pytest
 
-import llm_clip_onnx
 from conftest import DEMO_CHECKPOINT
+from llm_clip_onnx import llm_model
 from llm_clip_onnx.errors import InputError, ModelDirError
 from nasty import photo, saved
 from serving import environment, run_llm
@@ -66,7 +66,7 @@ def test_embed_multi_and_similar(env, tmp_path):
 
 
 def test_there_is_one_instance_whatever_llm_does():
-    assert {id(llm.get_embedding_model("clip")) for _ in range(3)} == {id(llm_clip_onnx.CLIP)}
+    assert {id(llm.get_embedding_model("clip")) for _ in range(3)} == {id(llm_model.CLIP)}
 
 
 def test_a_mixed_batch_keeps_its_order(demo_dir, demo_engine, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -94,6 +95,24 @@ def test_serving_loads_neither_torch_nor_onnx_nor_the_bake_nor_the_hub(demo_dir,
     assert codes == [200] * 4
     assert "onnxruntime" in modules
     for never in ("torch", "onnx", "safetensors", "huggingface_hub", "transformers", "llm_clip_onnx.bake"):
+        assert never not in modules
+
+
+def test_the_first_embedding_of_a_text_loads_nothing_that_it_has_no_need_of(demo_dir, tmp_path):
+    """`llm` and what it brings take 0.1 s of CPU. datasette-llm-embed, which is here for tests alone, would load it."""
+    (tmp_path / "datasette_llm_embed.py").touch()
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-c", SERVE, json.dumps(["/_memory.json?sql=select+llm_embed('clip','a')"])],
+        env=environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir), PYTHONPATH=path),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    codes, modules = json.loads(done.stdout.splitlines()[-1])
+    assert codes == [200]
+    assert "onnxruntime" in modules
+    for never in ("llm", "openai", "pydantic", "sqlite_utils"):
         assert never not in modules
 
 
