@@ -112,6 +112,26 @@ def test_many_threads_get_what_one_gets_and_each_tower_opens_once(demo_dir, monk
     assert len(opened) == 4
 
 
+def test_the_tokenizer_opens_beside_the_tower(demo_dir, monkeypatch):
+    """It takes as long, and holds the GIL, which the check of the files and the tower do without."""
+    begun, checked = threading.Event(), threading.Event()
+
+    def check(*arguments):
+        assert begun.wait(10)
+        check_sha256(*arguments)
+        checked.set()
+
+    def open_one(*arguments):
+        begun.set()
+        assert checked.wait(10)
+        return open_tokenizer(*arguments)
+
+    check_sha256, open_tokenizer = engine_module.model_dir.check_sha256, engine_module.open_tokenizer
+    monkeypatch.setattr(engine_module.model_dir, "check_sha256", check)
+    monkeypatch.setattr(engine_module, "open_tokenizer", open_one)
+    Engine(demo_dir).open_text()
+
+
 def test_towers_open_when_they_are_first_needed(demo_dir):
     engine = Engine(demo_dir)
     assert engine.open_towers == []

@@ -134,6 +134,20 @@ def test_datasette_finds_the_hooks_also_where_the_plugin_is_imported_first(tmp_p
     assert int(done.stdout) >= 8
 
 
+STARTED = """
+import sys, threading
+sys.argv = ["datasette", "serve"]
+threading.Thread.start = lambda thread: print(thread.name, "datasette_clip.pages" in sys.modules)
+import datasette_clip.opening
+"""
+
+
+def test_the_text_tower_begins_to_open_before_the_rest_of_the_plugin_is_imported(tmp_path):
+    command = [sys.executable, "-c", STARTED]
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[0] == "clip-opening_0 False", done.stderr
+
+
 def test_importing_the_llm_plugin_costs_no_onnxruntime(tmp_path):
     """Over what `llm` itself imports, which may be numpy."""
     code = "import sys, llm; before = set(sys.modules); import llm_clip_onnx; print(*(set(sys.modules) - before))"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -59,10 +60,14 @@ class Engine:
             raise
 
     def _open_text(self):
-        self._check(model_dir.TEXT_FILES)
+        # The tokenizer beside the rest: it holds the GIL, which a sha256 and onnxruntime release. What is wrong with a
+        # file is what its sha256 says first, whatever the tokenizer makes of it.
         vocab, merges = self.path / model_dir.VOCAB, self.path / model_dir.MERGES
-        bpe = open_tokenizer(vocab, merges, self.manifest.context_length)
-        return bpe, towers.open_tower(self.path / model_dir.TEXT_TOWER, threads=1)
+        with ThreadPoolExecutor(1, thread_name_prefix="clip-tokenizer") as beside:
+            bpe = beside.submit(open_tokenizer, vocab, merges, self.manifest.context_length)
+            self._check(model_dir.TEXT_FILES)
+            tower = towers.open_tower(self.path / model_dir.TEXT_TOWER, threads=1)
+            return bpe.result(), tower
 
     def _open_image(self):
         self._check(model_dir.IMAGE_FILES)
