@@ -78,7 +78,7 @@ OURS = Stack(
     query=EMBED_TEXT,
     queries=200,
     arguments=("images.db", "--memory", "--metadata", str(ROOT / "metadata.json")),
-    environment={"CLIP_MODEL_DIR": "model"},
+    environment={"CLIP_MODEL_DIR": "model", "OPENBLAS_THREAD_TIMEOUT": "4"},  # as the Dockerfile has it
 )
 BARE = Stack(
     name="bare",

@@ -158,6 +158,13 @@ def test_importing_the_llm_plugin_costs_no_onnxruntime(tmp_path):
     assert added == {"llm_clip_onnx"}
 
 
+def test_the_image_tells_numpys_threads_not_to_spin_for_no_plugin_can():
+    """Datasette and `llm` (by openai) import numpy first. What the threads spin cannot be tested: they give way to others."""
+    env = re.search(r"^ENV PATH=(.*\\\n)*.*$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert env
+    assert " OPENBLAS_THREAD_TIMEOUT=4" in env[0]
+
+
 def tracked() -> list[Path]:
     names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return [ROOT / name for name in names.split("\0") if name and (ROOT / name).is_file()]
