@@ -60,14 +60,13 @@ class Engine:
             raise
 
     def _open_text(self):
-        # The tokenizer beside the rest: it holds the GIL, which a sha256 and onnxruntime release. What is wrong with a
-        # file is what its sha256 says first, whatever the tokenizer makes of it.
+        self._check(model_dir.TEXT_FILES)
         vocab, merges = self.path / model_dir.VOCAB, self.path / model_dir.MERGES
-        with ThreadPoolExecutor(1, thread_name_prefix="clip-tokenizer") as beside:
-            bpe = beside.submit(open_tokenizer, vocab, merges, self.manifest.context_length)
-            self._check(model_dir.TEXT_FILES)
-            tower = towers.open_tower(self.path / model_dir.TEXT_TOWER, threads=1)
-            return bpe.result(), tower
+        # The tokenizer holds the GIL all the while it opens. onnxruntime releases it, once it has it: so it goes first.
+        with ThreadPoolExecutor(1, thread_name_prefix="clip-tower") as beside:
+            tower = beside.submit(towers.open_tower, self.path / model_dir.TEXT_TOWER, threads=1)
+            bpe = open_tokenizer(vocab, merges, self.manifest.context_length)
+            return bpe, tower.result()
 
     def _open_image(self):
         self._check(model_dir.IMAGE_FILES)
