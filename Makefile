@@ -35,6 +35,7 @@ test: .venv-test/ready .venv-alpha/ready
 bench: .venv-test/ready .venv-bench/ready
 	.venv-test/bin/python bench/recipe.py
 	.venv-test/bin/python bench/recipe.py --tokenizer-json --pairs 3 --to bench/results/recipe-tokenizer-json.json
+	.venv-test/bin/python bench/cold_start.py
 	.venv-test/bin/python bench/scan.py
 	.venv-test/bin/python bench/embed.py
 	.venv-test/bin/python bench/classify.py

@@ -73,12 +73,12 @@ RECIPE = Stack(
 OURS = Stack(
     name="ours",
     distributions=("datasette-clip",),
-    plugins={"datasette-block-robots", "datasette-clip", "datasette-llm-embed", "datasette-scale-to-zero"},
+    plugins={"datasette-block-robots", "datasette-clip", "datasette-scale-to-zero"},
     library="onnxruntime",
     query=EMBED_TEXT,
     queries=200,
     arguments=("images.db", "--memory", "--metadata", str(ROOT / "metadata.json")),
-    environment={"CLIP_MODEL_DIR": "model"},
+    environment={"CLIP_MODEL_DIR": "model", "OPENBLAS_THREAD_TIMEOUT": "4"},  # as the Dockerfile has it
 )
 BARE = Stack(
     name="bare",

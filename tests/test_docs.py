@@ -172,7 +172,7 @@ def test_the_figures_are_those_of_the_run_that_is_kept():
     assert f"```\n{table(found)}\n```" in README
 
 
-@pytest.mark.parametrize("name", ["container", "load", "classify"])
+@pytest.mark.parametrize("name", ["container", "load", "classify", "cold_start"])
 def test_the_figures_of_the_container_are_those_of_their_runs(name):
     import importlib
 

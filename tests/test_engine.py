@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from llm_clip_onnx import engine as engine_module
-from llm_clip_onnx import towers
+from llm_clip_onnx import model_dir, towers
 from llm_clip_onnx.engine import Engine, engine_for
 from llm_clip_onnx.errors import InputError
 from llm_clip_onnx.lazy import Lazy
@@ -110,6 +110,29 @@ def test_many_threads_get_what_one_gets_and_each_tower_opens_once(demo_dir, monk
     np.testing.assert_array_equal(found_images, alone.embed_images(blobs))
     assert opened[:2] == [("text.onnx", 1), ("image.onnx", towers.available_cores())]
     assert len(opened) == 4
+
+
+def test_the_tokenizer_opens_beside_the_tower_once_the_files_are_checked(demo_dir, monkeypatch):
+    """It takes as long, and holds the GIL, which the tower does without."""
+    checked, tower_begun, tokenizer_begun = threading.Event(), threading.Event(), threading.Event()
+
+    def open_one(*arguments, **more):
+        assert checked.is_set()
+        tower_begun.set()
+        assert tokenizer_begun.wait(10)
+        return open_tower(*arguments, **more)
+
+    def open_other(*arguments):
+        assert checked.is_set()
+        tokenizer_begun.set()
+        assert tower_begun.wait(10)
+        return open_tokenizer(*arguments)
+
+    check, open_tower, open_tokenizer = model_dir.check_sha256, towers.open_tower, engine_module.open_tokenizer
+    monkeypatch.setattr(model_dir, "check_sha256", lambda *arguments: check(*arguments) or checked.set())
+    monkeypatch.setattr(towers, "open_tower", open_one)
+    monkeypatch.setattr(engine_module, "open_tokenizer", open_other)
+    Engine(demo_dir).open_text()
 
 
 def test_towers_open_when_they_are_first_needed(demo_dir):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import sqlite3
 import threading
@@ -361,6 +362,25 @@ def test_which_crawlers_are_refused_can_be_chosen():
     assert is_refused(GPTBOT, ("ai-crawler",))
     assert not is_refused(GPTBOT, ())
     assert is_refused("curl/8.5.0", ("http-library",))
+
+
+@pytest.mark.parametrize("tag", ["ai-crawler", "search-engine", "http-library", "seo"])
+def test_a_crawler_is_whom_a_pattern_of_the_list_finds_read_as_regular_expression(tag):
+    from crawleruseragents import CRAWLER_USER_AGENTS_DATA
+
+    agents = {agent[:512] for one in CRAWLER_USER_AGENTS_DATA for agent in one.get("instances", ())} | {CHROME, ""}
+    patterns = [re.compile(one["pattern"]) for one in CRAWLER_USER_AGENTS_DATA if tag in one.get("tags", ())]
+    refused = {agent for agent in agents if is_refused(agent, (tag,))}
+    assert refused == {agent for agent in agents if any(pattern.search(agent) for pattern in patterns)}
+    assert 1 < len(refused) < len(agents)
+
+
+def test_only_patterns_with_operators_are_compiled_for_that_takes_long():
+    from datasette_clip.crawlers import REFUSED, patterns_of
+
+    texts, expressions = patterns_of(REFUSED)
+    assert "GPTBot" in " ".join(texts)
+    assert len(expressions) < 50 < 500 < len(texts)
 
 
 def test_the_tags_are_those_of_the_list():

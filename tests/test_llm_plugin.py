@@ -11,8 +11,8 @@ import sys
 import llm
 import pytest
 
-import llm_clip_onnx
 from conftest import DEMO_CHECKPOINT
+from llm_clip_onnx import llm_model
 from llm_clip_onnx.errors import InputError, ModelDirError
 from llm_clip_onnx.model_dir import read_manifest
 from nasty import photo, saved
@@ -68,7 +68,7 @@ def test_embed_multi_and_similar(env, tmp_path):
 
 
 def test_there_is_one_instance_whatever_llm_does():
-    assert {id(llm.get_embedding_model("clip")) for _ in range(3)} == {id(llm_clip_onnx.CLIP)}
+    assert {id(llm.get_embedding_model("clip")) for _ in range(3)} == {id(llm_model.CLIP)}
 
 
 def test_a_mixed_batch_keeps_its_order(demo_dir, demo_engine, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -115,6 +116,12 @@ def test_a_damaged_image_tower_leaves_text_alone(tiny_dir, tmp_path):
     assert engine.embed_text(["a"]).shape == (1, 512)
     with pytest.raises(ModelDirError, match=r"image.bin has sha256 .* the file is damaged; bake again"):
         engine.open_image()
+
+
+@pytest.mark.parametrize("size", [0, 1, model_dir.PIECE_BYTES, model_dir.PIECE_BYTES + 1])
+def test_the_sha256_of_a_file_is_that_of_all_its_pieces(size, tmp_path):
+    (tmp_path / "file").write_bytes(content := os.urandom(size))
+    assert model_dir.sha256_of(tmp_path / "file") == hashlib.sha256(content).hexdigest()
 
 
 def test_where_the_model_directory_is(tiny_dir, tmp_path, monkeypatch):

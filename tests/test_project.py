@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -97,6 +98,24 @@ def test_serving_loads_neither_torch_nor_onnx_nor_the_bake_nor_the_hub(demo_dir,
         assert never not in modules
 
 
+def test_the_first_embedding_of_a_text_loads_nothing_that_it_has_no_need_of(demo_dir, tmp_path):
+    """`llm` and what it brings take 0.1 s of CPU. datasette-llm-embed, which is here for tests alone, would load it."""
+    (tmp_path / "datasette_llm_embed.py").touch()
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-c", SERVE, json.dumps(["/_memory.json?sql=select+llm_embed('clip','a')"])],
+        env=environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir), PYTHONPATH=path),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    codes, modules = json.loads(done.stdout.splitlines()[-1])
+    assert codes == [200]
+    assert "onnxruntime" in modules
+    for never in ("llm", "openai", "pydantic", "sqlite_utils"):
+        assert never not in modules
+
+
 def test_onnxruntime_reports_nothing_to_its_makers(demo_dir, tmp_path):
     """With its telemetry on, the first session of a user makes a folder for it: here there is none."""
     code = "from llm_clip_onnx.engine import default_engine; default_engine().embed_item('red')"
@@ -115,6 +134,20 @@ def test_datasette_finds_the_hooks_also_where_the_plugin_is_imported_first(tmp_p
     assert int(done.stdout) >= 8
 
 
+STARTED = """
+import sys, threading
+sys.argv = ["datasette", "serve"]
+threading.Thread.start = lambda thread: print(thread.name, "datasette_clip.pages" in sys.modules)
+import datasette_clip.opening
+"""
+
+
+def test_the_text_tower_begins_to_open_before_the_rest_of_the_plugin_is_imported(tmp_path):
+    command = [sys.executable, "-c", STARTED]
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[0] == "clip-opening_0 False", done.stderr
+
+
 def test_importing_the_llm_plugin_costs_no_onnxruntime(tmp_path):
     """Over what `llm` itself imports, which may be numpy."""
     code = "import sys, llm; before = set(sys.modules); import llm_clip_onnx; print(*(set(sys.modules) - before))"
@@ -123,6 +156,13 @@ def test_importing_the_llm_plugin_costs_no_onnxruntime(tmp_path):
     )
     added = {name.split(".")[0] for name in done.stdout.split()}
     assert added == {"llm_clip_onnx"}
+
+
+def test_the_image_tells_numpys_threads_not_to_spin_for_no_plugin_can():
+    """Datasette and `llm` (by openai) import numpy first. What the threads spin cannot be tested: they give way to others."""
+    env = re.search(r"^ENV PATH=(.*\\\n)*.*$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert env
+    assert " OPENBLAS_THREAD_TIMEOUT=4" in env[0]
 
 
 def tracked() -> list[Path]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_clip_onnx import collection, search
+from llm_clip_onnx import search
 from llm_clip_onnx.collection import Collection, check_model, configured, names_of, open_collection
 from llm_clip_onnx.errors import ConfigError, InputError, VectorError
 from llm_clip_onnx.search import vector_of
@@ -278,9 +278,3 @@ def test_many_threads_search_one_file(tmp_path):
     for thread in threads:
         thread.join()
     assert wrong == []
-
-
-def test_the_model_is_the_plugins():
-    from llm_clip_onnx import CLIP
-
-    assert CLIP.model_id == collection.MODEL

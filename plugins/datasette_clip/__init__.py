@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import sys
 
+from .opening import text_opening, wait_for_opening
+
+if sys.argv[1:2] == ["serve"]:
+    text_opening()  # before the rest of Datasette, and of this, is even imported
+
 import click
 from datasette import hookimpl
 
@@ -25,13 +30,11 @@ from .bad_requests import as_bad_request
 from .config import config_of
 from .forgery import only_reads, unasked
 from .gate import HEALTH, gate
-from .opening import text_opening, wait_for_opening
 from .sleeping import clock_of, fence_in
 
 COLLECTION = "(?P<database>[^/.]+)/(?P<collection>[^/.]+)"  # each tilde-encoded, as in Datasette's own URLs
 
 if sys.argv[1:2] == ["serve"]:
-    text_opening()  # before the rest of Datasette is even imported
     leaving.end_with_0()
     collecting.collect_apart()
 fence_in()

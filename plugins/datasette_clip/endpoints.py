@@ -16,7 +16,7 @@ import numpy as np
 from datasette.utils.asgi import Base400, Response
 from numpy.typing import NDArray
 
-from llm_clip_onnx import CLIP, vectors, zero_shot
+from llm_clip_onnx import MODEL_ID, vectors, zero_shot
 from llm_clip_onnx.errors import ClipError, InputError, ModelDirError, VectorError
 
 from . import collecting, inputs, labels
@@ -87,7 +87,7 @@ def begin(
     """The inputs of a request, what is known of all answers, and what answers one input. Raises ClipError."""
     from llm_clip_onnx.engine import default_engine
 
-    check_model(config, CLIP.model_id)
+    check_model(config, MODEL_ID)
     asked = inputs.read(query, kind, pieces, config.limits)
     if not asked.inputs:
         raise InputError("there is nothing to embed; expected an image as the body, files, text=, img=, or JSON")
@@ -128,7 +128,7 @@ def embed(engine: Engine, config: Config, asked: Asked) -> tuple[dict, Callable[
             embedding = vectors.unit(embedding.astype(np.float64)).astype(np.float32)
         return {"embedding": written(embedding, asked.format)}
 
-    known = {"model": CLIP.model_id, "embed_dim": engine.manifest.embed_dim}
+    known = {"model": MODEL_ID, "embed_dim": engine.manifest.embed_dim}
     return known | {"format": asked.format, "normalized": asked.normalize}, answer
 
 
@@ -145,7 +145,7 @@ def classify(engine: Engine, config: Config, asked: Asked) -> tuple[dict, Callab
             "vector": base64.urlsafe_b64encode(vectors.to_blob(embedding)).decode().rstrip("="),
         }
 
-    known = {"model": CLIP.model_id, "labels": len(classifier.labels), "unrelated_cosine": classifier.unrelated_cosine}
+    known = {"model": MODEL_ID, "labels": len(classifier.labels), "unrelated_cosine": classifier.unrelated_cosine}
     return known, answer
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from datasette.utils.asgi import Base400, Response
 from numpy.typing import NDArray
 
-from llm_clip_onnx import CLIP, vectors, zero_shot
+from llm_clip_onnx import MODEL_ID, vectors, zero_shot
 from llm_clip_onnx.errors import ClipError, InputError, ModelDirError
 
 from . import collecting, inputs, labels
@@ -92,7 +92,7 @@ def open_engine(config: Config):
     """Raises InputError where the model is not to be called, ModelDirError and ImportError where it cannot be."""
     from llm_clip_onnx.engine import default_engine
 
-    check_model(config, CLIP.model_id)
+    check_model(config, MODEL_ID)
     return default_engine()
 
 

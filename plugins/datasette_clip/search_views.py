@@ -21,7 +21,7 @@ from urllib.parse import quote, urlencode
 from datasette.utils import sqlite_timelimit, tilde_decode, tilde_encode
 from datasette.utils.asgi import Base400, Forbidden, NotFound, Response
 
-from llm_clip_onnx import CLIP, collection, query, search, vectors
+from llm_clip_onnx import MODEL_ID, collection, query, search, vectors
 from llm_clip_onnx.collection import Collection, quoted
 from llm_clip_onnx.errors import ClipError, InputError
 from llm_clip_onnx.query import Term
@@ -189,7 +189,7 @@ async def found(datasette, request, place: Place, asked: Asked) -> dict:
 def embed(config: Config, of: Collection, asked: Asked, known):
     """The unit embedding of all terms and images that a search asks for."""
     engine = open_engine(config)
-    collection.check_model(of, CLIP.model_id, engine.manifest.embed_dim)
+    collection.check_model(of, MODEL_ID, engine.manifest.embed_dim)
     images = [Term("image", base64.b64encode(image).decode()) for image in asked.images]
     return searching.embedded(engine, config, query.checked([*asked.terms, *images]), known)
 
@@ -336,7 +336,7 @@ def opened(conn, config: Config, database: str) -> list[Collection]:
     for name in searching.names_of(conn, config, database):
         try:
             of = searching.open_collection(conn, config, database, name)
-            if of.model in (None, CLIP.model_id) and of.embed_dim:
+            if of.model in (None, MODEL_ID) and of.embed_dim:
                 found.append(of)
         except (ClipError, sqlite3.Error):
             continue  # who asks for it hears why

@@ -16,7 +16,7 @@ import numpy as np
 from datasette.utils import sqlite_timelimit
 from numpy.typing import NDArray
 
-from llm_clip_onnx import CLIP, collection, query, search, vectors
+from llm_clip_onnx import MODEL_ID, collection, query, search, vectors
 from llm_clip_onnx.collection import Collection
 from llm_clip_onnx.errors import InputError, VectorError
 from llm_clip_onnx.query import Term
@@ -84,12 +84,12 @@ def clip_search(datasette, database: str, name: str | None, asked: str | bytes |
     config = config_of(datasette)
     if name is None or asked is None or k is None:
         return None
-    check_model(config, CLIP.model_id)
+    check_model(config, MODEL_ID)
     check_k(k)
     engine, conn = default_engine(), connection_of(datasette, database)
     with sqlite_timelimit(conn, datasette.setting("sql_time_limit_ms")):
         of = open_collection(conn, config, database, name)
-        collection.check_model(of, CLIP.model_id, engine.manifest.embed_dim)
+        collection.check_model(of, MODEL_ID, engine.manifest.embed_dim)
         if isinstance(asked, bytes):
             embedding = embedding_of(config, asked)
         else:

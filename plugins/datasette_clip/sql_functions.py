@@ -11,12 +11,12 @@ import functools
 import json
 import logging
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import llm
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_clip_onnx import CLIP, vectors
+from llm_clip_onnx import MODEL_ID, vectors
 from llm_clip_onnx.errors import InputError, VectorError
 from llm_clip_onnx.lazy import Lazy
 
@@ -24,6 +24,9 @@ from . import image_strings
 from .config import PLUGIN, Config
 from .image_strings import is_image
 from .labels import classifier_of, matches_as_json
+
+if TYPE_CHECKING:
+    import llm  # 0.1 s of CPU, which Datasette's start has no need of
 
 log = logging.getLogger("datasette_clip")
 
@@ -33,6 +36,7 @@ _other_models: dict[str, Lazy[llm.EmbeddingModel]] = {}
 
 def other_model(model_id: str, keys: dict[str, str]) -> llm.EmbeddingModel:
     """An allowed `llm` model beside ours, opened once for the whole process, with its configured key."""
+    import llm
 
     def open_it() -> llm.EmbeddingModel:
         model = llm.get_embedding_model(model_id)
@@ -53,7 +57,7 @@ def llm_embed(config: Config, model_id: str | None, item: str | bytes | None) ->
         return None
     check_model(config, model_id)
     check_text(config, item)
-    if model_id == CLIP.model_id:
+    if model_id == MODEL_ID:
         return vectors.to_blob(default_engine().embed_item(item))
     return vectors.to_blob(np.asarray(other_model(model_id, config.keys).embed(item), np.float32))
 
@@ -107,7 +111,7 @@ def clip_similarity(config: Config, a: str | bytes | None, b: str | bytes | None
     """Cosine of any two of texts, images and vector blobs, -1 to 1. Raises InputError and VectorError."""
     if a is None or b is None:
         return None
-    check_model(config, CLIP.model_id)
+    check_model(config, MODEL_ID)
     return vectors.cosine(embedding_of(config, a), embedding_of(config, b))
 
 
@@ -121,7 +125,7 @@ def clip_classify(config: Config, item: bytes | None, labels: str | None, k: int
 
     if item is None or labels is None or k is None:
         return None
-    check_model(config, CLIP.model_id)
+    check_model(config, MODEL_ID)
     if not isinstance(item, bytes):
         raise InputError(
             f"{type(item).__name__} is neither an image nor a vector; expected a BLOB, as clip_image() makes of strings"

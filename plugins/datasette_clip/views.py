@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from datasette.utils import add_cors_headers
 from datasette.utils.asgi import Response
 
-from llm_clip_onnx import CLIP
+from llm_clip_onnx import MODEL_ID
 
 from .config import config_of
 from .opening import open_text, text_opening
@@ -47,7 +47,7 @@ async def report(datasette) -> dict:
 async def calls(datasette, request) -> dict[str, str] | None:
     """Links and addresses of an example query that works here for whoever asks; None where there is none."""
     name = await sql_database(datasette, request.actor)
-    if name is None or CLIP.model_id not in config_of(datasette).models:
+    if name is None or MODEL_ID not in config_of(datasette).models:
         return None
     query = urlencode({"sql": EXAMPLE_SQL, "q": "purple and gold"})
     page, as_json = sql_paths(datasette, name)

@@ -13,7 +13,6 @@ from typing import Any
 
 from .errors import ConfigError, InputError, VectorError
 
-MODEL = "clip"  # ours, and llm-clip's; see llm_clip_onnx.CLIP
 LOOKED_AT = 100  # vectors, for the size that most of them have
 
 

@@ -22,9 +22,10 @@ from llm import Collection
 from sqlite_utils import Database
 from sqlite_utils.utils import Format, RowError, RowsFromFileError, rows_from_file
 
-from . import CLIP
+from . import MODEL_ID
 from .engine import Engine
 from .errors import InputError
+from .llm_model import CLIP
 from .towers import available_cores
 from .vectors import cosine, from_blob, to_blob
 
@@ -205,7 +206,7 @@ class Embedding:
         collection = Collection(name, database, model=CLIP)
         self.name, self.collection_id = name, collection.id
         [model] = self._one("select model from collections where id = ?", collection.id) or (None,)
-        if model != CLIP.model_id:
+        if model != MODEL_ID:
             raise InputError(
                 f"the collection {name} is of the model {model}, to whose embeddings clip's cannot be"
                 " compared; choose another collection"

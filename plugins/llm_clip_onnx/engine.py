@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -61,8 +62,11 @@ class Engine:
     def _open_text(self):
         self._check(model_dir.TEXT_FILES)
         vocab, merges = self.path / model_dir.VOCAB, self.path / model_dir.MERGES
-        bpe = open_tokenizer(vocab, merges, self.manifest.context_length)
-        return bpe, towers.open_tower(self.path / model_dir.TEXT_TOWER, threads=1)
+        # The tokenizer holds the GIL all the while it opens. onnxruntime releases it, once it has it: so it goes first.
+        with ThreadPoolExecutor(1, thread_name_prefix="clip-tower") as beside:
+            tower = beside.submit(towers.open_tower, self.path / model_dir.TEXT_TOWER, threads=1)
+            bpe = open_tokenizer(vocab, merges, self.manifest.context_length)
+            return bpe, tower.result()
 
     def _open_image(self):
         self._check(model_dir.IMAGE_FILES)

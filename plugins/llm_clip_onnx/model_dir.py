@@ -33,6 +33,7 @@ TEXT_REFERENCE, IMAGE_REFERENCE = "text.npy", "image.npy"
 TEXT_FILES = (TEXT_TOWER, TEXT_WEIGHTS, VOCAB, MERGES)
 IMAGE_FILES = (IMAGE_TOWER, IMAGE_WEIGHTS)
 LABELS = "labels"
+PIECE_BYTES = 8_000_000
 FILES = (*TEXT_FILES, *IMAGE_FILES, TEXT_REFERENCE, IMAGE_REFERENCE)  # all but the manifest
 
 
@@ -246,5 +247,13 @@ def check_sha256(path: Path, manifest: Manifest, names: tuple[str, ...]) -> None
 
 
 def sha256_of(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    """The sha256 of a file, read in few pieces: before each, and for each, this waits for the GIL.
+
+    hashlib.file_digest, with pieces of 262,144 bytes, takes 0.11 s for 65 MB while another thread imports modules and
+    0.56 s while one computes; this takes 0.06 and 0.14 (2 cores, 2026-11-22), and both take 0.05 alone.
+    """
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(PIECE_BYTES))
+    with file.open("rb", buffering=0) as stream:
+        while size := stream.readinto(buffer):
+            digest.update(buffer[:size])
+    return digest.hexdigest()
