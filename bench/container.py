@@ -1,6 +1,6 @@
 """Measures the container: its size, and from a cold start its memory, CPU seconds and time to the first embedding.
 
-    python bench/container.py [--starts 5] [--to bench/results/container.json]
+    python bench/container.py [--starts 5] [--to FILE]
 
 Two models: the demo, and random weights of ViT-B/32's shape in 8 bits. Each is started in a container of one core
 without network, read-only and without capabilities:
@@ -20,20 +20,18 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shlex
 import sys
 import tempfile
 import threading
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import numpy as np
 
-from building import ROOT, build, copy_context, run, size_bytes, stand_in, why_not
+from building import build, copy_context, run, size_bytes, stand_in, why_not
 from random_checkpoint import VIT_B_32, write_checkpoint
-from recipe import TEXTS, keep, machine, make_images, say
+from recipe import TEXTS, keep, make_images, origin, put_away_when_told_to_end, say
 from running import Container, started
 
 PYTHON = "3.13"
@@ -197,12 +195,12 @@ def table(found: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--starts", type=int, default=5)
-    parser.add_argument("--to", type=Path, default=ROOT / "bench/results/container.json")
+    parser.add_argument("--to", type=Path)
     options = parser.parse_args()
     if reason := why_not():
         sys.exit(reason)
-    found: dict = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "command": shlex.join(["python", *sys.argv])}
-    found |= {"machine": machine(), "starts": options.starts}
+    put_away_when_told_to_end()
+    found: dict = origin() | {"starts": options.starts}
     base = stand_in(PYTHON)
     debian = run("podman", "run", "--rm", base, "cat", "/etc/os-release").stdout
     found |= {

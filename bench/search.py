@@ -40,7 +40,7 @@ from llm.embeddings_migrations import embeddings_migrations
 from numpy.typing import NDArray
 
 import clip_vectors
-from recipe import machine, medians_of, say
+from recipe import medians_of, origin, put_away_when_told_to_end, say
 from searchers import COLLECTION, SEARCHERS, Searcher
 
 SIZES = (1_000, 20_000, 300_000, 1_000_000)
@@ -195,8 +195,8 @@ def versions() -> dict[str, str]:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure at all sizes, adding to what `--to` holds, which is written after each."""
-    found = json.loads(options.to.read_text()) if options.to.exists() else {"sizes": {}}
-    found |= {"command": "python bench/search.py", "machine": machine(), "versions": versions()}
+    found = json.loads(options.to.read_text()) if options.to and options.to.exists() else {"sizes": {}}
+    found |= origin() | {"versions": versions()}
     first = next(clip_vectors.made(1000))
     found["hardness"] = {"made": clip_vectors.hardness(first), "real": clip_vectors.REAL}
     searchers = [searcher for name, searcher in SEARCHERS.items() if options.only in name]
@@ -212,8 +212,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 "searchers": {name: new[name] for name in SEARCHERS if name in new}
             }
         found["sizes"] = {size: found["sizes"][size] for size in sorted(found["sizes"], key=int)}
-        options.to.parent.mkdir(parents=True, exist_ok=True)
-        options.to.write_text(json.dumps(found, indent=1) + "\n")
+        if options.to:
+            options.to.write_text(json.dumps(found, indent=1) + "\n")
     return found
 
 
@@ -291,8 +291,9 @@ def main() -> None:
     parser.add_argument("--only", default="", help="measure searchers with this in their name")
     parser.add_argument("--real", type=Path, help="a .npy file of vectors to search instead; nothing is kept")
     parser.add_argument("--place", type=Path, help="keep the files here, 15 GB for a million vectors")
-    parser.add_argument("--to", type=Path, default=Path("bench/results/search.json"))
+    parser.add_argument("--to", type=Path)
     options = parser.parse_args()
+    put_away_when_told_to_end()
     print(real(options.real, options.only) if options.real else table(run(options)))
 
 
