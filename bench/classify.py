@@ -61,7 +61,7 @@ def jpegs(width: int, height: int, count: int) -> list[bytes]:
     """JPEGs of coloured clouds with some noise, as hard to decode as a photograph."""
     random, found = np.random.default_rng(0), []
     for _ in range(count):
-        coarse = Image.fromarray(random.integers(0, 256, (height // 80, width // 80, 3), np.uint8))
+        coarse = Image.fromarray(random.integers(0, 256, (max(2, height // 80), max(2, width // 80), 3), np.uint8))
         clouds = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.int16)
         noisy = (clouds + random.integers(-12, 13, clouds.shape, np.int16)).clip(0, 255).astype(np.uint8)
         Image.fromarray(noisy).save(jpeg := io.BytesIO(), "JPEG", quality=88)

@@ -10,9 +10,10 @@ without network, read-only and without capabilities:
     shared    5 ms of every 80 from the very start, as when the burst was used up before
 
 A start is a new process on files read before. Its time counts from the start of the process in the container to the
-answer with the embedding, its CPU seconds are those of the container's cgroup. Least memory is the lowest of LIMITS_MB
-by which all is answered. The base image is building.py's stand-in, which is some MB smaller than the official one.
-Linux, root. Not measured: pulling the image, what a host does before it starts a process.
+answer with the embedding, its CPU seconds are those of the container's cgroup; a figure is the median over starts. The
+two models are not compared and take no turns. Least memory is the lowest of LIMITS_MB by which all is answered. The
+base image is building.py's stand-in, which is some MB smaller than the official one. Linux, root. Not measured: pulling
+the image, what a host does before it starts a process.
 """
 
 from __future__ import annotations

@@ -7,8 +7,10 @@
     two     25 clients ask one instance on one core; two on a core each behind haproxy; and those two again while one
             of them is stopped and started
 
-The model has random weights of ViT-B/32's shape in 8 bits. Clients are this process and share the cores with what they
-ask: a figure here is a lower bound. Linux; `soak` wants root, buildah and podman, `two` wants haproxy.
+The model has random weights of ViT-B/32's shape in 8 bits. Each load runs once, its p50 and p99 over thousands of
+answers: a disturbance of a second hardly moves them, one of minutes does, for nothing takes turns. Clients are this
+process, to be able to connect from inside the container, and share the cores with what they ask: a figure here is a
+lower bound. Linux; `soak` wants root, buildah and podman, `two` wants haproxy.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ counted. Memory is compared by PSS: the recipe maps its weights anew for each qu
 its resident size (VmHWM) counts the same pages many times.
 
 Without FOLDER the checkpoint is random, of ViT-B/32's shape, and its tokenizer in vocab.json and merges.txt; llm-clip
-needs longer for one in tokenizer.json. No stack waits for a hub. Not measured: many clients at once, fidelity.
+needs longer for one in tokenizer.json. No stack waits for a hub. Not measured: fidelity, and many clients at once, for
+which bench/crowd.py is.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class Bench(NamedTuple):
     quick: str  # arguments for a first look
     arguments: str = ""
     environment: str = ".venv-test"
-    plot: str = ""  # a script that takes --of RESULTS and --to FILE.svg
+    plot: str = ""  # a script that takes --of what the bench wrote and --to FILE.svg
 
 
 BENCHES = {
@@ -58,6 +58,11 @@ BENCHES = {
         "the same where the tokenizer is one file",
         "--tokenizer-json --pairs 1",
         "--tokenizer-json --pairs 3",
+    ),
+    "crowd": Bench("crowd.py", "25 clients at once, of the recipe's stack and of ours", "--pairs 1 --seconds 5"),
+    "growth": Bench(
+        *("growth.py", "how cost grows with text, batch, clients and image", "--rounds 1 --seconds 1"),
+        plot="plot_growth.py",
     ),
     "embed": Bench("embed.py", "llm clip embed beside llm embed-multi", "--images 20 --pairs 1", "--pairs 5"),
     "classify": Bench("classify.py", "classifying an image beside torch", "--pairs 1"),
@@ -90,7 +95,7 @@ def keep(name: str, found: dict, file: Path, python: str | None = None) -> None:
     if python:
         listed = subprocess.run([python, "-c", VERSIONS], capture_output=True, text=True, check=True)
         results["versions"][environment] = json.loads(listed.stdout)
-    all_found = results["benches"] | {name: found}
+    all_found = results["benches"] | {name: found | {"environment": environment}}
     results["benches"] = {one: all_found[one] for one in BENCHES if one in all_found}
     part = file.with_suffix(".new")
     part.write_text(json.dumps(results, indent=1) + "\n")
@@ -196,24 +201,20 @@ def run(name: str, progress: Progress, quick: bool, here: bool, to: Path) -> str
             return f"ended with {code}"
         if quick:
             return ""
-        took = {"environment": bench.environment, "took_s": round(time.monotonic() - began_s)}
+        took = {"took_s": round(time.monotonic() - began_s)}
         keep(name, json.loads(file.read_text()) | took, to, python)
-    return draw(name, progress, here, to)
+        return draw(bench.plot, progress, here, file, to.parent / "results" / f"{name}.svg") if bench.plot else ""
 
 
-def draw(name: str, progress: Progress, here: bool, of: Path) -> str:
-    """Draw what a bench found, where a plot shows it: "" or what failed."""
-    bench = BENCHES[name]
-    if not bench.plot:
-        return ""
-    to = of.parent / "results" / f"{name}.svg"
+def draw(plot: str, progress: Progress, here: bool, of: Path, to: Path) -> str:
+    """Draw what a bench found: "" or what failed."""
     to.parent.mkdir(exist_ok=True)
     try:
         python = python_of(".venv-bench", here)
     except FileNotFoundError as error:
         return f"its plot is not drawn: {error}"
-    code = pass_lines([python, f"bench/{bench.plot}", "--of", str(of), "--to", str(to)], progress)
-    return f"its plot is not drawn: {bench.plot} ended with {code}" if code else ""
+    code = pass_lines([python, str(Path("bench") / plot), "--of", str(of), "--to", str(to)], progress)
+    return f"its plot is not drawn: {plot} ended with {code}" if code else ""
 
 
 def run_all(names: list[str], quick: bool, here: bool, to: Path) -> dict[str, str]:

@@ -62,6 +62,23 @@ COLUMNS = {  # figure: what the table calls it, digits after the point
 }
 
 
+BRIEF_HEAD = "| | 20,000: ms | 1,000,000: ms | recall of the 10 best | peak MB | first answer, s | its index: s, MB |"
+BRIEF = {  # searcher: what README calls it
+    "datasette-llm-embed": "datasette-llm-embed's function",
+    "datasette-faiss": "datasette-faiss, 8.8 GB for 300,000",
+    "faiss, all in memory": "faiss, all in memory",
+    "numpy, all in memory": "NumPy, all in memory",
+    "numpy, from the file": "NumPy, from the file",
+    "sqlite-vec, exact": "sqlite-vec, exact",
+    "sqlite-vec, bits, best 100": "sqlite-vec, bits, 100 compared exactly",
+    "sqlite-vec, bits, best 4000": "sqlite-vec, bits, 4000 compared exactly",
+    "sqlite-vec, rescore index": "sqlite-vec 0.1.10a4, rescore index",
+    "ours, llm_embed_cosine": "here, `order by llm_embed_cosine` in SQL",
+    "ours, no index": "here, no index",
+    "ours, indexed": "here, `llm clip index`",
+}
+
+
 def write_collection(
     place: Path, chunks: Iterable[NDArray[np.float32]], queries: NDArray[np.float32], k: int
 ) -> dict[str, Any]:
@@ -282,6 +299,27 @@ def table(found: dict[str, Any]) -> str:
             lines.append(f"{name:28}" + (cells.rstrip() if "p50_ms" in figures else "  " + figures["why"]))
         lines.append("")
     return "\n".join(lines).rstrip()
+
+
+def brief(found: dict[str, Any]) -> str:
+    """What README shows of it, as Markdown: a row for each of BRIEF, memory and recall at the largest size it had."""
+    small, large = (found["sizes"][size]["searchers"] for size in ("20000", "1000000"))
+    lines = [BRIEF_HEAD, "| --- " * BRIEF_HEAD.count(" |") + "|"]
+    for name, told in BRIEF.items():
+        few, many = small[name], large[name] if "p50_ms" in large[name] else {}
+        most = many or few
+        cells = [told, short(few["p50_ms"]), short(many.get("p50_ms")), f"{most['recall']:.3f}".replace("1.000", "1")]
+        cells += [f"{most['peak_mb']:.0f}", short(many.get("ready_s"))]
+        cells.append(f"{many['build_s']:.1f}, {many['disk_mb']:.0f}" if "build_s" in many else "")
+        lines.append("".join(f"| {cell} " if cell else "| " for cell in cells) + "|")
+    return "\n".join(lines)
+
+
+def short(figure: float | None) -> str:
+    """A figure in two digits or more, "" where there is none."""
+    if figure is None:
+        return ""
+    return f"{figure:.2f}" if figure < 1 else f"{figure:.1f}" if figure < 10 else f"{figure:.0f}"
 
 
 def main() -> None:

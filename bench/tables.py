@@ -2,8 +2,8 @@
 
     python bench/tables.py
 
-A table of a bench ends with the command that measured it, by which it is known. Sentences with figures are not written;
-tests/test_docs.py tells which are wrong.
+A table of a bench ends with the command that measured it, by which it is known; that of the searches is known by its
+head. Sentences with figures are not written; tests/test_docs.py tells which are wrong.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+
+import search
 
 ROOT = Path(__file__).parent.parent
 FENCE = re.compile(r"```\n((?:(?!```).)*?python bench/(\w+)\.py[^\n]*)\n```", re.DOTALL)
@@ -29,7 +31,8 @@ def written(readme: str, kept: dict[str, Any]) -> str:
     def table(match: re.Match[str]) -> str:
         return f"```\n{importlib.import_module(match[2]).table(kept[match[2]])}\n```"
 
-    return FENCE.sub(table, readme)
+    rows = re.compile(re.escape(search.BRIEF_HEAD) + r"(?:\n\|.*)+")
+    return rows.sub(lambda _: search.brief(kept["search"]), FENCE.sub(table, readme))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +15,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+import clients
+import growth
 import run
 from conftest import ROOT
+from llm_clip_onnx.tokenizer import ids_of, open_tokenizer
+from nasty import photo, saved
 
 MADE = """
 import argparse, json, pathlib, signal, subprocess, sys, tempfile
@@ -117,6 +123,47 @@ def test_a_signal_ends_the_bench_and_what_that_started(number, runner, tmp_path)
     assert not psutil.pid_exists(int(child)) or psutil.Process(int(child)).status() == psutil.STATUS_ZOMBIE
     assert not Path(place).exists()
     assert not (tmp_path / "results.json").exists()
+
+
+@pytest.mark.parametrize("name", [name for name, bench in run.BENCHES.items() if bench.plot])
+@pytest.mark.filterwarnings("error")
+def test_a_plot_is_drawn_without_a_warning_and_shows_what_is_kept(name, tmp_path):
+    draw = importlib.import_module(run.BENCHES[name].plot.removesuffix(".py")).draw
+    found = json.loads((ROOT / "bench/results.json").read_text())["benches"][name]
+    for again in ("a.svg", "b.svg"):
+        draw(found, tmp_path / again)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    kept, drawn = (texts(file) for file in (ROOT / f"bench/results/{name}.svg", tmp_path / "a.svg"))
+    assert len(drawn) > 20
+    assert drawn == kept
+
+
+def texts(svg: Path) -> list[str]:
+    return re.findall(r"<text[^>]*>([^<]+)</text>", svg.read_text())
+
+
+def test_clients_of_another_process_see_every_answer_and_every_error():
+    found = clients.asked_from_outside(clients.free_address(), 2, 0.2, seed="nobody listens")
+    assert found["answers"] == found["per_s"] == 0
+    assert found["errors"] > 2
+    assert found["first_error"].startswith("ConnectionRefusedError")
+
+
+@pytest.mark.parametrize("ids", growth.POINTS["ids"])
+def test_a_text_of_so_many_ids_has_them(ids):
+    folder = ROOT / "demo/checkpoint"
+    bpe = open_tokenizer(folder / "vocab.json", folder / "merges.txt", context_length=77)
+    assert len(ids_of(bpe, growth.text_of(ids))) == ids
+
+
+def test_a_stack_in_its_process_says_what_each_call_took(tiny_dir, tmp_path):
+    (tmp_path / "model").symlink_to(tiny_dir)
+    (tmp_path / "64.jpg").write_bytes(saved(photo(), "JPEG"))
+    with growth.worker("ours", tmp_path) as ask:
+        for what, size in (("ids", 8), ("texts", 16), ("pixels", 64)):
+            assert all(figure > 0 for figure in ask(what, size).values())
+        with pytest.raises(RuntimeError, match="No such file"):
+            ask("pixels", 128)
 
 
 def test_every_bench_has_its_script_and_every_result_its_bench():

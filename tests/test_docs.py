@@ -14,7 +14,7 @@ from conftest import ROOT, shipped_metadata
 
 README = (ROOT / "README.md").read_text()
 KEPT = json.loads((ROOT / "bench/results.json").read_text())["benches"]
-TABLES = ["container", "load", "recipe", "classify"]  # those that README shows, in its order
+TABLES = ["container", "load", "recipe", "crowd", "growth", "classify"]  # those that README shows, in its order
 EXAMPLES = re.findall(r"```sql\n(.*?)```\n```json\n(.*?)```", README, re.DOTALL)
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -171,6 +171,17 @@ def test_the_tables_are_those_of_the_runs_that_are_kept():
 
     assert tables.written(README, KEPT) == README
     assert [name for name, _ in tables.shown(README)] == TABLES
+
+
+def test_the_benches_are_readmes_list():
+    from run import BENCHES
+
+    assert table_under("Speed and memory") == list(BENCHES)
+
+
+def test_every_plot_is_shown():
+    drawn = {str(file.relative_to(ROOT)) for file in (ROOT / "bench/results").glob("*.svg")}
+    assert set(re.findall(r"^!\[.+\]\((.+)\)$", README, re.MULTILINE)) == drawn
 
 
 def test_the_build_arguments_are_the_dockerfiles():
