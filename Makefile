@@ -32,8 +32,10 @@ test: .venv-test/ready .venv-alpha/ready
 	.venv-test/bin/mypy
 	.venv-test/bin/python -m pytest
 
-bench: .venv-test/ready .venv-bench/ready
-	.venv-test/bin/python bench/run.py $(ONLY)
+# The environments of these benches alone are made first.
+bench:
+	needed="$$($(PYTHON) bench/run.py --needs $(ONLY))" && $(MAKE) $$needed
+	$(PYTHON) bench/run.py $(ONLY)
 
 # For every Python and processor. llm asks for pip, which the base image has; what serves does without packages that
 # others ask for but never import there; torch is of an index of its own, and one file of open-clip-torch is read.

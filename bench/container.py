@@ -39,6 +39,7 @@ PYTHON = "3.13"
 ONE_CORE = ("--cpuset-cpus", "0")
 PERIOD_US, QUOTA_US, BURST_S = 80_000, 5_000, 5.0  # fly.io/docs: shared CPUs, baseline 1/16
 LIMITS_MB = (100, 128, 150, 175, 200, 225, 256, 300, 350, 400, 512)
+IMAGES = {"demo": "localhost/clip-bench:demo", "ViT-B/32's shape": "localhost/clip-bench:vit-b-32"}  # model: its image
 IMAGES_SQL = "select hex(llm_embed('clip', image)) as x from images where id between :q and :q + 1"
 
 
@@ -146,16 +147,14 @@ def measure(image: str, starts: int) -> dict:
     return found
 
 
-def build_images(place: Path) -> dict[str, str]:
-    """Model -> its image, with the table of images in a database."""
+def build_images(place: Path) -> None:
+    """Build IMAGES, with the table of images in a database."""
     context = copy_context(place / "context")
     make_images(context / "databases" / "images.db")
     write_checkpoint(context / "checkpoints" / "vit-b-32", text=VIT_B_32, vision=VIT_B_32)
-    images = {"demo": "localhost/clip-bench:demo", "ViT-B/32's shape": "localhost/clip-bench:vit-b-32"}
-    for image, source in zip(images.values(), ("demo/checkpoint", "checkpoints/vit-b-32")):
+    for image, source in zip(IMAGES.values(), ("demo/checkpoint", "checkpoints/vit-b-32")):
         say(f"building with {source}")
         build(image, context, python=PYTHON, CLIP_MODEL=source, LABELS="", VERIFY="0")
-    return images
 
 
 def table(found: dict) -> str:
@@ -208,11 +207,13 @@ def main() -> None:
         "base": f"stand-in of {re.search('PRETTY_NAME=.(.*?).$', debian, re.M)[1]}",
         "base_mb": size_bytes(base) / 1e6,
     }
-    with tempfile.TemporaryDirectory(prefix="clip-bench-") as place:
-        images = build_images(Path(place))
-    found["models"] = {model: measure(image, options.starts) for model, image in images.items()}
-    for image in images.values():
-        run("podman", "rmi", image)
+    try:
+        with tempfile.TemporaryDirectory(prefix="clip-bench-") as place:
+            build_images(Path(place))
+        found["models"] = {model: measure(image, options.starts) for model, image in IMAGES.items()}
+    finally:
+        for image in IMAGES.values():
+            run("podman", "rmi", image, ok=False)
     keep(found, options.to, table)
 
 

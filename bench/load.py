@@ -252,11 +252,13 @@ def main() -> None:
             say("two instances")
             found["two"] = two(model, options.seconds)
         if "soak" in options.parts:
-            say("building the image")
-            build_image(checkpoint, Path(folder))
-            say(f"soaking it for {options.minutes} minutes")
-            found["soak"] = {f"{CLIENTS} clients, 256 MB": soak(IMAGE, options.minutes)}
-            run("podman", "rmi", IMAGE)
+            try:
+                say("building the image")
+                build_image(checkpoint, Path(folder))
+                say(f"soaking it for {options.minutes} minutes")
+                found["soak"] = {f"{CLIENTS} clients, 256 MB": soak(IMAGE, options.minutes)}
+            finally:
+                run("podman", "rmi", IMAGE, ok=False)
     keep(found, options.to, table)
 
 

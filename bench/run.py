@@ -29,6 +29,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench/results.json"
+DRAWING = ".venv-bench"  # the environment with matplotlib
 TO_END_S = 20  # for a bench to end its servers and containers, and to delete its files
 TOLD_EVERY_S = 60  # where there is no terminal to write over
 VERSIONS = """
@@ -71,7 +72,7 @@ BENCHES = {
     "load": Bench("load.py", "many clients: soaking, heavy queries, two instances", "--minutes 0.2 --seconds 3"),
     "search": Bench(
         *("search.py", "ways to search up to a million vectors", "--sizes 1000 --rounds 1", ""),
-        *(".venv-bench", "plot_search.py"),
+        *(DRAWING, "plot_search.py"),
     ),
 }
 
@@ -210,7 +211,7 @@ def draw(plot: str, progress: Progress, here: bool, of: Path, to: Path) -> str:
     """Draw what a bench found: "" or what failed."""
     to.parent.mkdir(exist_ok=True)
     try:
-        python = python_of(".venv-bench", here)
+        python = python_of(DRAWING, here)
     except FileNotFoundError as error:
         return f"its plot is not drawn: {error}"
     code = pass_lines([python, str(Path("bench") / plot), "--of", str(of), "--to", str(to)], progress)
@@ -239,6 +240,13 @@ def listed(kept: dict[str, dict]) -> str:
     return "\n".join([f"{'':22} {'min:s':>7}  {'last run':20}", *lines])
 
 
+def needed(names: list[str]) -> list[str]:
+    """The Makefile's targets of the environments of these benches, and of that which draws."""
+    environments = [BENCHES[name].environment for name in names]
+    environments += [DRAWING for name in names if BENCHES[name].plot]
+    return [f"{one}/ready" for one in dict.fromkeys(environments)]
+
+
 def stop(number: int, _frame: object) -> None:
     """Leave by an exception, so that all is put away; no other signal may hinder that."""
     for one in (signal.SIGINT, signal.SIGTERM):
@@ -252,12 +260,16 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few turns of each, for a first look; nothing is kept")
     parser.add_argument("--here", action="store_true", help="in the Python that runs this instead of .venv-...")
     parser.add_argument("--list", action="store_true", help="tell the names, and how long the last runs took")
+    parser.add_argument("--needs", action="store_true", help="tell what make must make first")
     parser.add_argument("--keep", type=Path, nargs="+", default=[], metavar="FILE")
     parser.add_argument("--to", type=Path, default=RESULTS, help="another file than bench/results.json")
     options = parser.parse_args()
     for name in [*options.names, *(file.stem for file in options.keep)]:
         if name not in BENCHES:
             parser.error(f"there is no bench {name!r}; there are {', '.join(BENCHES)}")
+    names = [name for name in BENCHES if name in options.names or not options.names]
+    if options.needs:
+        return print(*needed(names))
     if options.list:
         return print(listed(results_in(options.to)["benches"]))
     for file in options.keep:
@@ -266,7 +278,6 @@ def main() -> None:
         return None
     for one in (signal.SIGINT, signal.SIGTERM):
         signal.signal(one, stop)
-    names = [name for name in BENCHES if name in options.names or not options.names]
     if failed := run_all(names, options.quick, options.here, options.to.resolve()):
         sys.exit("failed: " + "; ".join(f"{name}, {how}" for name, how in failed.items()))
     return None

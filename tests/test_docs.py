@@ -242,6 +242,14 @@ def test_make_demo_bakes_and_serves_the_demo_model_because_it_says_so():
     assert "datasette serve --memory --cors -m .venv/demo.json -p 8001 demo/served/emoji.db" in commands
 
 
+def test_make_bench_makes_the_environments_of_what_it_runs_alone():
+    commands = what_make_runs("bench", "ONLY=scan")
+    assert "python3 bench/run.py scan" in commands
+    assert ".venv-test/bin/pip install" in commands
+    assert ".venv-bench" not in commands
+    assert ".venv-bench/bin/pip install" in what_make_runs("bench", "ONLY=growth")
+
+
 def test_make_serve_never_falls_back_to_the_demo_model():
     commands = what_make_runs("serve", "MODEL_DIR=elsewhere")
     assert "demo" not in commands
