@@ -48,31 +48,39 @@ class Bench(NamedTuple):
     quick: str  # arguments for a first look
     arguments: str = ""
     environment: str = ".venv-test"
+    others: tuple[str, ...] = ()  # environments of what it starts, where those are not its own
     plot: str = ""  # a script that takes --of what the bench wrote and --to FILE.svg
 
 
 BENCHES = {
-    "scan": Bench("scan.py", "ordering a whole table by cosine in SQL", "--rows 1000 --pairs 1"),
-    "recipe": Bench("recipe.py", "the recipe's stack beside ours: start, queries, memory", "--pairs 1"),
+    "scan": Bench("scan.py", "ordering a whole table by cosine in SQL", quick="--rows 1000 --pairs 1"),
+    "recipe": Bench("recipe.py", "the recipe's stack beside ours: start, queries, memory", quick="--pairs 1"),
     "recipe-tokenizer-json": Bench(
         "recipe.py",
         "the same where the tokenizer is one file",
-        "--tokenizer-json --pairs 1",
-        "--tokenizer-json --pairs 3",
+        quick="--tokenizer-json --pairs 1",
+        arguments="--tokenizer-json --pairs 3",
     ),
-    "crowd": Bench("crowd.py", "25 clients at once, of the recipe's stack and of ours", "--pairs 1 --seconds 5"),
+    "crowd": Bench("crowd.py", "25 clients at once, of the recipe's stack and of ours", quick="--pairs 1 --seconds 5"),
     "growth": Bench(
-        *("growth.py", "how cost grows with text, batch, clients and image", "--rounds 1 --seconds 1"),
+        "growth.py",
+        "how cost grows with text, batch, clients and image",
+        quick="--rounds 1 --seconds 1",
         plot="plot_growth.py",
     ),
-    "embed": Bench("embed.py", "llm clip embed beside llm embed-multi", "--images 20 --pairs 1", "--pairs 5"),
-    "classify": Bench("classify.py", "classifying an image beside torch", "--pairs 1"),
-    "keystrokes": Bench("keystrokes.py", "the search page, from a key to the rows", "--phrases 1"),
-    "container": Bench("container.py", "the container: size, cold start, least memory", "--starts 1"),
-    "load": Bench("load.py", "many clients: soaking, heavy queries, two instances", "--minutes 0.2 --seconds 6"),
+    "embed": Bench(
+        "embed.py", "llm clip embed beside llm embed-multi", quick="--images 20 --pairs 1", arguments="--pairs 5"
+    ),
+    "classify": Bench("classify.py", "classifying an image beside torch", quick="--pairs 1"),
+    "keystrokes": Bench("keystrokes.py", "the search page, from a key to the rows", quick="--phrases 1"),
+    "container": Bench("container.py", "the container: size, cold start, least memory", quick="--starts 1"),
+    "load": Bench("load.py", "soaking, heavy queries, two instances", quick="--minutes 0.2 --seconds 6"),
     "search": Bench(
-        *("search.py", "ways to search up to a million vectors", "--sizes 1000 --rounds 1", ""),
-        *(DRAWING, "plot_search.py"),
+        "search.py",
+        "ways to search up to a million vectors",
+        quick="--sizes 1000 --rounds 1",
+        environment=DRAWING,
+        plot="plot_search.py",
     ),
 }
 
@@ -202,6 +210,8 @@ def run(name: str, progress: Progress, quick: bool, here: bool, to: Path) -> str
             return f"ended with {code}"
         if quick:
             return ""
+        if not file.exists():
+            return "wrote no results"
         took = {"took_s": round(time.monotonic() - began_s)}
         keep(name, json.loads(file.read_text()) | took, to, python)
         return draw(bench.plot, progress, here, file, to.parent / "results" / f"{name}.svg") if bench.plot else ""
@@ -242,7 +252,7 @@ def listed(kept: dict[str, dict]) -> str:
 
 def needed(names: list[str]) -> list[str]:
     """The Makefile's targets of the environments of these benches, and of that which draws."""
-    environments = [BENCHES[name].environment for name in names]
+    environments = [one for name in names for one in (BENCHES[name].environment, *BENCHES[name].others)]
     environments += [DRAWING for name in names if BENCHES[name].plot]
     return [f"{one}/ready" for one in dict.fromkeys(environments)]
 
