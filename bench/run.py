@@ -204,16 +204,16 @@ def run(name: str, progress: Progress, quick: bool, here: bool, to: Path) -> str
         kept = results_in(to)["benches"]
         if name in kept and not quick:  # bench/search.py adds to what it finds there
             file.write_text(json.dumps(kept[name]))
-        arguments = shlex.split(bench.quick if quick else bench.arguments)
-        code = pass_lines([python, str(Path("bench") / bench.script), *arguments, "--to", str(file)], progress)
+        script, arguments = str(Path("bench") / bench.script), shlex.split(bench.quick if quick else bench.arguments)
+        code = pass_lines([python, script, *arguments, "--to", str(file)], progress)
         if code:
             return f"ended with {code}"
         if quick:
             return ""
         if not file.exists():
             return "wrote no results"
-        took = {"took_s": round(time.monotonic() - began_s)}
-        keep(name, json.loads(file.read_text()) | took, to, python)
+        how = {"command": shlex.join(["python", script, *arguments]), "took_s": round(time.monotonic() - began_s)}
+        keep(name, json.loads(file.read_text()) | how, to, python)
         return draw(bench.plot, progress, here, file, to.parent / "results" / f"{name}.svg") if bench.plot else ""
 
 

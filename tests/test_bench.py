@@ -99,7 +99,7 @@ def test_what_is_found_is_kept_beside_what_others_found_and_one_that_fails_is_na
     assert results["versions"].keys() == {"elsewhere", ".venv-test"}
     assert results["versions"][".venv-test"]["pytest"] == pytest.__version__
     assert results["benches"]["made"].pop("took_s") < 20
-    made = {"machine": {"cores": 2}, "figure": 7, "environment": ".venv-test"}
+    made = {"machine": {"cores": 2}, "figure": 7, "environment": ".venv-test", "command": f"python {tmp_path}/made.py"}
     assert results["benches"] == {"made": made, "staying": {"figure": 1, "took_s": 61}}
     assert "1:01" in ended([*runner, "--list"]).stdout
 
