@@ -1,6 +1,6 @@
 # make demo: the embedded demo model and a collection of emoji on http://127.0.0.1:8001, no model hub needed
 # make serve: OpenAI's ViT-B/32, baked first if there is none yet (that needs the hub)
-# make test: every test; make bench: the measurements of README, side by side with the recipe's stack
+# make test: every test; make bench: the measurements of README, or some: make bench ONLY="recipe growth"
 # make lock: the versions that the Dockerfile installs, newest that fit pyproject.toml
 
 PYTHON ?= python3
@@ -32,17 +32,10 @@ test: .venv-test/ready .venv-alpha/ready
 	.venv-test/bin/mypy
 	.venv-test/bin/python -m pytest
 
-bench: .venv-test/ready .venv-bench/ready
-	.venv-test/bin/python bench/recipe.py
-	.venv-test/bin/python bench/recipe.py --tokenizer-json --pairs 3 --to bench/results/recipe-tokenizer-json.json
-	.venv-test/bin/python bench/cold_start.py
-	.venv-test/bin/python bench/scan.py
-	.venv-test/bin/python bench/embed.py
-	.venv-test/bin/python bench/classify.py
-	.venv-test/bin/python bench/container.py
-	.venv-test/bin/python bench/load.py
-	.venv-bench/bin/python bench/search.py
-	.venv-bench/bin/python bench/plot_search.py
+# The environments of these benches alone are made first.
+bench:
+	needed="$$($(PYTHON) bench/run.py --needs $(ONLY))" && $(MAKE) $$needed
+	$(PYTHON) bench/run.py $(ONLY)
 
 # For every Python and processor. llm asks for pip, which the base image has; what serves does without packages that
 # others ask for but never import there; torch is of an index of its own, and one file of open-clip-torch is read.

@@ -1,6 +1,6 @@
 """Measures classifying an image among 1000 labels over HTTP: ours beside torch loaded per request and kept loaded.
 
-    python bench/classify.py [--pairs 3] [--to bench/results/classify.json]
+    python bench/classify.py [--pairs 3] [--to FILE]
 
     recipe   torch and transformers, the model loaded for each image, as CLIP on Heroku did it (torch_server.py)
     kept     sentence-transformers, loaded once (torch_server.py)
@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import shlex
-import signal
 import socket
 import subprocess
 import sys
@@ -23,7 +21,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -35,7 +32,19 @@ from PIL import Image
 from llm_clip_onnx import label_sets, model_dir
 from llm_clip_onnx.bake.labels import bake_labels
 from random_checkpoint import VIT_B_32, write_checkpoint
-from recipe import EMBED_DIM, OURS, ROOT, keep, lay_out, machine, medians_of, ratio, say, worst_cosine
+from recipe import (
+    EMBED_DIM,
+    OURS,
+    ROOT,
+    keep,
+    lay_out,
+    medians_of,
+    origin,
+    put_away_when_told_to_end,
+    ratio,
+    say,
+    worst_cosine,
+)
 from stacks import Stack, accepts, command, end, make_environment
 
 TORCH = Stack("torch", ("llm-clip", "pillow"), set(), "", OURS.query, 0)  # llm-clip brings all that both peers need
@@ -52,7 +61,7 @@ def jpegs(width: int, height: int, count: int) -> list[bytes]:
     """JPEGs of coloured clouds with some noise, as hard to decode as a photograph."""
     random, found = np.random.default_rng(0), []
     for _ in range(count):
-        coarse = Image.fromarray(random.integers(0, 256, (height // 80, width // 80, 3), np.uint8))
+        coarse = Image.fromarray(random.integers(0, 256, (max(2, height // 80), max(2, width // 80), 3), np.uint8))
         clouds = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.int16)
         noisy = (clouds + random.integers(-12, 13, clouds.shape, np.int16)).clip(0, 255).astype(np.uint8)
         Image.fromarray(noisy).save(jpeg := io.BytesIO(), "JPEG", quality=88)
@@ -168,8 +177,7 @@ def prepare(place: Path) -> dict:
 
 def run(place: Path, pairs: int) -> dict:
     """Measure in the folder `place` and return all that was found."""
-    found = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "command": shlex.join(["python", *sys.argv])}
-    found |= {"machine": machine()} | prepare(place)
+    found = origin() | prepare(place)
     measured: list[dict] = []
     for number in range(pairs):
         measured.append({})
@@ -202,9 +210,9 @@ def table(found: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--to", type=Path, default=Path("bench/results/classify.json"))
+    parser.add_argument("--to", type=Path)
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are ended then too
+    put_away_when_told_to_end()
     with tempfile.TemporaryDirectory(prefix="clip-bench-") as place:
         found = run(Path(place), options.pairs)
     keep(found, options.to, table)

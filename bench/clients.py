@@ -1,16 +1,23 @@
 """Many clients at once: each asks one new text after the other over one connection.
 
-They are threads of the process that measures, with http.client: the lightest that Python brings, for they share the
-cores with what they ask. It starts no server and says nothing of what the server uses.
+    python bench/clients.py HOST:PORT --clients 25 --seconds 10      prints what they saw as JSON
+
+They are threads with http.client, the lightest that Python brings, for they share the cores with what they ask: of a
+process of their own (asked_from_outside), or of the one that measures where they connect from inside a container. It
+starts no server and says nothing of what the server uses.
 """
 
 from __future__ import annotations
 
+import argparse
 import http.client
 import itertools
 import json
+import resource
 import socket
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -37,17 +44,22 @@ def free_address() -> str:
 
 @dataclass
 class Answers:
-    """What clients saw in `seconds`: milliseconds of each answer, and every error in words."""
+    """What clients saw: milliseconds of each answer, how many of them came in `seconds`, and every error in words."""
 
     seconds: float
     times_ms: list[float] = field(default_factory=list)
+    in_time: int = 0
     errors: list[str] = field(default_factory=list)
 
     def summary(self) -> dict:
         """Answers per second, milliseconds at p50, p99 and most, and errors with the first of them."""
-        cuts = statistics.quantiles(self.times_ms, n=100) if len(self.times_ms) > 1 else [float("nan")] * 99
+        cuts = (
+            statistics.quantiles(self.times_ms, n=100, method="inclusive")
+            if len(self.times_ms) > 1
+            else [float("nan")] * 99
+        )
         return {
-            "per_s": round(len(self.times_ms) / self.seconds, 1),
+            "per_s": round(self.in_time / self.seconds, 1),
             "p50_ms": round(cuts[49], 1),
             "p99_ms": round(cuts[98], 1),
             "most_ms": round(max(self.times_ms, default=float("nan")), 1),
@@ -63,6 +75,8 @@ def ask(
     seconds: float,
     *,
     seed: str,
+    sql: str = EMBED,
+    characters: int = CHARACTERS,
     each_second: Callable[[], None] = lambda: None,
     inside: Callable[[], AbstractContextManager] = nullcontext,
 ) -> Answers:
@@ -73,10 +87,11 @@ def ask(
         with inside():
             connection = http.client.HTTPConnection(address, timeout=60)
             while time.monotonic() < end_s:
-                ask_one(connection, new_text(seed, next(numbers)), found)
+                ask_one(connection, path_of(sql, new_text(seed, next(numbers))), characters, found)
+                found.in_time = len(found.times_ms) if time.monotonic() < end_s else found.in_time
             connection.close()
 
-    threads = [threading.Thread(target=client) for _ in range(clients)]
+    threads = [threading.Thread(target=client, daemon=True) for _ in range(clients)]
     for thread in threads:
         thread.start()
     while time.monotonic() < end_s:
@@ -87,9 +102,15 @@ def ask(
     return found
 
 
-def ask_one(connection: http.client.HTTPConnection, text: str, found: Answers) -> None:
-    """Ask for the embedding of a text, and note the time or the error; a connection that failed is opened anew."""
-    path = f"/_memory.json?{urlencode({'sql': EMBED, 'q': text, '_shape': 'array'}, quote_via=quote)}"
+def path_of(sql: str, text: str) -> str:
+    return f"/_memory.json?{urlencode({'sql': sql, 'q': text, '_shape': 'array'}, quote_via=quote)}"
+
+
+def ask_one(connection: http.client.HTTPConnection, path: str, characters: int, found: Answers) -> None:
+    """Ask for one row whose column x has so many characters, and note the time, or the error in words.
+
+    A connection that failed is opened anew.
+    """
     begun_s = time.perf_counter()
     try:
         connection.request("GET", path)
@@ -98,7 +119,36 @@ def ask_one(connection: http.client.HTTPConnection, text: str, found: Answers) -
     except (OSError, http.client.HTTPException) as error:
         connection.close()
         return found.errors.append(f"{type(error).__name__}: {error}")
-    if response.status != 200 or len(json.loads(body)[0]["x"]) != CHARACTERS:
+    if response.status != 200 or len(str(json.loads(body)[0]["x"])) != characters:
         return found.errors.append(f"HTTP {response.status}: {body[:200].decode()}")
     found.times_ms.append((time.perf_counter() - begun_s) * 1000)
     return None
+
+
+def asked_from_outside(
+    address: str, clients: int, seconds: float, *, seed: str, sql: str = EMBED, characters: int = CHARACTERS
+) -> dict:
+    """What clients of another process see, with the CPU seconds that they take themselves."""
+    how = ["--clients", str(clients), "--seconds", str(seconds), "--seed", seed]
+    how += ["--sql", sql, "--characters", str(characters)]
+    done = subprocess.run([sys.executable, __file__, address, *how], stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("address", metavar="HOST:PORT")
+    parser.add_argument("--clients", type=int, default=25)
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--seed", default="new")
+    parser.add_argument("--sql", default=EMBED)
+    parser.add_argument("--characters", type=int, default=CHARACTERS)
+    options = parser.parse_args()
+    how = {"seed": options.seed, "sql": options.sql, "characters": options.characters}
+    found = ask(options.address, options.clients, options.seconds, **how).summary()
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    print(json.dumps(found | {"clients_cpu_s": round(used.ru_utime + used.ru_stime, 3)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 """Measures the container: its size, and from a cold start its memory, CPU seconds and time to the first embedding.
 
-    python bench/container.py [--starts 5] [--to bench/results/container.json]
+    python bench/container.py [--starts 5] [--to FILE]
 
 Two models: the demo, and random weights of ViT-B/32's shape in 8 bits. Each is started in a container of one core
 without network, read-only and without capabilities:
@@ -10,9 +10,10 @@ without network, read-only and without capabilities:
     shared    5 ms of every 80 from the very start, as when the burst was used up before
 
 A start is a new process on files read before. Its time counts from the start of the process in the container to the
-answer with the embedding, its CPU seconds are those of the container's cgroup. Least memory is the lowest of LIMITS_MB
-by which all is answered. The base image is building.py's stand-in, which is some MB smaller than the official one.
-Linux, root. Not measured: pulling the image, what a host does before it starts a process.
+answer with the embedding, its CPU seconds are those of the container's cgroup; a figure is the median over starts. The
+two models are not compared and take no turns. Least memory is the lowest of LIMITS_MB by which all is answered. The
+base image is building.py's stand-in, which is some MB smaller than the official one. Linux, root. Not measured: pulling
+the image, what a host does before it starts a process.
 """
 
 from __future__ import annotations
@@ -20,26 +21,25 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shlex
 import sys
 import tempfile
 import threading
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import numpy as np
 
-from building import ROOT, build, copy_context, run, size_bytes, stand_in, why_not
+from building import build, copy_context, run, size_bytes, stand_in, why_not
 from random_checkpoint import VIT_B_32, write_checkpoint
-from recipe import TEXTS, keep, machine, make_images, say
+from recipe import TEXTS, keep, make_images, origin, put_away_when_told_to_end, say
 from running import Container, started
 
 PYTHON = "3.13"
 ONE_CORE = ("--cpuset-cpus", "0")
 PERIOD_US, QUOTA_US, BURST_S = 80_000, 5_000, 5.0  # fly.io/docs: shared CPUs, baseline 1/16
 LIMITS_MB = (100, 128, 150, 175, 200, 225, 256, 300, 350, 400, 512)
+IMAGES = {"demo": "localhost/clip-bench:demo", "ViT-B/32's shape": "localhost/clip-bench:vit-b-32"}  # model: its image
 IMAGES_SQL = "select hex(llm_embed('clip', image)) as x from images where id between :q and :q + 1"
 
 
@@ -147,16 +147,14 @@ def measure(image: str, starts: int) -> dict:
     return found
 
 
-def build_images(place: Path) -> dict[str, str]:
-    """Model -> its image, with the table of images in a database."""
+def build_images(place: Path) -> None:
+    """Build IMAGES, with the table of images in a database."""
     context = copy_context(place / "context")
     make_images(context / "databases" / "images.db")
     write_checkpoint(context / "checkpoints" / "vit-b-32", text=VIT_B_32, vision=VIT_B_32)
-    images = {"demo": "localhost/clip-bench:demo", "ViT-B/32's shape": "localhost/clip-bench:vit-b-32"}
-    for image, source in zip(images.values(), ("demo/checkpoint", "checkpoints/vit-b-32")):
+    for image, source in zip(IMAGES.values(), ("demo/checkpoint", "checkpoints/vit-b-32")):
         say(f"building with {source}")
         build(image, context, python=PYTHON, CLIP_MODEL=source, LABELS="", VERIFY="0")
-    return images
 
 
 def table(found: dict) -> str:
@@ -197,23 +195,25 @@ def table(found: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--starts", type=int, default=5)
-    parser.add_argument("--to", type=Path, default=ROOT / "bench/results/container.json")
+    parser.add_argument("--to", type=Path)
     options = parser.parse_args()
     if reason := why_not():
         sys.exit(reason)
-    found: dict = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "command": shlex.join(["python", *sys.argv])}
-    found |= {"machine": machine(), "starts": options.starts}
+    put_away_when_told_to_end()
+    found: dict = origin() | {"starts": options.starts}
     base = stand_in(PYTHON)
     debian = run("podman", "run", "--rm", base, "cat", "/etc/os-release").stdout
     found |= {
         "base": f"stand-in of {re.search('PRETTY_NAME=.(.*?).$', debian, re.M)[1]}",
         "base_mb": size_bytes(base) / 1e6,
     }
-    with tempfile.TemporaryDirectory(prefix="clip-bench-") as place:
-        images = build_images(Path(place))
-    found["models"] = {model: measure(image, options.starts) for model, image in images.items()}
-    for image in images.values():
-        run("podman", "rmi", image)
+    try:
+        with tempfile.TemporaryDirectory(prefix="clip-bench-") as place:
+            build_images(Path(place))
+        found["models"] = {model: measure(image, options.starts) for model, image in IMAGES.items()}
+    finally:
+        for image in IMAGES.values():
+            run("podman", "rmi", image, ok=False)
     keep(found, options.to, table)
 
 

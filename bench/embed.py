@@ -1,6 +1,6 @@
 """Measures `llm clip embed` beside `llm embed-multi`, both with our model, on a folder of photos: the whole commands.
 
-    python bench/embed.py [--model-dir FOLDER] [--images 300] [--pairs 3] [--to bench/results/embed.json]
+    python bench/embed.py [--model-dir FOLDER] [--images 300] [--pairs 3] [--to FILE]
 
 The photos are JPEGs of 640 x 480 pixels, made. In a pair the two take turns, forwards or backwards, each into a new
 database; a figure is the median over pairs, a ratio the median of the pairs' ratios. One run of each, on ten photos, is
@@ -18,16 +18,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from llm_clip_onnx.bake import bake
-from random_checkpoint import VIT_B_32, write_checkpoint
-from recipe import keep, machine, medians_of, ratio
+from recipe import keep, medians_of, origin, put_away_when_told_to_end, ratio
 
+BENCH = Path(__file__).parent
 LLM = Path(sys.executable).parent / "llm"
 ROWS = "select id, embedding, content_hash from embeddings order by id"
 FIGURES = {
@@ -48,6 +46,13 @@ def make_photos(folder: Path, count: int) -> Path:
         photo = Image.fromarray((np.asarray(coarse) + grain).clip(0, 255).astype(np.uint8))
         photo.save(folder / f"{number:04}.jpg", quality=85)
     return folder
+
+
+def bake_random_weights(checkpoint: Path, model: Path) -> None:
+    """By processes of their own: Linux counts what a process had when it started a command as the command's memory."""
+    subprocess.run([sys.executable, str(BENCH / "random_checkpoint.py"), str(checkpoint)], check=True)
+    environment = os.environ | {"LLM_LOAD_PLUGINS": "datasette-clip"}
+    subprocess.run([str(LLM), "clip", "bake", str(checkpoint), "--to", str(model)], env=environment, check=True)
 
 
 def command(name: str, photos: Path, to: Path) -> list[str]:
@@ -87,8 +92,7 @@ def measure(place: Path, model: Path, count: int, pairs: int) -> dict:
     for name in names:
         run(name, few, model, place)
     found: dict = {
-        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        "machine": machine(),
+        **origin(),
         "images": count,
         "image_bytes": sum(file.stat().st_size for file in photos.iterdir()) // count,
         "pairs": {name: [] for name in names},
@@ -113,7 +117,7 @@ def table(found: dict) -> str:
     lines = [f"{'':<24}{'clip embed':>14}{'embed-multi':>14}{'ratio':>8}"]
     lines += [f"{told:<24}{ours[key]:>14.1f}{theirs[key]:>14.1f}{ratios[key]:>8.2f}" for key, told in FIGURES.items()]
     on = found["machine"]
-    lines += ["", f"{on['cpu']} ({on['cpu_flags']}), {on['cores']} cores, {found['date']}, python bench/embed.py"]
+    lines += ["", f"{on['cpu']} ({on['cpu_flags']}), {on['cores']} cores, {found['date']}, {found['command']}"]
     return "\n".join(lines)
 
 
@@ -122,13 +126,14 @@ def main() -> None:
     parser.add_argument("--model-dir", type=Path)
     parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--to", type=Path, default=Path("bench/results/embed.json"))
+    parser.add_argument("--to", type=Path)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    put_away_when_told_to_end()
+    with tempfile.TemporaryDirectory(prefix="clip-bench-") as folder:
         place, model = Path(folder), args.model_dir
         if model is None:
             model = place / "model"
-            bake(str(write_checkpoint(place / "checkpoint", text=VIT_B_32, vision=VIT_B_32)), model)
+            bake_random_weights(place / "checkpoint", model)
         keep(measure(place, model.resolve(), args.images, args.pairs), args.to, table)
 
 

@@ -1,13 +1,14 @@
 """Measures how long the search page takes from a key to the rows it finds, as a browser shows them.
 
-    python bench/keystrokes.py [--model demo/model] [--to bench/results/keystrokes.json]
+    python bench/keystrokes.py [--model FOLDER] [--phrases 6] [--to FILE]
 
     demo     the demo collection: 1,456 pictures, which the page shows
     made     20,000 vectors of clip_vectors.py without pictures; no index is made
 
-In one browser beside the server, on one machine. A key is followed by the next once its rows are shown, so that each is
-waited for; all of it counts: the 80 ms in which the page waits for another key, the model, the search, the page, and
-painting it. Not measured: a network, many people at once.
+The model is FOLDER, or the demo's, baked now. In one browser beside the server, on one machine. A key is followed by
+the next once its rows are shown, so that each is waited for; all of it counts: the 80 ms in which the page waits for
+another key, the model, the search, the page, and painting it. Medians over all keys; the two take no turns, for neither
+is compared with the other. Not measured: a network, many people at once.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -32,8 +32,9 @@ import numpy as np
 from playwright.sync_api import Page, sync_playwright
 
 import clip_vectors
+from llm_clip_onnx.bake import bake
 from llm_clip_onnx.engine import Engine
-from recipe import ROOT, keep, machine, say
+from recipe import ROOT, keep, origin, put_away_when_told_to_end, say
 
 PHRASES = ("purple heart", "red fruit", "sad face", "a blue car", "cat - smiling", "flag with a cross")
 WARM = "warm"  # typed first, and not counted
@@ -129,12 +130,10 @@ def figures(keys: list[dict[str, float]]) -> dict[str, float]:
     }
 
 
-def run(model: Path, place: Path) -> dict:
+def run(model: Path, place: Path, phrases: tuple[str, ...]) -> dict:
     found: dict = {
-        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        "command": "python bench/keystrokes.py",
-        "machine": machine(),
-        "phrases": PHRASES,
+        **origin(),
+        "phrases": phrases,
     }
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     engine = Engine(model)
@@ -149,7 +148,7 @@ def run(model: Path, place: Path) -> dict:
                 page.add_init_script(WATCH)
                 typed(page, url, (WARM,))
                 say(f"{name}: typing")
-                keys = typed(page, url, PHRASES)
+                keys = typed(page, url, phrases)
             found[name] = figures(keys) | {"keys": len(keys)}
         browser.close()
     return found
@@ -169,11 +168,17 @@ def table(found: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=ROOT / "demo/model")
-    parser.add_argument("--to", type=Path, default=Path("bench/results/keystrokes.json"))
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--phrases", type=int, default=len(PHRASES), help="how many of them are typed")
+    parser.add_argument("--to", type=Path)
     options = parser.parse_args()
+    put_away_when_told_to_end()
     with tempfile.TemporaryDirectory(prefix="clip-bench-") as place:
-        found = run(options.model.resolve(), Path(place))
+        model = options.model
+        if model is None:
+            model = Path(place) / "model"
+            bake(str(ROOT / "demo/checkpoint"), model, say=say)
+        found = run(model.resolve(), Path(place), PHRASES[: options.phrases])
     keep(found, options.to, table)
 
 

@@ -1,21 +1,22 @@
 """Measures many clients at once: on the container for as long as you like, beside a heavy query, and on two instances.
 
-    python bench/load.py [soak] [heavy] [two] [--minutes 10] [--to bench/results/load.json]
+    python bench/load.py [soak] [heavy] [two] [--minutes 10] [--to FILE]
 
     soak    25 clients ask the container, limited to 256 MB, new texts: errors, p99, memory in the first and last minute
     heavy   4 clients ask new texts, first alone, then beside one client whose queries never end, of each of HEAVY
     two     25 clients ask one instance on one core; two on a core each behind haproxy; and those two again while one
             of them is stopped and started
 
-The model has random weights of ViT-B/32's shape in 8 bits. Clients are this process and share the cores with what they
-ask: a figure here is a lower bound. Linux; `soak` wants root, buildah and podman, `two` wants haproxy.
+The model has random weights of ViT-B/32's shape in 8 bits. Each load runs once, its p50 and p99 over thousands of
+answers: a disturbance of a second hardly moves them, one of minutes does, for nothing takes turns. Clients are this
+process, to be able to connect from inside the container, and share the cores with what they ask: a figure here is a
+lower bound. Linux; `soak` wants root, buildah and podman, `two` wants haproxy.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -24,17 +25,16 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 import httpx
 
-from building import ROOT, build, copy_context, run
+from building import build, copy_context, run
 from clients import Answers, ask, free_address
 from llm_clip_onnx.bake import bake
 from random_checkpoint import VIT_B_32, write_checkpoint
-from recipe import keep, machine, say
+from recipe import keep, origin, put_away_when_told_to_end, say
 from running import Container, inside_network_of, started
 
 BIN = Path(sys.executable).parent
@@ -237,10 +237,10 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", default=PARTS, metavar="PART", help="soak, heavy or two; all without")
     parser.add_argument("--minutes", type=float, default=10, help="of the soak")
     parser.add_argument("--seconds", type=float, default=20, help="of each other load")
-    parser.add_argument("--to", type=Path, default=ROOT / "bench/results/load.json")
+    parser.add_argument("--to", type=Path)
     options = parser.parse_args()
-    found: dict = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "command": shlex.join(["python", *sys.argv])}
-    found["machine"] = machine()
+    put_away_when_told_to_end()
+    found: dict = origin()
     with tempfile.TemporaryDirectory(prefix="clip-bench-") as folder:
         checkpoint = write_checkpoint(Path(folder) / "checkpoint", text=VIT_B_32, vision=VIT_B_32)
         model = Path(folder) / "model"
@@ -252,11 +252,13 @@ def main() -> None:
             say("two instances")
             found["two"] = two(model, options.seconds)
         if "soak" in options.parts:
-            say("building the image")
-            build_image(checkpoint, Path(folder))
-            say(f"soaking it for {options.minutes} minutes")
-            found["soak"] = {f"{CLIENTS} clients, 256 MB": soak(IMAGE, options.minutes)}
-            run("podman", "rmi", IMAGE)
+            try:
+                say("building the image")
+                build_image(checkpoint, Path(folder))
+                say(f"soaking it for {options.minutes} minutes")
+                found["soak"] = {f"{CLIENTS} clients, 256 MB": soak(IMAGE, options.minutes)}
+            finally:
+                run("podman", "rmi", IMAGE, ok=False)
     keep(found, options.to, table)
 
 

@@ -1,23 +1,16 @@
 """Draws what bench/search.py measured: time, memory and recall against the number of vectors.
 
-    python bench/plot_search.py [--of bench/results/search.json] [--to bench/results/search.svg]
-
-The same file is drawn from the same results: nothing in it tells when.
+python bench/plot_search.py [--of bench/results.json] [--to bench/results/search.svg]
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("svg")
-from matplotlib import pyplot
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
+
+from plotting import logarithmic, main, new_figure, plain, save
 
 # Searcher: colour, line, marker. Ours are red; what is exact is dashed.
 LOOKS = {
@@ -70,40 +63,24 @@ def panel(axes: Axes, found: dict[str, Any], figure: str, title: str, goal: floa
     axes.annotate(
         f"goal {goal:g}", (1_000, goal), (2, -9 if figure == "recall" else 2), textcoords="offset points", fontsize=7
     )
-    axes.set_xscale("log")
-    axes.set_title(title, fontsize=10, loc="left")
-    axes.set_xlabel("vectors", fontsize=8)
-    axes.tick_params(labelsize=8)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.grid(True, which="major", lw=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    plain(axes, title, "vectors")
     if figure == "recall":
+        logarithmic(axes, "x")
         axes.set_ylim(0.5, 1)
     else:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    axes.minorticks_off()
+        logarithmic(axes, "x", "y")
 
 
 def draw(found: dict[str, Any], to: Path) -> None:
     """Write the plot of what was found, as SVG with its text as text."""
-    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "search", "font.family": "sans-serif"})
-    figure, axes = pyplot.subplots(1, len(PANELS), figsize=(13, 4.6))
+    figure, axes = new_figure("search", 1, len(PANELS), (13, 4.6))
     for one, (name, title, goal) in zip(axes, PANELS):
         panel(one, found, name, title, goal)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncol=5, fontsize=8, frameon=False)
     figure.tight_layout(rect=(0, 0.15, 1, 1))
-    figure.savefig(to, metadata={"Date": None})
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--of", type=Path, default=Path("bench/results/search.json"))
-    parser.add_argument("--to", type=Path, default=Path("bench/results/search.svg"))
-    options = parser.parse_args()
-    draw(json.loads(options.of.read_text()), options.to)
+    save(figure, to)
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, "search", draw)

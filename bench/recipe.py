@@ -1,6 +1,6 @@
 """Measures the stack people run today beside ours on one checkpoint: cold start, queries, memory, `llm embed`.
 
-    python bench/recipe.py [--checkpoint FOLDER | --tokenizer-json] [--pairs 5] [--to bench/results/recipe.json]
+    python bench/recipe.py [--checkpoint FOLDER | --tokenizer-json] [--pairs 5] [--to FILE]
 
     recipe   datasette + datasette-llm-embed + llm-clip, as they are
     ours     datasette-clip, serving what it baked of the same checkpoint
@@ -12,7 +12,8 @@ counted. Memory is compared by PSS: the recipe maps its weights anew for each qu
 its resident size (VmHWM) counts the same pages many times.
 
 Without FOLDER the checkpoint is random, of ViT-B/32's shape, and its tokenizer in vocab.json and merges.txt; llm-clip
-needs longer for one in tokenizer.json. No stack waits for a hub. Not measured: many clients at once, fidelity.
+needs longer for one in tokenizer.json. No stack waits for a hub. Not measured: fidelity, and many clients at once, for
+which bench/crowd.py is.
 """
 
 from __future__ import annotations
@@ -240,6 +241,15 @@ def machine() -> dict[str, str | int | float]:
     }
 
 
+def origin() -> dict:
+    """What results begin with: the date, the command but for where the results go, and the machine."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--to")
+    _, words = parser.parse_known_args(sys.argv)
+    date = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    return {"date": date, "command": shlex.join(["python", *words]), "machine": machine()}
+
+
 def versions() -> dict[str, str]:
     """Version of Python, of SQLite and of every distribution that a stack had."""
     found = closure(tuple(name for stack in STACKS for name in stack.distributions))
@@ -281,8 +291,7 @@ def prepare(place: Path, checkpoint: Path | None) -> dict:
 
 def run(place: Path, checkpoint: Path | None, pairs: int) -> dict:
     """Measure in the folder `place` and return all that was found."""
-    found = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "command": shlex.join(["python", *sys.argv])}
-    found |= {"machine": machine(), "versions": versions()} | prepare(place, checkpoint)
+    found = origin() | {"versions": versions()} | prepare(place, checkpoint)
     measured = []
     for number in range(pairs):
         measured.append({})
@@ -314,11 +323,17 @@ def table(found: dict) -> str:
     return "\n".join(lines)
 
 
-def keep(found: dict, to: Path, table: Callable[[dict], str]) -> None:
-    """Write what was measured to a file, and print it as a table."""
-    to.parent.mkdir(parents=True, exist_ok=True)
-    to.write_text(json.dumps(found, indent=1) + "\n")
+def keep(found: dict, to: Path | None, table: Callable[[dict], str]) -> None:
+    """Print what was measured as a table, and write all of it to a file where there is one."""
+    if to:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        to.write_text(json.dumps(found, indent=1) + "\n")
     print(table(found))
+
+
+def put_away_when_told_to_end() -> None:
+    """On SIGTERM leave by an exception, as on Ctrl-C, so that servers are ended and files deleted then too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def say(text: str) -> None:
@@ -332,9 +347,9 @@ def main() -> None:
         "--tokenizer-json", action="store_true", help="random weights with the tokenizer in tokenizer.json instead"
     )
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--to", type=Path, default=Path("bench/results/recipe.json"))
+    parser.add_argument("--to", type=Path)
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are ended then too
+    put_away_when_told_to_end()
     with tempfile.TemporaryDirectory(prefix="clip-bench-") as place:
         checkpoint = options.checkpoint
         if options.tokenizer_json:

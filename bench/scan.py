@@ -1,6 +1,6 @@
 """Measures a whole-table `order by llm_embed_cosine(...)` with datasette-llm-embed's function and with ours.
 
-    python bench/scan.py [--rows 20000] [--pairs 5] [--to bench/results/scan.json]
+    python bench/scan.py [--rows 20000] [--pairs 5] [--to FILE]
 
 Both on one table of random vectors in memory, in one process, taking turns; medians of pairs. The query's vector is a
 parameter: how often the model runs is not measured here.
@@ -9,10 +9,8 @@ parameter: how often the model runs is not measured here.
 from __future__ import annotations
 
 import argparse
-import json
 import sqlite3
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import datasette_llm_embed
@@ -20,7 +18,7 @@ import numpy as np
 
 from datasette_clip import sql_functions
 from datasette_clip.config import Config
-from recipe import machine
+from recipe import keep, origin
 
 SEARCH = "select id from embeddings order by llm_embed_cosine(embedding, ?) desc limit 10"
 
@@ -40,11 +38,16 @@ def search_ms(connection: sqlite3.Connection, query: bytes) -> tuple[float, list
     return 1000 * (time.perf_counter() - begun_s), found
 
 
+def table(found: dict) -> str:
+    line = "{theirs_ms:.0f} ms as datasette-llm-embed does it, {ours_ms:.0f} ms as we do, ratio {ratio:.0f}"
+    return line.format(**found["medians"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--to", type=Path, default=Path("bench/results/scan.json"))
+    parser.add_argument("--to", type=Path)
     args = parser.parse_args()
     theirs, ours = filled(args.rows), filled(args.rows)
     theirs.create_function("llm_embed_cosine", 2, datasette_llm_embed.llm_embed_cosine)
@@ -57,15 +60,7 @@ def main() -> None:
             raise RuntimeError(f"the two functions find different rows: {found} and {expected}")
         pairs.append({"theirs_ms": theirs_ms, "ours_ms": ours_ms, "ratio": theirs_ms / ours_ms})
     medians = {figure: float(np.median([pair[figure] for pair in pairs])) for figure in pairs[0]}
-    date = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-    result = {"date": date, "machine": machine(), "rows": args.rows, "medians": medians, "pairs": pairs}
-    args.to.parent.mkdir(parents=True, exist_ok=True)
-    args.to.write_text(json.dumps(result, indent=1) + "\n")
-    print(
-        "{theirs_ms:.0f} ms as datasette-llm-embed does it, {ours_ms:.0f} ms as we do, ratio {ratio:.0f}".format(
-            **medians
-        )
-    )
+    keep(origin() | {"rows": args.rows, "medians": medians, "pairs": pairs}, args.to, table)
 
 
 if __name__ == "__main__":

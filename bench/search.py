@@ -40,7 +40,7 @@ from llm.embeddings_migrations import embeddings_migrations
 from numpy.typing import NDArray
 
 import clip_vectors
-from recipe import machine, medians_of, say
+from recipe import medians_of, origin, put_away_when_told_to_end, say
 from searchers import COLLECTION, SEARCHERS, Searcher
 
 SIZES = (1_000, 20_000, 300_000, 1_000_000)
@@ -59,6 +59,23 @@ COLUMNS = {  # figure: what the table calls it, digits after the point
     "ready_s": ("first answer, s", 2),
     "build_s": ("building, s", 1),
     "disk_mb": ("its files, MB", 0),
+}
+
+
+BRIEF_HEAD = "| | 20,000: ms | 1,000,000: ms | recall of the 10 best | peak MB | first answer, s | its index: s, MB |"
+BRIEF = {  # searcher: what README calls it
+    "datasette-llm-embed": "datasette-llm-embed's function",
+    "datasette-faiss": "datasette-faiss, 8.8 GB for 300,000",
+    "faiss, all in memory": "faiss, all in memory",
+    "numpy, all in memory": "NumPy, all in memory",
+    "numpy, from the file": "NumPy, from the file",
+    "sqlite-vec, exact": "sqlite-vec, exact",
+    "sqlite-vec, bits, best 100": "sqlite-vec, bits, 100 compared exactly",
+    "sqlite-vec, bits, best 4000": "sqlite-vec, bits, 4000 compared exactly",
+    "sqlite-vec, rescore index": "sqlite-vec 0.1.10a4, rescore index",
+    "ours, llm_embed_cosine": "here, `order by llm_embed_cosine` in SQL",
+    "ours, no index": "here, no index",
+    "ours, indexed": "here, `llm clip index`",
 }
 
 
@@ -195,8 +212,8 @@ def versions() -> dict[str, str]:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure at all sizes, adding to what `--to` holds, which is written after each."""
-    found = json.loads(options.to.read_text()) if options.to.exists() else {"sizes": {}}
-    found |= {"command": "python bench/search.py", "machine": machine(), "versions": versions()}
+    found = json.loads(options.to.read_text()) if options.to and options.to.exists() else {"sizes": {}}
+    found |= origin() | {"versions": versions()}
     first = next(clip_vectors.made(1000))
     found["hardness"] = {"made": clip_vectors.hardness(first), "real": clip_vectors.REAL}
     searchers = [searcher for name, searcher in SEARCHERS.items() if options.only in name]
@@ -212,8 +229,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 "searchers": {name: new[name] for name in SEARCHERS if name in new}
             }
         found["sizes"] = {size: found["sizes"][size] for size in sorted(found["sizes"], key=int)}
-        options.to.parent.mkdir(parents=True, exist_ok=True)
-        options.to.write_text(json.dumps(found, indent=1) + "\n")
+        if options.to:
+            options.to.write_text(json.dumps(found, indent=1) + "\n")
     return found
 
 
@@ -284,6 +301,27 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines).rstrip()
 
 
+def brief(found: dict[str, Any]) -> str:
+    """What README shows of it, as Markdown: a row for each of BRIEF, memory and recall at the largest size it had."""
+    small, large = (found["sizes"][size]["searchers"] for size in ("20000", "1000000"))
+    lines = [BRIEF_HEAD, "| --- " * BRIEF_HEAD.count(" |") + "|"]
+    for name, told in BRIEF.items():
+        few, many = small[name], large[name] if "p50_ms" in large[name] else {}
+        most = many or few
+        cells = [told, short(few["p50_ms"]), short(many.get("p50_ms")), f"{most['recall']:.3f}".replace("1.000", "1")]
+        cells += [f"{most['peak_mb']:.0f}", short(many.get("ready_s"))]
+        cells.append(f"{many['build_s']:.1f}, {many['disk_mb']:.0f}" if "build_s" in many else "")
+        lines.append("".join(f"| {cell} " if cell else "| " for cell in cells) + "|")
+    return "\n".join(lines)
+
+
+def short(figure: float | None) -> str:
+    """A figure in two digits or more, "" where there is none."""
+    if figure is None:
+        return ""
+    return f"{figure:.2f}" if figure < 1 else f"{figure:.1f}" if figure < 10 else f"{figure:.0f}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
@@ -291,8 +329,9 @@ def main() -> None:
     parser.add_argument("--only", default="", help="measure searchers with this in their name")
     parser.add_argument("--real", type=Path, help="a .npy file of vectors to search instead; nothing is kept")
     parser.add_argument("--place", type=Path, help="keep the files here, 15 GB for a million vectors")
-    parser.add_argument("--to", type=Path, default=Path("bench/results/search.json"))
+    parser.add_argument("--to", type=Path)
     options = parser.parse_args()
+    put_away_when_told_to_end()
     print(real(options.real, options.only) if options.real else table(run(options)))
 
 

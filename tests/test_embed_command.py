@@ -322,7 +322,7 @@ def test_the_commands_in_readme_run(photos, env, tmp_path):
 
 
 def test_the_figures_in_readme_are_those_of_the_run_that_is_kept():
-    found = json.loads((ROOT / "bench/results/embed.json").read_text())
+    found = json.loads((ROOT / "bench/results.json").read_text())["benches"]["embed"]
     ours, theirs = (found["medians"][name] for name in ("clip embed", "embed-multi"))
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert f"Of {found['images']} JPEGs of 640 x 480 pixels" in readme
