@@ -388,8 +388,14 @@ def infinity(place: Path) -> tuple[Embed, Embed]:
 
     def embed(item: str, modality: str) -> NDArray[np.float32]:
         body = json.dumps({"model": "clip", "input": [item], "modality": modality})
-        connection.request("POST", "/embeddings", body, {"Content-Type": "application/json"})
-        answer = json.load(connection.getresponse())
+        try:
+            connection.request("POST", "/embeddings", body, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+        except ConnectionError:  # while others had their turns the server closed it
+            connection.close()
+            connection.request("POST", "/embeddings", body, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+        answer = json.load(response)
         if "data" not in answer:
             raise RuntimeError(f"infinity_emb answered {str(answer)[:500]}")
         return np.array(answer["data"][0]["embedding"], np.float32)

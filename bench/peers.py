@@ -368,7 +368,7 @@ def table(found: dict[str, Any]) -> str:
         cells = [
             f"{figures[figure]:.{digits}f}" if figure in figures else "" for figure, (_, digits) in COLUMNS.items()
         ]
-        lines.append(f"{name:28}" + "".join(f"{cell:>11}" for cell in cells).rstrip())
+        lines.append("".join([f"{name:28}", *(f"{cell:>11}" for cell in cells)]).rstrip())
         lines += [f"    {figures['why']}"] if "why" in figures else []
     lines += ["", *bound_lines(found["bound"])] if "bound" in found else []
     facts = found["machine"]

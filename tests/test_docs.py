@@ -148,7 +148,7 @@ def test_links_to_sections_lead_there(anchor):
 
 def test_make_has_the_commands_that_readme_names():
     makefile = (ROOT / "Makefile").read_text()
-    for command in set(re.findall(r"make (demo|serve|test|bench)\b", README)):
+    for command in set(re.findall(r"make (demo|serve|test|bench|peers)\b", README)):
         assert f"\n{command}:" in makefile
 
 
@@ -171,7 +171,7 @@ def test_the_figures_are_those_of_the_run_that_is_kept():
     assert f"```\n{table(found)}\n```" in README
 
 
-@pytest.mark.parametrize("name", ["container", "load", "classify"])
+@pytest.mark.parametrize("name", ["container", "load", "classify", "peers"])
 def test_the_figures_of_the_container_are_those_of_their_runs(name):
     import importlib
 
