@@ -222,16 +222,30 @@ class Measuring:
         """Texts in turns, then images in turns: memory is seen after each."""
         of_texts = [one for one in running if not one.peer.no_text]
         checked, images = [{"text": text} for text in CHECKED], [{"image": image} for image in self.images]
-        with started(PEERS[REFERENCE], self.place) as reference:
-            right = embeddings(reference, checked), embeddings(reference, images)
-        self.note(of_texts, "text_cosine", lambda one: worst_cosine(embeddings(one, checked), right[0]))
+        with ExitStack() as stack:
+            at_hand = [one for one in running if one.peer.name == REFERENCE]
+            reference = at_hand[0] if at_hand else stack.enter_context(started(PEERS[REFERENCE], self.place))
+            self.measure_against(reference, of_texts, running, checked, images, rounds)
+
+    def measure_against(
+        self,
+        reference: Running,
+        of_texts: list[Running],
+        running: list[Running],
+        checked: list[dict[str, str]],
+        images: list[dict[str, str]],
+        rounds: int,
+    ) -> None:
+        right = embeddings(reference, checked)
+        self.note(of_texts, "text_cosine", lambda one: worst_cosine(embeddings(one, checked), right))
         texts = TEXTS[1 + len(CHECKED) :]
         a_turn = WARM + TEXTS_A_TURN
         for number, one in turns(of_texts, rounds):
             say(f"round {number + 1} of {rounds}, texts: {one.peer.name}")
             self.ask(one, "text_ms", [{"text": text} for text in texts[number * a_turn : (number + 1) * a_turn]])
         self.note(of_texts, "text_peak_mb", Running.peak_mb)
-        self.note(running, "image_cosine", lambda one: worst_cosine(embeddings(one, images), right[1]))
+        right_of_images = embeddings(reference, images)
+        self.note(running, "image_cosine", lambda one: worst_cosine(embeddings(one, images), right_of_images))
         a_turn = WARM + IMAGES_A_TURN
         for number, one in turns(running, rounds):
             say(f"round {number + 1} of {rounds}, images: {one.peer.name}")
