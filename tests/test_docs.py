@@ -151,7 +151,7 @@ def test_links_to_sections_lead_there(anchor):
 
 def test_make_has_the_commands_that_readme_names():
     makefile = (ROOT / "Makefile").read_text()
-    for command in set(re.findall(r"make (demo|serve|test|bench)\b", README)):
+    for command in set(re.findall(r"make (demo|serve|test|bench|peers)\b", README)):
         assert f"\n{command}:" in makefile
 
 

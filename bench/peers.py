@@ -1,0 +1,433 @@
+"""Measures embedding beside the libraries people would pick instead, on one checkpoint, and the bound of the memory.
+
+    python bench/peers.py [--checkpoint FOLDER] [--only TEXT ...] [--rounds 10] [--starts 3] [--to FILE]
+
+The peers are in bench/embedders.py, each in a process of its own that stays up and is asked in turn, forwards or
+backwards; before the turns each is started `--starts` times. A figure is the median over all that was asked. The time
+of an embedding is from the text, or the bytes of a 640x480 JPEG, to its numbers, as seen in the peer's process; no text
+is asked twice. The first two of each turn do not count: the other peers had the caches before. Every peer runs with the
+threads it takes by itself. CPU seconds are those of all its processes, memory is VmHWM of the largest. A peer that
+cannot run stays in the table with what it said. Cosines are to sentence-transformers, the lowest over what was checked.
+
+The bound: the text tower must read its weights once for a text, but for the tables of tokens and positions, of which it
+reads a row an id. How long that takes at least is measured by reading a large array. Not measured: many clients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import platform
+import select
+import shlex
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import psutil
+from numpy.typing import NDArray
+
+from embedders import OURS, PEERS, Peer
+from llm_clip_onnx import model_dir
+from llm_clip_onnx.tokenizer import ids_of, open_tokenizer
+from random_checkpoint import VIT_B_32, write_checkpoint
+from recipe import COLOURS, ROOT, THINGS, keep, lay_out, machine, make_images, say, worst_cosine
+from stacks import end
+
+PLACES = "today|outside|at home|at work|at night|in spring|in summer|in winter|on grass|on sand|on a wall|by the sea"
+TEXTS = [" ".join(words) for words in itertools.product(COLOURS, THINGS, PLACES.split("|"))]  # 768, of 5 to 7 ids
+np.random.default_rng(0).shuffle(TEXTS)
+FIRST, CHECKED = TEXTS[0], TEXTS[1:11]
+WARM, TEXTS_A_TURN, IMAGES_A_TURN = 2, 10, 4
+ANSWER_LIMIT_S, BUILD_LIMIT_S = 180, 900
+REFERENCE = "sentence-transformers"
+LENGTHS = (2, 4, 7, 16, 32, 77)  # ids, <|startoftext|> and <|endoftext|> included
+OTHER = (2, 16, 77)  # of them the table shows
+SEEN = "torch torchvision transformers sentence-transformers open_clip_torch onnx onnxruntime openvino nncf fastembed"
+SEEN += " faster-clip infinity_emb numpy pillow"
+
+COLUMNS = {  # figure: what the table calls it, digits after the point
+    "text_ms": ("text, ms", 1),
+    "image_ms": ("image, ms", 1),
+    "start_s": ("start, s", 2),
+    "start_cpu_s": ("of CPU, s", 2),
+    "text_peak_mb": ("texts, MB", 0),
+    "peak_mb": ("and images", 0),
+    "text_cosine": ("cosine", 4),
+    "image_cosine": ("of images", 4),
+}
+
+
+@dataclass
+class Running:
+    """A peer's process. `ask` raises RuntimeError with what it said where it does not answer."""
+
+    peer: Peer
+    process: psutil.Popen
+    log: Path
+
+    def ask(self, **asked: Any) -> dict[str, Any]:
+        try:
+            self.process.stdin.write(json.dumps(asked) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            raise RuntimeError(self.last_words()) from None
+        if not select.select([self.process.stdout], [], [], ANSWER_LIMIT_S)[0]:
+            raise RuntimeError(f"no answer in {ANSWER_LIMIT_S} s")
+        answer = json.loads(self.process.stdout.readline() or json.dumps({"error": self.last_words()}))
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer
+
+    def last_words(self) -> str:
+        return f"ended with {self.process.wait(10)}: {self.log.read_text().strip()[-200:]}"
+
+    def processes(self) -> list[psutil.Process]:
+        found = [self.process, *self.process.children(recursive=True)]
+        return [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
+
+    def cpu_s(self) -> float:
+        return sum(sum(process.cpu_times()[:4]) for process in self.processes())
+
+    def peak_mb(self) -> float:
+        """Most memory that its largest process ever had resident, in 10^6 bytes."""
+        status = [Path(f"/proc/{process.pid}/status").read_text() for process in self.processes()]
+        return max(int(text.split("VmHWM:")[1].split()[0]) for text in status) * 1024 / 1e6
+
+
+def python_of(peer: Peer) -> str:
+    """The Python that has the peer: of its environment, or where that was not made, this one."""
+    own = ROOT / peer.environment / "bin" / "python"
+    return str(own) if peer.environment and own.exists() else sys.executable
+
+
+def command(peer: Peer, act: str, place: Path) -> list[str]:
+    return [python_of(peer), str(ROOT / "bench" / "embedders.py"), act, peer.name, str(place)]
+
+
+def build(peer: Peer, place: Path) -> None:
+    """Make what a peer reads. Raises RuntimeError with the last line of what it said."""
+    done = subprocess.run(command(peer, "build", place), capture_output=True, text=True, timeout=BUILD_LIMIT_S)
+    if done.returncode:
+        raise RuntimeError(f"{(done.stderr.strip().splitlines() or ['nothing said'])[-1]}")
+
+
+@contextmanager
+def started(peer: Peer, place: Path) -> Iterator[Running]:
+    """A peer's process, ended on the way out."""
+    log = place / f"{peer.name}.log"  # of its last start
+    with log.open("w") as to:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": to, "text": True}
+        process = psutil.Popen(command(peer, "serve", place), **pipes)
+    try:
+        yield Running(peer, process, log)
+    finally:
+        children = process.children(recursive=True) if process.is_running() else []
+        end(process)
+        for child in children:
+            if child.is_running():
+                child.terminate()
+        for child in psutil.wait_procs(children, 10)[1]:
+            child.kill()
+
+
+def first_item(peer: Peer, images: list[str]) -> dict[str, str]:
+    return {"image": images[0]} if peer.no_text else {"text": FIRST}
+
+
+@contextmanager
+def started_anew(peer: Peer, place: Path, images: list[str], figures: dict[str, list]) -> Iterator[Running]:
+    """A peer that has answered once: how long that took, and how many CPU seconds, is added to its figures."""
+    begun_s = time.perf_counter()
+    with started(peer, place) as running:
+        running.ask(**first_item(peer, images))
+        figures.setdefault("start_s", []).append(time.perf_counter() - begun_s)
+        figures.setdefault("start_cpu_s", []).append(running.cpu_s())
+        yield running
+
+
+def embeddings(running: Running, items: list[dict[str, str]]) -> NDArray[np.float32]:
+    return np.array([running.ask(**item)["embedding"] for item in items], np.float32)
+
+
+def turns(running: list[Running], rounds: int) -> Iterator[tuple[int, Running]]:
+    for number in range(rounds):
+        for one in running[:: -1 if number % 2 else 1]:
+            yield number, one
+
+
+class Measuring:
+    """What was found of each peer so far: its figures, each a list of what was measured, or why there are none."""
+
+    def __init__(self, place: Path, images: list[str]):
+        self.place, self.images = place, images
+        self.figures: dict[str, dict[str, list]] = {}
+        self.why: dict[str, str] = {}
+
+    def attempt(self, peer: Peer, act: Callable[[], Any]) -> Any:
+        """What `act` returns, or None where the peer cannot, which is noted."""
+        try:
+            return act()
+        except Exception as error:  # whatever one peer does, the others are measured
+            self.why[peer.name] = " ".join(str(error).split())[:300] or type(error).__name__
+            say(f"{peer.name}: {self.why[peer.name]}")
+            return None
+
+    def start(self, peers: list[Peer], starts: int, stack: ExitStack) -> list[Running]:
+        """Build all peers, start each so many times, and return those that run, from their last start."""
+        for peer in peers:
+            self.figures[peer.name] = {}
+            if peer.build:
+                say(f"build: {peer.name}")
+                self.attempt(peer, lambda peer=peer: build(peer, self.place))
+        found: list[Running] = []
+        for number in range(starts):
+            for peer in [peer for peer in peers if peer.name not in self.why]:
+                say(f"start {number + 1} of {starts}: {peer.name}")
+                start = started_anew(peer, self.place, self.images, self.figures[peer.name])
+                if number + 1 == starts:
+                    running = self.attempt(peer, lambda start=start: stack.enter_context(start))
+                    found += [running] if running else []
+                else:
+                    self.attempt(peer, lambda start=start: run_once(start))
+        return found
+
+    def ask(self, running: Running, figure: str, items: list[dict[str, str]]) -> None:
+        """Ask a peer for one thing after the other, and note the times but of the first."""
+        if running.peer.name not in self.why:
+            times = self.attempt(running.peer, lambda: [running.ask(**item)["ms"] for item in items])
+            self.figures[running.peer.name].setdefault(figure, []).extend((times or [])[WARM:])
+
+    def note(self, running: list[Running], figure: str, found: Callable[[Running], float]) -> None:
+        """Note one figure of each peer."""
+        for one in running:
+            if one.peer.name not in self.why:
+                value = self.attempt(one.peer, lambda one=one: found(one))
+                self.figures[one.peer.name][figure] = [] if value is None else [value]
+
+    def measure(self, running: list[Running], rounds: int) -> None:
+        """Texts in turns, then images in turns: memory is seen after each."""
+        of_texts = [one for one in running if not one.peer.no_text]
+        checked, images = [{"text": text} for text in CHECKED], [{"image": image} for image in self.images]
+        with ExitStack() as stack:
+            at_hand = [one for one in running if one.peer.name == REFERENCE]
+            reference = at_hand[0] if at_hand else stack.enter_context(started(PEERS[REFERENCE], self.place))
+            self.measure_against(reference, of_texts, running, checked, images, rounds)
+
+    def measure_against(
+        self,
+        reference: Running,
+        of_texts: list[Running],
+        running: list[Running],
+        checked: list[dict[str, str]],
+        images: list[dict[str, str]],
+        rounds: int,
+    ) -> None:
+        right = embeddings(reference, checked)
+        self.note(of_texts, "text_cosine", lambda one: worst_cosine(embeddings(one, checked), right))
+        texts = TEXTS[1 + len(CHECKED) :]
+        a_turn = WARM + TEXTS_A_TURN
+        for number, one in turns(of_texts, rounds):
+            say(f"round {number + 1} of {rounds}, texts: {one.peer.name}")
+            self.ask(one, "text_ms", [{"text": text} for text in texts[number * a_turn : (number + 1) * a_turn]])
+        self.note(of_texts, "text_peak_mb", Running.peak_mb)
+        right_of_images = embeddings(reference, images)
+        self.note(running, "image_cosine", lambda one: worst_cosine(embeddings(one, images), right_of_images))
+        a_turn = WARM + IMAGES_A_TURN
+        for number, one in turns(running, rounds):
+            say(f"round {number + 1} of {rounds}, images: {one.peer.name}")
+            self.ask(one, "image_ms", [images[(number * a_turn + n) % len(images)] for n in range(a_turn)])
+        self.note(running, "peak_mb", Running.peak_mb)
+
+    def found(self) -> dict[str, dict[str, Any]]:
+        """Peer -> medians of its figures, those measured more than once with all, and why something is missing."""
+        found: dict[str, dict[str, Any]] = {}
+        for name, figures in self.figures.items():
+            found[name] = {figure: float(np.median(all_)) for figure, all_ in figures.items() if all_}
+            found[name]["measured"] = {figure: all_ for figure, all_ in figures.items() if len(all_) > 1}
+            why = self.why.get(name) or PEERS[name].no_text
+            found[name] |= {"why": why} if why else {}
+        return found
+
+
+def run_once(start: Any) -> None:
+    with start:
+        pass
+
+
+def weights_bytes(tower: Path) -> tuple[int, int]:
+    """Bytes of a text tower's weights that every text needs, and bytes more for each id: of the tables it looks up."""
+    graph = onnx.load(tower, load_external_data=False).graph
+    tables = {node.input[0] for node in graph.node if node.op_type in ("Gather", "Slice")}
+    sizes = {}
+    for one in graph.initializer:
+        item = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(one.data_type)).itemsize
+        sizes[one.name] = int(np.prod(one.dims)) * item, int(one.dims[0]) if one.dims else 1
+    a_row = sum(size // rows for name, (size, rows) in sizes.items() if name in tables)
+    return sum(size for name, (size, _) in sizes.items() if name not in tables), a_row
+
+
+def gb_per_s(size_bytes: int, threads: int, passes: int = 6) -> float:
+    """10^9 bytes a second that so many threads read of an array: the best pass of NumPy's max and sum of float32."""
+    array = np.ones(max(size_bytes // 4, 1024), np.float32)
+    parts, best_s = np.array_split(array, threads), float("inf")
+    for reading in [np.max, np.sum] * passes:
+        readers = [threading.Thread(target=reading, args=(part,)) for part in parts]
+        begun_s = time.perf_counter()
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join()
+        best_s = min(best_s, time.perf_counter() - begun_s)
+    return array.nbytes / best_s / 1e9
+
+
+def bound(running: Running, place: Path, rounds: int, array_bytes: int) -> dict[str, Any]:
+    """The text tower's times by number of ids, and the least that reading its weights once takes."""
+    weights, a_row = weights_bytes(place / OURS / model_dir.TEXT_TOWER)
+    rows = {length: ids_row(place, length) for length in LENGTHS}
+    times: dict[tuple[int, int], list[float]] = {}
+    for _ in range(rounds):
+        for threads, (length, row) in itertools.product((1, 2), rows.items()):
+            answer = running.ask(ids=row, times=WARM + 5, threads=threads)
+            times.setdefault((threads, length), []).extend(answer["times_ms"][WARM:])
+    tower_ms = {key: float(np.median(all_)) for key, all_ in times.items()}
+    memory = {threads: gb_per_s(array_bytes, threads) for threads in (1, 2)}
+    cache = {threads: gb_per_s(weights, threads) for threads in (1, 2)}
+    least_ms = {threads: (weights + 7 * a_row) / memory[threads] / 1e6 for threads in (1, 2)}
+    return {
+        "weights_bytes": weights,
+        "bytes_per_id": a_row,
+        "array_bytes": array_bytes,
+        "memory_gb_per_s": memory,
+        "weights_sized_gb_per_s": cache,
+        "least_ms": least_ms,
+        "tower_ms": {str(n): {str(length): tower_ms[n, length] for length in LENGTHS} for n in (1, 2)},
+        "ratio": {threads: tower_ms[threads, 7] / least_ms[threads] for threads in (1, 2)},
+        "profile_ms": running.ask(profile=rows[7], times=50)["profile_ms"],
+    }
+
+
+def ids_row(place: Path, length: int) -> list[int]:
+    """A row of so many ids, of words as TEXTS has them."""
+    bpe = open_tokenizer(place / OURS / model_dir.VOCAB, place / OURS / model_dir.MERGES, 77)
+    ids = ids_of(bpe, " ".join(COLOURS * 10), 77)
+    return [int(n) for n in (*ids[: length - 1], ids[-1])]
+
+
+def prepare(place: Path, checkpoint: Path | None) -> list[str]:
+    """Make the checkpoint and the images in the folder `place`: the files of the images."""
+    if checkpoint is None:
+        say("checkpoint")
+        checkpoint = write_checkpoint(place / "random", text=VIT_B_32, vision=VIT_B_32)
+    (place / "checkpoint").symlink_to(checkpoint.resolve())
+    lay_out(checkpoint, place)
+    (place / "clip-ViT-B-32").rename(place / "sentence-transformers")
+    make_images(place / "images.db")
+    rows = sqlite3.connect(place / "images.db").execute("select id, image from images").fetchall()
+    files = [place / f"{number}.jpg" for number, _ in rows]
+    for file, (_, image) in zip(files, rows):
+        file.write_bytes(image)
+    return [str(file) for file in files]
+
+
+def versions() -> dict[str, dict[str, str]]:
+    """Environment -> version of what is compared, and of Python."""
+    show = "import importlib.metadata as m, json; print(json.dumps({d.name: d.version for d in m.distributions()}))"
+    found = {}
+    for peer in PEERS.values():
+        printed = subprocess.run([python_of(peer), "-c", show], capture_output=True, text=True, check=True).stdout
+        there = json.loads(printed)
+        found[peer.environment or "ours"] = {name: there[name] for name in SEEN.split() if name in there}
+    return {"python": {"python": platform.python_version()}} | found
+
+
+def run(place: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure in the folder `place` and return all that was found."""
+    peers = [peer for name, peer in PEERS.items() if any(only in name for only in options.only)]
+    found = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "command": shlex.join(["python", *sys.argv])}
+    found |= {"machine": machine(), "versions": versions(), "rounds": options.rounds, "starts": options.starts}
+    found["checkpoint"] = options.checkpoint.name if options.checkpoint else "random weights of ViT-B/32's shape"
+    images = prepare(place, options.checkpoint)
+    measuring = Measuring(place, images)
+    with ExitStack() as stack:
+        running = measuring.start(peers, options.starts, stack)
+        measuring.measure(running, options.rounds)
+        for one in running:
+            if one.peer.name == OURS and OURS not in measuring.why:
+                say("the bound")
+                found["bound"] = bound(one, place, options.rounds, options.array_mb * 2**20)
+                towers = model_dir.read_manifest(place / OURS).towers
+                found["precision"] = {name: tower.precision for name, tower in towers.items()}
+    return found | {"peers": measuring.found()}
+
+
+def table(found: dict[str, Any]) -> str:
+    """The medians as plain text: a line for each peer; then the bound, and where all is from."""
+    lines = [f"{'':28}" + "".join(f"{title:>11}" for title, _ in COLUMNS.values())]
+    for name, figures in found["peers"].items():
+        cells = [
+            f"{figures[figure]:.{digits}f}" if figure in figures else "" for figure, (_, digits) in COLUMNS.items()
+        ]
+        lines.append("".join([f"{name:28}", *(f"{cell:>11}" for cell in cells)]).rstrip())
+        lines += [f"    {figures['why']}"] if "why" in figures else []
+    lines += ["", *bound_lines(found["bound"])] if "bound" in found else []
+    facts = found["machine"]
+    lines += ["", f"{found['rounds']} rounds, {found['starts']} starts of each, {found['checkpoint']}"]
+    if "precision" in found:
+        lines[-1] += ", ours " + ", ".join(f"{name} {kind}" for name, kind in found["precision"].items())
+    lines.append(f"{facts['cpu']} ({facts['cpu_flags']}), {facts['cores']} cores, {found['date']}, {found['command']}")
+    return "\n".join(lines)
+
+
+def bound_lines(bound: dict[str, Any]) -> list[str]:
+    """What the text tower takes beside the least that reading its weights takes, on one thread and on two."""
+    weights = f"text tower, {bound['weights_bytes'] / 1e6:.1f} MB of weights for each text"
+    lines = [f"{weights:50}{'one thread':>11}{'two':>11}"]
+    for title, figures, digits in (
+        ("reading memory, GB/s", bound["memory_gb_per_s"], 1),
+        ("  reading those weights again and again, GB/s", bound["weights_sized_gb_per_s"], 1),
+        ("reading those weights from memory once, ms", bound["least_ms"], 2),
+        ("text tower, 7 ids, ms", {n: times["7"] for n, times in bound["tower_ms"].items()}, 2),
+        ("  times the reading", bound["ratio"], 2),
+        *((f"text tower, {n} ids, ms", {k: times[str(n)] for k, times in bound["tower_ms"].items()}, 2) for n in OTHER),
+    ):
+        one, two = (figures[n] if n in figures else figures[str(n)] for n in (1, 2))
+        lines.append(f"{title:50}{one:>11.{digits}f}{two:>11.{digits}f}")
+    profile = bound["profile_ms"]
+    largest = ", ".join(f"{kind} {profile[kind]:.2f}" for kind in list(profile)[:3])
+    return [*lines, f"  7 ids on one thread, by onnxruntime's profiler, ms: {largest}, all {sum(profile.values()):.2f}"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, help="a folder in Hugging Face's layout")
+    parser.add_argument("--only", nargs="+", default=[""], help="peers with one of these in their name")
+    parser.add_argument("--rounds", type=int, default=10, help="63 at most, for no text is asked twice")
+    parser.add_argument("--starts", type=int, default=3)
+    parser.add_argument("--array-mb", type=int, default=2048, help="the array that is read, larger than all caches")
+    parser.add_argument("--to", type=Path, default=Path("bench/results/peers.json"))
+    options = parser.parse_args()
+    if options.rounds * (WARM + TEXTS_A_TURN) > len(TEXTS) - 1 - len(CHECKED):
+        parser.error(f"--rounds {options.rounds}: there are texts for 63")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that peers are ended then too
+    with tempfile.TemporaryDirectory(prefix="clip-bench-") as place:
+        found = run(Path(place), options)
+    keep(found, options.to, table)
+
+
+if __name__ == "__main__":
+    main()

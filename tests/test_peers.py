@@ -1,0 +1,102 @@
+"""bench/peers.py measures for real what is installed here, and says of what is not why it did not run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+from conftest import ROOT
+from random_checkpoint import TINY, write_checkpoint
+
+RUN = [sys.executable, str(ROOT / "bench" / "peers.py"), "--starts", "1", "--rounds", "2", "--array-mb", "8"]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "plugins"), str(ROOT / "bench")])}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    return write_checkpoint(tmp_path / "tiny", **TINY)
+
+
+def test_peers_are_measured_and_agree(checkpoint, tmp_path):
+    import peers
+
+    to = tmp_path / "peers.json"
+    only = ["--only", "ours", "sentence-transformers", "faster-clip"]
+    done = subprocess.run(
+        [*RUN, "--checkpoint", str(checkpoint), *only, "--to", str(to)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(to.read_text())
+    for name in ("ours", "ours, float32", "sentence-transformers"):
+        figures = found["peers"][name]
+        assert figures.keys() >= peers.COLUMNS.keys(), name
+        assert min(figures["text_cosine"], figures["image_cosine"]) > 0.99, name
+        assert len(figures["measured"]["text_ms"]) == 2 * peers.TEXTS_A_TURN
+    # Of texts it has another model; of images none where it is not installed, or none of this size.
+    assert "text_ms" not in found["peers"]["faster-clip"]
+    assert found["peers"]["faster-clip"]["why"] in done.stdout
+    bound = found["bound"]
+    assert bound["ratio"]["1"] == pytest.approx(bound["tower_ms"]["1"]["7"] / bound["least_ms"]["1"])
+    assert done.stdout == peers.table(found) + "\n"
+
+
+def test_the_weights_a_text_must_touch_are_those_of_its_layers(demo_dir):
+    import onnx
+    from onnx.external_data_helper import load_external_data_for_model
+
+    import peers
+    from llm_clip_onnx import model_dir
+
+    weights, a_row = peers.weights_bytes(demo_dir / model_dir.TEXT_TOWER)
+    model = onnx.load(demo_dir / model_dir.TEXT_TOWER, load_external_data=False)
+    load_external_data_for_model(model, str(demo_dir))
+    tensors = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
+    tables = [name for name in tensors if name.startswith(("token_table", "positions"))]
+    assert weights == sum(tensor.nbytes for name, tensor in tensors.items() if name not in tables)
+    assert a_row == sum(tensors[name][0].nbytes for name in tables)
+
+
+def test_nothing_is_left_running_when_it_is_ended(checkpoint, tmp_path):
+    only = ["--only", "sentence-transformers", "--to", str(tmp_path / "peers.json")]
+    bench = psutil.Popen([*RUN, "--checkpoint", str(checkpoint), *only], env=environment(), stderr=subprocess.DEVNULL)
+    limit_s = time.monotonic() + 60
+    while not any("serve" in child.cmdline() for child in bench.children()) and time.monotonic() < limit_s:
+        time.sleep(0.05)
+    children = bench.children(recursive=True)
+    assert children
+    bench.terminate()
+    assert bench.wait(30) == 143
+    assert psutil.wait_procs(children, 10)[1] == []
+
+
+def test_openais_layout_is_the_one_the_towers_are_written_for():
+    """q, k and v are one matrix, in this order, and the projections multiply from the right."""
+    from embedders import openai_tensors
+
+    q, k, v, projection = (np.full((2, 2), n, np.float32) for n in (1, 2, 3, 4))
+    projection[0, 1] = 5
+    layer = "text_model.encoder.layers.3.self_attn"
+    tensors = {f"{layer}.{name}_proj.weight": value for name, value in (("k", k), ("v", v), ("q", q))}
+    tensors |= {"text_projection.weight": projection, "visual_projection.weight": projection}
+    tensors |= {"logit_scale": np.float32(4), "vision_model.pre_layrnorm.weight": v}
+    found = openai_tensors(tensors, np.concatenate, np.transpose)
+    assert found.keys() == {
+        *("logit_scale", "text_projection", "visual.proj", "visual.ln_pre.weight"),
+        "transformer.resblocks.3.attn.in_proj_weight",
+    }
+    assert found["transformer.resblocks.3.attn.in_proj_weight"].tolist() == np.concatenate([q, k, v]).tolist()
+    assert found["text_projection"][1, 0] == 5
