@@ -62,6 +62,14 @@ BENCHES = {
         arguments="--tokenizer-json --pairs 3",
     ),
     "crowd": Bench("crowd.py", "25 clients at once, of the recipe's stack and of ours", quick="--pairs 1 --seconds 5"),
+    "cold_start": Bench("cold_start.py", "where a cold start goes, import by import", quick="--pairs 1"),
+    "peers": Bench(
+        "peers.py",
+        "embedding beside the libraries people would pick instead",
+        quick="--rounds 1 --starts 1 --array-mb 256",
+        others=(".venv-peers", ".venv-open-clip", ".venv-infinity"),
+        plot="plot_peers.py",
+    ),
     "growth": Bench(
         "growth.py",
         "how cost grows with text, batch, clients and image",
