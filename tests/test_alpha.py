@@ -55,7 +55,7 @@ def embedding(demo_dir) -> str:
 def test_it_is_an_alpha_of_1_with_the_plugins_of_a_deployment(alpha_url):
     assert get(f"{alpha_url}/-/versions.json").json()["datasette"]["version"].startswith("1.0a")
     names = {plugin["name"] for plugin in get(f"{alpha_url}/-/plugins.json").json()}
-    assert {"datasette-clip", "datasette-scale-to-zero", "datasette-block-robots"} <= names
+    assert {"datasette-clip", "datasette-llm-embed", "datasette-scale-to-zero", "datasette-block-robots"} <= names
     assert "Disallow: /" in get(f"{alpha_url}/robots.txt").text
 
 

@@ -105,7 +105,7 @@ def test_garbage_is_collected_by_a_thread_that_holds_no_lock(tmp_path):
 
 def test_scale_to_zero_and_block_robots_are_there_as_they_are(server):
     names = {plugin["name"] for plugin in httpx.get(f"{server}/-/plugins.json").json()}
-    assert {"datasette-clip", "datasette-scale-to-zero", "datasette-block-robots"} <= names
+    assert {"datasette-clip", "datasette-llm-embed", "datasette-scale-to-zero", "datasette-block-robots"} <= names
     assert "Disallow: /" in httpx.get(f"{server}/robots.txt").text
     assert httpx.get(f"{server}/-/metadata.json").json()["plugins"]["datasette-scale-to-zero"] == {"duration": "10m"}
 

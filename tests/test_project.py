@@ -99,7 +99,7 @@ def test_serving_loads_neither_torch_nor_onnx_nor_the_bake_nor_the_hub(demo_dir,
 
 
 def test_the_first_embedding_of_a_text_loads_nothing_that_it_has_no_need_of(demo_dir, tmp_path):
-    """`llm` and what it brings take 0.1 s of CPU. datasette-llm-embed, which is here for tests alone, would load it."""
+    """`llm` and what it brings take 0.1 s of CPU. Of all plugins datasette-llm-embed alone asks for it."""
     (tmp_path / "datasette_llm_embed.py").touch()
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
