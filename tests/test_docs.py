@@ -95,7 +95,9 @@ def test_the_urls_are_the_routes(demo_engine, monkeypatch, tmp_path):
 def test_the_files_of_a_model_directory_are_readmes_list(demo_dir):
     section = README.split("| file | holds |")[1].split("\n## ")[0]
     files = {str(file.relative_to(demo_dir)) for file in demo_dir.rglob("*.*")}
-    assert set(re.findall(r"`([a-zA-Z/]+\.[a-z]+)`", section)) == {name.replace("emoji", "NAME") for name in files}
+    assert set(re.findall(r"`([a-zA-Z/]+(?:\.u?int8)?\.[a-z]+)`", section)) == {
+        name.replace("emoji", "NAME") for name in files
+    }
 
 
 def test_the_configuration_shown_is_the_one_shipped():

@@ -128,10 +128,11 @@ def test_bake_info_and_verify_from_the_command_line(env, tmp_path):
         (to / "manifest.json").read_text()
     )
     lines = run_llm("clip", "verify", str(to), env=env).stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["ok"] * 5
-    for line, (name, tower) in zip(lines[1:3], read_manifest(to).towers.items()):
+    assert [line.split()[0] for line in lines] == ["ok"] * 7
+    for line, (name, tower) in zip(lines[1:5:2], read_manifest(to).towers.items()):
         assert re.search(rf"{name} tower's linear layers +{len(tower.linears)}, \d+ rewritten; .* float32: none", line)
-    assert all(re.search(r"\d % of nearest inputs the same$", line) for line in lines[3:])
+    assert all(re.search(r"\d % of nearest inputs the same$", line) for line in lines[5:])
+    assert all("signed and unsigned ones agree" in line for line in lines[2:5:2])
 
 
 def test_verify_ends_with_1_where_a_tower_is_not_what_was_baked(env, demo_dir, demo_float32_dir, tmp_path):
@@ -151,7 +152,7 @@ def test_verify_ends_with_1_where_a_tower_is_not_what_was_baked(env, demo_dir, d
     done = run_llm("clip", "verify", str(path), env=env, ok=False)
     assert done.returncode == 1
     assert [line.split()[0] for line in done.stdout.splitlines()] == [
-        *("ok", "ok", "ok"),
+        *("ok", "ok", "ok", "ok", "ok"),
         *("FAILED", "ok", "ok"),
     ]
 

@@ -129,7 +129,7 @@ def test_channels_that_never_vary_are_no_reason_to_overflow():
 def test_the_measured_product_is_onnxruntimes(tmp_path):
     random = np.random.default_rng(0)
     x, weight = random.standard_normal((6, 64)).astype(np.float32), random.standard_normal((64, 48)).astype(np.float32)
-    g = graphs.Graph(tmp_path / "g.onnx", tmp_path / "g.bin")
+    g = graphs.Graph(tmp_path / "g.onnx")
     levels, scale, zero_point = (g.constant(f"c{n}", part) for n, part in enumerate(quantize_columns(weight)))
     product = g.fused("DynamicQuantizeMatMul", "x", levels, scale, zero_point)
     g.node("Identity", product, outputs=["embedding"])

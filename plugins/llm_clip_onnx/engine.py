@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -59,18 +60,30 @@ class Engine:
                 raise ModelDirError(f"{self.path} was baked again since this process began: restart it") from None
             raise
 
+    @cached_property
+    def signed_levels(self) -> bool:
+        """Whether 8-bit towers are those of signed levels, which this processor must multiply exactly."""
+        self._check((model_dir.PROBE,))
+        return towers.multiplies_signed(self.path / model_dir.PROBE)
+
+    def _tower_files(self, tower: str) -> tuple[str, ...]:
+        signed = self.manifest.towers[tower].precision != "fp32" and self.signed_levels
+        return model_dir.tower_files(self.manifest, tower, signed)
+
     def _open_text(self):
-        self._check(model_dir.TEXT_FILES)
+        graph, *weights = self._tower_files("text")
+        self._check((graph, *weights, model_dir.VOCAB, model_dir.MERGES))
         vocab, merges = self.path / model_dir.VOCAB, self.path / model_dir.MERGES
         # The tokenizer holds the GIL all the while it opens. onnxruntime releases it, once it has it: so it goes first.
         with ThreadPoolExecutor(1, thread_name_prefix="clip-tower") as beside:
-            tower = beside.submit(towers.open_tower, self.path / model_dir.TEXT_TOWER, threads=1)
+            tower = beside.submit(towers.open_tower, self.path / graph, threads=1)
             bpe = open_tokenizer(vocab, merges, self.manifest.context_length)
             return bpe, tower.result()
 
     def _open_image(self):
-        self._check(model_dir.IMAGE_FILES)
-        return towers.open_tower(self.path / model_dir.IMAGE_TOWER, threads=towers.available_cores())
+        graph, *weights = self._tower_files("image")
+        self._check((graph, *weights))
+        return towers.open_tower(self.path / graph, threads=towers.available_cores())
 
     def open_text(self) -> None:
         """Open the text tower now, if it is not open. Raises ModelDirError where a file is damaged."""

@@ -3,11 +3,17 @@
     manifest.json   the facts below, written last: a directory without one was never finished
     text.onnx       graph of the text tower,  its weights in text.bin
     image.onnx      graph of the image tower, its weights in image.bin
+    probe.onnx      one 8-bit product, by which a server sees whether its processor multiplies signed levels exactly
     vocab.json      tokens to ids
     merges.txt      the byte-pair merges, in order
     text.npy        the reference's embeddings of the bake's fixed texts, float32, for `llm clip verify`
     image.npy       the same of its fixed images
     labels/         label sets, baked later or not at all, with facts of their own: label_sets.py
+
+An 8-bit tower has its 8-bit matrices twice, and of the two only one is ever opened:
+
+    text.uint8.bin  for text.onnx: unsigned levels, exact on every processor
+    text.int8.bin   for text.int8.onnx: signed levels, twice as fast where they are exact too
 
 Nothing here opens a tower.
 """
@@ -28,13 +34,17 @@ FORMAT = 2
 MANIFEST = "manifest.json"
 TEXT_TOWER, TEXT_WEIGHTS = "text.onnx", "text.bin"
 IMAGE_TOWER, IMAGE_WEIGHTS = "image.onnx", "image.bin"
+PROBE = "probe.onnx"
+UNSIGNED, SIGNED = ".uint8.bin", ".int8.bin"  # the ends of the names of files with 8-bit matrices
+SIGNED_TOWER = ".int8.onnx"
+SIGN = 0x80  # an unsigned level with this bit turned is, read as int8, that level less 128
 VOCAB, MERGES = "vocab.json", "merges.txt"
 TEXT_REFERENCE, IMAGE_REFERENCE = "text.npy", "image.npy"
-TEXT_FILES = (TEXT_TOWER, TEXT_WEIGHTS, VOCAB, MERGES)
-IMAGE_FILES = (IMAGE_TOWER, IMAGE_WEIGHTS)
 LABELS = "labels"
 PIECE_BYTES = 8_000_000
-FILES = (*TEXT_FILES, *IMAGE_FILES, TEXT_REFERENCE, IMAGE_REFERENCE)  # all but the manifest
+FILES = (TEXT_TOWER, TEXT_WEIGHTS, IMAGE_TOWER, IMAGE_WEIGHTS, PROBE, VOCAB, MERGES, TEXT_REFERENCE, IMAGE_REFERENCE)
+# What a model directory may have beside those and the manifest.
+FILES_OF_8_BITS = tuple(f"{tower}{end}" for tower in ("text", "image") for end in (UNSIGNED, SIGNED, SIGNED_TOWER))
 
 
 @dataclass(frozen=True)
@@ -211,9 +221,18 @@ def read_manifest(path: Path) -> Manifest:
         raise ModelDirError(f"{file} cannot be read ({type(error).__name__}: {error}): {bake_again(path)}") from error
     if manifest is None:
         raise ModelDirError(f"{file} says format {found}, this version reads {FORMAT}: {bake_again(path)}")
-    for name in FILES:
+    for name in (*FILES, *(file for file in manifest.files if file not in FILES)):
         check_size(path, manifest, name)
     return manifest
+
+
+def tower_files(manifest: Manifest, tower: str, signed: bool) -> tuple[str, ...]:
+    """The files of the tower "text" or "image", its graph first; those of signed levels where it has any."""
+    if manifest.towers[tower].precision == "fp32":
+        return f"{tower}.onnx", f"{tower}.bin"
+    if signed:
+        return f"{tower}{SIGNED_TOWER}", f"{tower}{SIGNED}", f"{tower}.bin"
+    return f"{tower}.onnx", f"{tower}{UNSIGNED}", f"{tower}.bin"
 
 
 def check_size(path: Path, manifest: Manifest, name: str) -> None:

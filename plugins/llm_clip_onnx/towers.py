@@ -6,6 +6,7 @@ It neither reads text nor images, and does not know where the files are.
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from .errors import ModelDirError
+
+PROBE_WIDTH, PROBE_LEVEL = 64, 127  # the probe's matrix [width, width] has this signed level all over, and scale 1
 
 
 def available_cores() -> int:
@@ -41,11 +44,26 @@ def open_tower(graph: Path, threads: int) -> onnxruntime.InferenceSession:
         raise ModelDirError(f"{graph} cannot be opened by onnxruntime {onnxruntime.__version__}: {error}") from error
 
 
+@cache
+def multiplies_signed(probe: Path) -> bool:
+    """Whether this processor multiplies signed 8-bit levels exactly; `probe` is a model directory's graph for that.
+
+    x86 without VNNI adds two products in 16 bits, where they overflow: of the probe's 8,128 about 4,112 is left.
+    """
+    ones = np.ones((1, PROBE_WIDTH), np.float32)
+    found = run_one(open_tower(probe, threads=1), "x", ones)
+    return bool(np.allclose(found, PROBE_LEVEL * PROBE_WIDTH, rtol=1e-3))
+
+
 def run_text(tower: onnxruntime.InferenceSession, ids: NDArray[np.int64]) -> NDArray[np.float32]:
     """ids [n, t] int64, shorter rows filled up with <|endoftext|>, to embeddings [n, embed_dim] float32."""
-    return tower.run(["embedding"], {"ids": ids})[0]
+    return run_one(tower, "ids", ids)
 
 
 def run_image(tower: onnxruntime.InferenceSession, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     """pixels [n, 3, side, side] float32 to embeddings [n, embed_dim] float32."""
-    return tower.run(["embedding"], {"pixels": pixels})[0]
+    return run_one(tower, "pixels", pixels)
+
+
+def run_one(graph: onnxruntime.InferenceSession, name: str, given: NDArray) -> NDArray[np.float32]:
+    return graph.run(["embedding"], {name: given})[0]

@@ -38,7 +38,9 @@ def verify(path: Path, reference: str | None = None, checkpoint: str | None = No
     manifest = engine.manifest
     model_dir.check_sha256(path, manifest, tuple(manifest.files))
     checks = [Check("files", True, f"{len(manifest.files)} files, every sha256 as the manifest says")]
-    checks += [linears_check(name, tower) for name, tower in manifest.towers.items() if tower.linears]
+    for name, tower in manifest.towers.items():
+        if tower.precision == "int8":
+            checks += [linears_check(name, tower), levels_check(path, name, engine.signed_levels)]
     pngs = {name: png_of(image) for name, image in made_images().items()}
     found = {"text": engine.embed_text(TEXTS), "image": engine.embed_images(list(pngs.values()))}
     inputs = {"text": list(TEXTS), "image": list(pngs)}
@@ -84,6 +86,15 @@ def linears_check(name: str, tower: model_dir.Tower) -> Check:
         f"{len(tower.linears)}, {len(rewritten)} rewritten; largest error in 8 bits {worst.error:.4f}, as it was "
         f"{worst.error_as_it_was:.4f}, of {linear}; float32: {kept if tower.kept_float32 else 'none'}",
     )
+
+
+def levels_check(path: Path, name: str, signed: bool) -> Check:
+    """Both forms of a tower's 8-bit matrices must be the same levels, whichever of them this processor is served."""
+    forms = [np.fromfile(path / f"{name}{end}", np.uint8) for end in (model_dir.UNSIGNED, model_dir.SIGNED)]
+    same = np.array_equal(forms[0] ^ model_dir.SIGN, forms[1])
+    used = "signed" if signed else "unsigned"
+    found = f"signed and unsigned ones {'agree' if same else 'differ'}; the {used} are used here"
+    return Check(f"{name} tower's levels", same, found)
 
 
 def published_checks(differences: list[float]) -> list[Check]:

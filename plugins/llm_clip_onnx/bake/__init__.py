@@ -27,7 +27,7 @@ from ..errors import CheckpointError, FidelityError, ModelDirError
 from ..model_dir import Agreement, File, Linear, Manifest, Tower
 from ..preprocess import pixels_of
 from ..tokenizer import ids_of, open_tokenizer
-from ..towers import available_cores, open_tower, run_image, run_text
+from ..towers import available_cores, multiplies_signed, open_tower, run_image, run_text
 from . import fidelity, forward, smooth
 from .checkpoint import Checkpoint, TowerConfig, open_checkpoint
 from .samples import CALIBRATION_TEXTS, TEXTS, calibration_images, made_images
@@ -83,7 +83,7 @@ def check_target(to: Path, force: bool) -> None:
         return
     if not force:
         raise CheckpointError(f"{to} is there already; --force replaces it")
-    ours = {*model_dir.FILES, model_dir.MANIFEST, model_dir.LABELS, UNNAMED}
+    ours = {*model_dir.FILES, *model_dir.FILES_OF_8_BITS, model_dir.MANIFEST, model_dir.LABELS, UNNAMED}
     if not to.is_dir() or {file.name for file in to.iterdir()} - ours:
         raise CheckpointError(f"{to} is there and is no model directory; --force replaces only those")
 
@@ -119,8 +119,11 @@ def put_in_place(work: Path, to: Path, manifest: Manifest) -> None:
 
 
 def bake_into(work: Path, checkpoint: Checkpoint, precision: str, say: Say) -> Manifest:
-    """The steps in order: tokenizer, text tower, image tower, and last the facts for the manifest."""
+    """The steps in order: tokenizer, probe, text tower, image tower, and last the facts for the manifest."""
+    from .graph import write_probe
+
     write_tokenizer(work, checkpoint)
+    write_probe(work / model_dir.PROBE)
     towers = {}
     for plan_tower in (plan_text, plan_image):
         plan = plan_tower(work, checkpoint, say)
@@ -156,7 +159,7 @@ class TowerPlan:
     tensors: Mapping[str, NDArray]
     inputs: Sequence[str]
     reference: NDArray[np.float32]  # [n, embed_dim]
-    write: Callable[[Mapping[str, NDArray], Collection[str], Path, Path], None]  # tensors, eight_bit, graph, weights
+    write: Callable[[Mapping[str, NDArray], Collection[str], Path], None]  # tensors, eight_bit, graph
     embed: Callable[[Path], NDArray[np.float32]]  # graph -> its embeddings of the inputs, [n, embed_dim]
     calibrate: Callable[[forward.Watch], object]  # the reference's forward pass over the calibration inputs
 
@@ -222,6 +225,7 @@ def bake_tower(plan: TowerPlan, work: Path, precision: str, say: Say) -> Tower:
         linears, with_float32 = bake_8_bit_tower(plan, work / "int8", float32, say)
         tower.fidelity["int8 with fp32"] = with_float32
         if fidelity.int8_agrees(plan.name, with_float32):
+            check_signed(plan, work / "int8", work / model_dir.PROBE)
             tower = Tower("int8", tower.fidelity, linears)
         elif precision == "int8":
             raise fidelity.refusal(plan.name, "int8", with_float32)
@@ -286,6 +290,18 @@ def kept_float32(
     return kept
 
 
+def check_signed(plan: TowerPlan, folder: Path, probe: Path) -> None:
+    """Where this processor can tell, see that the tower of signed levels gives what that of unsigned ones does.
+
+    They are sums of the same whole numbers, so they may not differ at all. Raises FidelityError.
+    """
+    if not multiplies_signed(probe):
+        return
+    unsigned, signed = (plan.embed(folder / f"{plan.name}{end}") for end in (".onnx", model_dir.SIGNED_TOWER))
+    if not np.array_equal(unsigned, signed):
+        raise FidelityError(f"the {plan.name} towers of signed and of unsigned levels differ, which they never may")
+
+
 def calibration_inputs(plan: TowerPlan) -> smooth.Inputs:
     """What goes into each linear layer while the reference embeds the calibration inputs: of images every third row.
 
@@ -308,7 +324,7 @@ def write_and_embed(
 ) -> NDArray[np.float32]:
     folder.mkdir(exist_ok=True)
     graph = folder / f"{plan.name}.onnx"
-    plan.write(tensors, eight_bit, graph, folder / f"{plan.name}.bin")
+    plan.write(tensors, eight_bit, graph)
     return plan.embed(graph)
 
 

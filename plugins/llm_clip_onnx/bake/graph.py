@@ -11,18 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from ..model_dir import SIGN, SIGNED, SIGNED_TOWER, UNSIGNED
+from ..towers import PROBE_LEVEL, PROBE_WIDTH
 from .checkpoint import ClipConfig, TowerConfig
 from .quantize import quantize_columns, quantize_rows
 from .smooth import INPUT_SCALE
 
 OPSET, IR_VERSION = 17, 8
 ALIGNMENT_BYTES = 4096  # a page, so that a tensor can be mapped
+PIECE_BYTES = 8_000_000  # of what is copied at once
 
 Tensors = Mapping[str, NDArray]
 Reader = Callable[[str], str]
@@ -31,11 +35,15 @@ TOKEN_TABLE = "token_table"
 
 
 class Graph:
-    """A graph that grows: nodes in memory, weights straight to the file beside it."""
+    """A graph that grows: nodes in memory, weights straight to files beside it, 8-bit matrices to one of their own.
 
-    def __init__(self, graph: Path, weights: Path):
-        self._graph, self._weights = graph, weights
-        self._stream = weights.open("wb")
+    With 8-bit matrices it becomes two graphs, for signed levels are quicker, and unsigned ones are exact everywhere.
+    """
+
+    def __init__(self, graph: Path):
+        self._graph = graph
+        self._weights, self._levels = graph.with_suffix(".bin"), graph.with_suffix(UNSIGNED)
+        self._streams: dict[Path, BinaryIO] = {}
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: list[onnx.TensorProto] = []
 
@@ -58,26 +66,50 @@ class Graph:
 
     def weight(self, name: str, array: NDArray) -> str:
         """A tensor, written to the weights' file in little-endian order."""
+        return self._external(name, array, self._weights)
+
+    def levels(self, name: str, array: NDArray[np.uint8]) -> str:
+        """Levels or zero points of an 8-bit matrix, which the signed graph has 128 lower, as int8."""
+        return self._external(name, array, self._levels)
+
+    def _external(self, name: str, array: NDArray, file: Path) -> str:
+        if file not in self._streams:
+            self._streams[file] = file.open("wb")
+        stream = self._streams[file]
         array = np.ascontiguousarray(array)
         array = array.astype(array.dtype.newbyteorder("<"), copy=False)
-        self._stream.write(bytes(-self._stream.tell() % ALIGNMENT_BYTES))
+        stream.write(bytes(-stream.tell() % ALIGNMENT_BYTES))
         tensor = TensorProto(name=name, dims=array.shape, data_location=TensorProto.EXTERNAL)
         tensor.data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
-        where = {"location": self._weights.name, "offset": self._stream.tell(), "length": array.nbytes}
+        where = {"location": file.name, "offset": stream.tell(), "length": array.nbytes}
         for key, value in where.items():
             tensor.external_data.add(key=key, value=str(value))
-        self._stream.write(array.data)
+        stream.write(array.data)
         self._initializers.append(tensor)
         return name
 
     def finish(self, name: str, given: onnx.ValueInfoProto, embed_dim: int) -> None:
-        """Write the graph. Its output is whatever was named `embedding`."""
+        """Write the graph, and the signed one where there are levels. Its output is whatever was named `embedding`."""
         embedding = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", embed_dim])
         graph = helper.make_graph(self._nodes, name, [given], [embedding], self._initializers)
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="datasette-clip")
-        self._stream.close()
+        for stream in self._streams.values():
+            stream.close()
         self._graph.write_bytes(model.SerializeToString(deterministic=True))
+        if self._levels in self._streams:
+            self._write_signed(model)
+
+    def _write_signed(self, model: onnx.ModelProto) -> None:
+        signed = self._graph.with_suffix(SIGNED)
+        with self._levels.open("rb") as unsigned, signed.open("wb") as to:
+            while piece := unsigned.read(PIECE_BYTES):
+                to.write((np.frombuffer(piece, np.uint8) ^ np.uint8(SIGN)).data)
+        for tensor in model.graph.initializer:
+            for entry in tensor.external_data:
+                if entry.value == self._levels.name:
+                    entry.value, tensor.data_type = signed.name, TensorProto.INT8
+        self._graph.with_suffix(SIGNED_TOWER).write_bytes(model.SerializeToString(deterministic=True))
 
 
 def linear(g: Graph, eight_bit: Names, name: str, x: str, weight: NDArray, bias: NDArray | None = None) -> str:
@@ -87,9 +119,9 @@ def linear(g: Graph, eight_bit: Names, name: str, x: str, weight: NDArray, bias:
         return product if bias is None else g.node("Add", product, g.weight(f"{name}.bias", bias))
     levels, scale, zero_point = quantize_columns(weight)
     inputs = [
-        g.weight(f"{name}.weight", levels),
+        g.levels(f"{name}.weight", levels),
         g.weight(f"{name}.scale", scale),
-        g.weight(f"{name}.zero_point", zero_point),
+        g.levels(f"{name}.zero_point", zero_point),
     ]
     inputs += [] if bias is None else [g.weight(f"{name}.bias", bias)]
     return g.fused("DynamicQuantizeMatMul", x, *inputs)
@@ -166,12 +198,12 @@ def token_rows(g: Graph, table: NDArray, ids: str, eight_bit: Names) -> str:
     return g.node("Mul", rows, g.node("Gather", g.weight(f"{TOKEN_TABLE}.scale", scale), ids))
 
 
-def write_text_tower(config: ClipConfig, tensors: Tensors, eight_bit: Names, graph: Path, weights: Path) -> None:
+def write_text_tower(config: ClipConfig, tensors: Tensors, eight_bit: Names, graph: Path) -> None:
     """The text tower: ids [n, t] int64 to embedding [n, embed_dim] float32.
 
     Source: encode_text, openai/CLIP clip/model.py; the end of a text as transformers' CLIPTextTransformer finds it.
     """
-    g, text = Graph(graph, weights), config.text
+    g, text = Graph(graph), config.text
     x = token_rows(g, tensors["text_model.embeddings.token_embedding.weight"], "ids", eight_bit)
     positions = g.weight("positions", tensors["text_model.embeddings.position_embedding.weight"])
     length = g.node(
@@ -190,13 +222,13 @@ def write_text_tower(config: ClipConfig, tensors: Tensors, eight_bit: Names, gra
     g.finish("text tower", helper.make_tensor_value_info("ids", TensorProto.INT64, ["n", "t"]), config.embed_dim)
 
 
-def write_image_tower(config: ClipConfig, tensors: Tensors, eight_bit: Names, graph: Path, weights: Path) -> None:
+def write_image_tower(config: ClipConfig, tensors: Tensors, eight_bit: Names, graph: Path) -> None:
     """The image tower: pixels [n, 3, side, side] float32 to embedding [n, embed_dim] float32.
 
     The patch convolution stays float32: it is 2.7 % of ViT-B/32's weights.
     Source: VisionTransformer, openai/CLIP clip/model.py.
     """
-    g, image = Graph(graph, weights), config.image
+    g, image = Graph(graph), config.image
     filters = g.weight("patches", tensors["vision_model.embeddings.patch_embedding.weight"])
     x = g.node("Conv", "pixels", filters, strides=[config.patch] * 2, kernel_shape=[config.patch] * 2)
     x = g.node("Reshape", x, g.constant("by_patch", np.array([0, image.width, -1])))
@@ -219,3 +251,13 @@ def write_image_tower(config: ClipConfig, tensors: Tensors, eight_bit: Names, gr
     g.node("MatMul", x, g.weight("projection", tensors["visual_projection.weight"].T), outputs=["embedding"])
     given = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", 3, config.side, config.side])
     g.finish("image tower", given, config.embed_dim)
+
+
+def write_probe(graph: Path) -> None:
+    """What towers.multiplies_signed runs: x [n, width] float32 by a matrix of the largest signed level, of scale 1."""
+    g = Graph(graph)
+    levels = g.constant("levels", np.full((PROBE_WIDTH, PROBE_WIDTH), PROBE_LEVEL, np.int8))
+    scale = g.constant("scale", np.ones(PROBE_WIDTH, np.float32))
+    zero_point = g.constant("zero_point", np.zeros(PROBE_WIDTH, np.int8))
+    g.node("Identity", g.fused("DynamicQuantizeMatMul", "x", levels, scale, zero_point), outputs=["embedding"])
+    g.finish("probe", helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", PROBE_WIDTH]), PROBE_WIDTH)
