@@ -114,12 +114,14 @@ demo/served/emoji.db: demo/emoji.db demo/model/manifest.json
 
 .venv-open-clip/ready:
 	$(PYTHON) -m venv .venv-open-clip
-	-.venv-open-clip/bin/pip install -q torchvision 'open-clip-torch>=3.3' $(TORCH)
+	-.venv-open-clip/bin/pip install -q torchvision $(TORCH)
+	-.venv-open-clip/bin/pip install -q 'open-clip-torch>=3.3'
 	touch $@
 
 .venv-infinity/ready:
 	$(PYTHON) -m venv .venv-infinity
-	-.venv-infinity/bin/pip install -q 'infinity-emb[server,torch]==0.0.78' 'transformers<4.48' aiohttp pillow $(TORCH)
+	-.venv-infinity/bin/pip install -q $(TORCH)
+	-.venv-infinity/bin/pip install -q 'infinity-emb[server,torch]==0.0.78' 'transformers<4.48' aiohttp pillow
 	touch $@
 
 .venv-lock/ready:

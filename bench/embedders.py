@@ -68,9 +68,9 @@ def ours(folder: str) -> Callable[[Path], tuple[Embed, Embed]]:
 
 def baked(folder: str, precision: str) -> Callable[[Path], None]:
     def build(place: Path) -> None:
-        to = ["--to", str(place / folder), "--precision", precision]
-        bake = [sys.executable, "-m", "llm", "clip", "bake", str(place / "checkpoint"), *to]
-        os.execv(sys.executable, bake)  # in this process, so that it ends where this one is ended
+        from llm_clip_onnx.bake import bake
+
+        bake(str(place / "checkpoint"), place / folder, precision)
 
     return build
 
