@@ -495,6 +495,7 @@ def serve(peer: Peer, place: Path) -> None:
 def main() -> None:
     act, name, folder = sys.argv[1:]
     os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
+    os.environ["TMPDIR"] = folder  # torch leaves a folder there
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if act == "build":
         PEERS[name].build(Path(folder))

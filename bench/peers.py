@@ -186,7 +186,8 @@ class Measuring:
         try:
             return act()
         except Exception as error:  # whatever one peer does, the others are measured
-            self.why[peer.name] = " ".join(str(error).split())[:300] or type(error).__name__
+            words = " ".join(str(error).split()).replace(f"{self.place}/", "").replace(f"{ROOT}/", "")
+            self.why[peer.name] = words[:300] or type(error).__name__
             say(f"{peer.name}: {self.why[peer.name]}")
             return None
 
