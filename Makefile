@@ -32,17 +32,10 @@ test: .venv-test/ready .venv-alpha/ready
 	.venv-test/bin/mypy
 	.venv-test/bin/python -m pytest
 
-# The environments of these benches alone are made first.
+# The environments of these benches alone are made first. Where one cannot be made, the benches of the others run.
 bench:
-	needed="$$($(PYTHON) bench/run.py --needs $(ONLY))" && $(MAKE) $$needed
+	needed="$$($(PYTHON) bench/run.py --needs $(ONLY))" && { $(MAKE) -k $$needed || true; }
 	$(PYTHON) bench/run.py $(ONLY)
-
-bench: peers
-
-# Embedding beside other libraries. One that does not install is said to be missing where it would be measured.
-peers: .venv-test/ready .venv-bench/ready .venv-peers/ready .venv-open-clip/ready .venv-infinity/ready
-	.venv-test/bin/python bench/peers.py
-	.venv-bench/bin/python bench/plot_peers.py
 
 # For every Python and processor. llm asks for pip, which the base image has; what serves does without packages that
 # others ask for but never import there; torch is of an index of its own, and one file of open-clip-torch is read.
@@ -106,24 +99,29 @@ demo/served/emoji.db: demo/emoji.db demo/model/manifest.json
 	touch $@
 
 # The peers of bench/peers.py: those that agree on what they need, open_clip, which needs torchvision, and infinity-emb,
-# which needs an old transformers.
+# which needs an old transformers. One that pip cannot install is said to be missing in the table; the first two lines
+# are what the others are compared with.
 .venv-peers/ready:
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/pip install -q $(TORCH)
 	.venv-peers/bin/pip install -q 'sentence-transformers>=6.2' 'transformers>=5.23' 'onnx>=1.23' 'onnxruntime>=1.31' pillow
-	-.venv-peers/bin/pip install -q 'openvino>=2026.4' 'nncf>=3.4'
+	-.venv-peers/bin/pip install -q 'openvino>=2026.4'
+	-.venv-peers/bin/pip install -q 'nncf>=3.4'
 	-.venv-peers/bin/pip install -q 'fastembed>=0.9.1'
-	-.venv-peers/bin/pip install -q 'faster-clip>=0.4' clip-cpp
+	-.venv-peers/bin/pip install -q 'faster-clip>=0.4'
+	-.venv-peers/bin/pip install -q clip-cpp
 	touch $@
 
 .venv-open-clip/ready:
 	$(PYTHON) -m venv .venv-open-clip
-	-.venv-open-clip/bin/pip install -q torchvision 'open-clip-torch>=3.3' $(TORCH)
+	-.venv-open-clip/bin/pip install -q torchvision $(TORCH)
+	-.venv-open-clip/bin/pip install -q 'open-clip-torch>=3.3'
 	touch $@
 
 .venv-infinity/ready:
 	$(PYTHON) -m venv .venv-infinity
-	-.venv-infinity/bin/pip install -q 'infinity-emb[server,torch]==0.0.78' 'transformers<4.48' aiohttp pillow $(TORCH)
+	-.venv-infinity/bin/pip install -q $(TORCH)
+	-.venv-infinity/bin/pip install -q 'infinity-emb[server,torch]==0.0.78' 'transformers<4.48' aiohttp pillow
 	touch $@
 
 .venv-lock/ready:
@@ -131,4 +129,4 @@ demo/served/emoji.db: demo/emoji.db demo/model/manifest.json
 	.venv-lock/bin/pip install -q 'uv>=0.13'
 	touch $@
 
-.PHONY: demo serve test bench peers lock
+.PHONY: demo serve test bench lock

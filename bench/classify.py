@@ -43,6 +43,8 @@ from recipe import (
     put_away_when_told_to_end,
     ratio,
     say,
+    source_line,
+    turns,
     worst_cosine,
 )
 from stacks import Stack, accepts, command, end, make_environment
@@ -178,12 +180,10 @@ def prepare(place: Path) -> dict:
 def run(place: Path, pairs: int) -> dict:
     """Measure in the folder `place` and return all that was found."""
     found = origin() | prepare(place)
-    measured: list[dict] = []
-    for number in range(pairs):
-        measured.append({})
-        for name in list(TIMED)[:: -1 if number % 2 else 1]:
-            say(f"pair {number + 1} of {pairs}: {name}")
-            measured[-1][name] = measure(name, place)
+    measured: list[dict] = [{} for _ in range(pairs)]
+    for number, name in turns(list(TIMED), pairs):
+        say(f"pair {number + 1} of {pairs}: {name}")
+        measured[number][name] = measure(name, place)
     found["medians"] = {name: medians_of([pair[name] for pair in measured]) for name in TIMED}
     found["ratios"] = {
         f"{name} / ours": medians_of([ratio(pair[name], pair["ours"]) for pair in measured])
@@ -200,10 +200,9 @@ def table(found: dict) -> str:
         cells = [f"{column[figure]:.{digits}f}" for column in found["medians"].values()]
         cells += [f"{column[figure]:.1f}" for column in found["ratios"].values()]
         lines.append("".join([f"{title:42}", *(f"{cell:>15}" for cell in cells)]))
-    facts = found["machine"]
     lines += ["", f"{len(found['pairs'])} pairs, {found['labels']} labels, image tower {found['image_precision']}"]
     lines.append(f"lowest cosine of kept and ours, {len(PHOTOS) + len(LARGE)} images: {found['worst_cosine']:.4f}")
-    lines.append(f"{facts['cpu']} ({facts['cpu_flags']}), {facts['cores']} cores, {found['date']}, {found['command']}")
+    lines.append(source_line(found))
     return "\n".join(lines)
 
 

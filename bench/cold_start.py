@@ -1,6 +1,6 @@
 """Says where a cold start goes: what is imported, and the steps that open the text tower, each measured alone.
 
-    python bench/cold_start.py [--model-dir DIR] [--pairs 9] [--to bench/results/cold_start.json]
+    python bench/cold_start.py [--model-dir DIR] [--pairs 9] [--to FILE]
 
     ours     datasette-clip, from exec to the first embedding of a text over HTTP
     bare     Datasette alone, from exec to the first `select 1`
@@ -18,20 +18,29 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shlex
 import subprocess
 import sys
 import tempfile
 from collections import Counter
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
 from llm_clip_onnx.bake import bake
 from random_checkpoint import VIT_B_32, write_checkpoint
-from recipe import BARE, OURS, TEXTS, keep, machine, medians_of, say
+from recipe import (
+    BARE,
+    OURS,
+    TEXTS,
+    keep,
+    medians_of,
+    origin,
+    put_away_when_told_to_end,
+    say,
+    source_line,
+    turns,
+)
 from stacks import Stack, command, make_environment, served
 
 LEAST_MS = 4.0  # a package with less is among the others
@@ -96,17 +105,16 @@ def measure(place: Path, model: Path, pairs: int) -> dict:
         make_environment(stack, place)
         start(stack, place)  # writes the bytecode, and reads the files once
         imports_ms(stack, place)
-    found: dict = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "command": shlex.join(["python", *sys.argv])}
-    found["machine"] = machine()
+    found = origin()
     starts: dict[str, list] = {stack.name: [] for stack in stacks}
     imports: dict[str, list] = {stack.name: [] for stack in stacks}
     steps = []
-    for number in range(pairs):
-        say(f"pair {number + 1} of {pairs}")
-        for stack in reversed(stacks) if number % 2 else stacks:
-            starts[stack.name].append(start(stack, place))
-            imports[stack.name].append(imports_ms(stack, place))
-        steps.append(steps_ms(ours, place))
+    for number, stack in turns(stacks, pairs):
+        say(f"pair {number + 1} of {pairs}: {stack.name}")
+        starts[stack.name].append(start(stack, place))
+        imports[stack.name].append(imports_ms(stack, place))
+        if stack is ours:
+            steps.append(steps_ms(ours, place))
     found["starts"] = starts
     found["medians"] = {name: medians_of(runs) for name, runs in starts.items()}
     found["imports_ms"] = {name: median_of(runs) for name, runs in imports.items()}
@@ -129,10 +137,9 @@ def table(found: dict) -> str:
         lines.append(line(f"  {name}", f"{ms:.0f}", f"{bare_ms:.0f}"))
     lines.append(line("opening of the text tower alone, ms of CPU", f"{sum(found['steps_ms'].values()):.0f}", ""))
     lines += [line(f"  {name}", f"{ms:.0f}", "") for name, ms in found["steps_ms"].items()]
-    facts = found["machine"]
-    load = facts["load_average_at_start"]
-    lines += ["", f"{len(found['starts']['ours'])} pairs, load average {load:.1f} before the first"]
-    lines.append(f"{facts['cpu']} ({facts['cpu_flags']}), {facts['cores']} cores, {found['date']}, {found['command']}")
+    load = found["machine"]["load_average_at_start"]
+    lines += ["", f"{len(found['starts']['ours'])} pairs, load {load:.1f} at the start"]
+    lines.append(source_line(found))
     return "\n".join(text.rstrip() for text in lines)
 
 
@@ -140,8 +147,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model-dir", type=Path)
     parser.add_argument("--pairs", type=int, default=9)
-    parser.add_argument("--to", type=Path, default=Path("bench/results/cold_start.json"))
+    parser.add_argument("--to", type=Path)
     options = parser.parse_args()
+    put_away_when_told_to_end()
     with tempfile.TemporaryDirectory(prefix="clip-bench-") as folder:
         place, model = Path(folder), options.model_dir
         if model is None:

@@ -32,7 +32,7 @@ import numpy as np
 
 from building import build, copy_context, run, size_bytes, stand_in, why_not
 from random_checkpoint import VIT_B_32, write_checkpoint
-from recipe import TEXTS, keep, make_images, origin, put_away_when_told_to_end, say
+from recipe import TEXTS, keep, make_images, origin, put_away_when_told_to_end, say, source_line
 from running import Container, started
 
 PYTHON = "3.13"
@@ -183,12 +183,11 @@ def table(found: dict) -> str:
                 value = value[key]
             cells.append(f"{value:>18.{places}f}" if isinstance(value, float) else f"{value!s:>18}")
         lines.append("".join([f"{title:52}", *cells]))
-    facts = found["machine"]
     lines += [
         "",
         f"base image: {found['base']}, {found['base_mb']:.0f} MB; median of {found['starts']} starts (3 slowed ones)",
     ]
-    lines.append(f"{facts['cpu']} ({facts['cpu_flags']}), {facts['cores']} cores, {found['date']}, {found['command']}")
+    lines.append(source_line(found))
     return "\n".join(lines)
 
 

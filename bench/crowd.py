@@ -28,6 +28,8 @@ from recipe import (
     put_away_when_told_to_end,
     ratio,
     say,
+    source_line,
+    turns,
     versions,
 )
 from stacks import Server, Stack, served
@@ -79,12 +81,10 @@ def compared(figures: dict[str, float]) -> dict[str, float]:
 def run(place: Path, pairs: int, clients: int, seconds: float) -> dict:
     """Measure in the folder `place` and return all that was found."""
     found = origin() | {"versions": versions(), "clients": clients, "seconds": seconds} | prepare(place, None)
-    each: list[dict] = []
-    for number in range(pairs):
-        each.append({})
-        for stack in reversed(STACKS) if number % 2 else STACKS:
-            say(f"pair {number + 1} of {pairs}: {stack.name}")
-            each[-1][stack.name] = measure(stack, place, clients, seconds)
+    each: list[dict] = [{} for _ in range(pairs)]
+    for number, stack in turns(STACKS, pairs):
+        say(f"pair {number + 1} of {pairs}: {stack.name}")
+        each[number][stack.name] = measure(stack, place, clients, seconds)
     found["medians"] = {stack.name: medians_of([pair[stack.name] for pair in each]) for stack in STACKS}
     found["errors"] = {stack.name: sum(pair[stack.name]["errors"] for pair in each) for stack in STACKS}
     found["ratios"] = {
@@ -102,10 +102,9 @@ def table(found: dict) -> str:
         cells += [f"{column[figure]:.2f}" for column in found["ratios"].values()]
         lines.append("".join([f"{title:46}", *(f"{cell:>15}" for cell in cells)]))
     lines.append("".join([f"{'errors, of all pairs':46}", *(f"{count:>15}" for count in found["errors"].values())]))
-    facts = found["machine"]
     lines += ["", f"{len(found['pairs'])} pairs, {found['clients']} clients for {found['seconds']:g} s each"]
-    lines[-1] += f", {found['checkpoint']}, load {facts['load_average_at_start']:.1f} at the start"
-    lines.append(f"{facts['cpu']} ({facts['cpu_flags']}), {facts['cores']} cores, {found['date']}, {found['command']}")
+    lines[-1] += f", {found['checkpoint']}, load {found['machine']['load_average_at_start']:.1f} at the start"
+    lines.append(source_line(found))
     return "\n".join(lines)
 
 

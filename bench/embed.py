@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from recipe import keep, medians_of, origin, put_away_when_told_to_end, ratio
+from recipe import keep, medians_of, origin, put_away_when_told_to_end, ratio, source_line
 
 BENCH = Path(__file__).parent
 LLM = Path(sys.executable).parent / "llm"
@@ -116,9 +116,7 @@ def table(found: dict) -> str:
     ratios = found["ratios"]["embed-multi / clip embed"]
     lines = [f"{'':<24}{'clip embed':>14}{'embed-multi':>14}{'ratio':>8}"]
     lines += [f"{told:<24}{ours[key]:>14.1f}{theirs[key]:>14.1f}{ratios[key]:>8.2f}" for key, told in FIGURES.items()]
-    on = found["machine"]
-    lines += ["", f"{on['cpu']} ({on['cpu_flags']}), {on['cores']} cores, {found['date']}, {found['command']}"]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", source_line(found)])
 
 
 def main() -> None:

@@ -68,9 +68,9 @@ def ours(folder: str) -> Callable[[Path], tuple[Embed, Embed]]:
 
 def baked(folder: str, precision: str) -> Callable[[Path], None]:
     def build(place: Path) -> None:
-        to = ["--to", str(place / folder), "--precision", precision]
-        bake = [sys.executable, "-m", "llm", "clip", "bake", str(place / "checkpoint"), *to]
-        os.execv(sys.executable, bake)  # in this process, so that it ends where this one is ended
+        from llm_clip_onnx.bake import bake
+
+        bake(str(place / "checkpoint"), place / folder, precision)
 
     return build
 
@@ -495,6 +495,7 @@ def serve(peer: Peer, place: Path) -> None:
 def main() -> None:
     act, name, folder = sys.argv[1:]
     os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
+    os.environ["TMPDIR"] = folder  # torch leaves a folder there
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if act == "build":
         PEERS[name].build(Path(folder))

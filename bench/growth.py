@@ -49,6 +49,7 @@ from recipe import (
     origin,
     put_away_when_told_to_end,
     say,
+    source_line,
     versions,
     worst_cosine,
 )
@@ -247,10 +248,11 @@ def table(found: dict) -> str:
         for name, at in points.items():
             cells = (point[SHOWN[what]] for point in at.values())
             lines.append(f"  {name:36}" + "".join(f"{cell:>8.1f}" for cell in cells))
-    facts, errors = found["machine"], [p["errors"] for at in found["medians"]["clients"].values() for p in at.values()]
-    lines += ["", f"{len(found['rounds'])} rounds, load {facts['load_average_at_start']:.1f} at the start"]
+    errors = [point["errors"] for at in found["medians"]["clients"].values() for point in at.values()]
+    load = found["machine"]["load_average_at_start"]
+    lines += ["", f"{len(found['rounds'])} rounds, load {load:.1f} at the start"]
     lines[-1] += f"; lowest cosine to ours {found['worst_cosine']:.4f}; {sum(errors):g} errors"
-    lines.append(f"{facts['cpu']} ({facts['cpu_flags']}), {facts['cores']} cores, {found['date']}, {found['command']}")
+    lines.append(source_line(found))
     return "\n".join(lines)
 
 

@@ -34,7 +34,7 @@ from playwright.sync_api import Page, sync_playwright
 import clip_vectors
 from llm_clip_onnx.bake import bake
 from llm_clip_onnx.engine import Engine
-from recipe import ROOT, keep, origin, put_away_when_told_to_end, say
+from recipe import ROOT, keep, origin, put_away_when_told_to_end, say, source_line
 
 PHRASES = ("purple heart", "red fruit", "sad face", "a blue car", "cat - smiling", "flag with a cross")
 WARM = "warm"  # typed first, and not counted
@@ -131,10 +131,7 @@ def figures(keys: list[dict[str, float]]) -> dict[str, float]:
 
 
 def run(model: Path, place: Path, phrases: tuple[str, ...]) -> dict:
-    found: dict = {
-        **origin(),
-        "phrases": phrases,
-    }
+    found: dict = origin() | {"phrases": phrases}
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     engine = Engine(model)
     with sync_playwright() as playwright:
@@ -160,9 +157,8 @@ def table(found: dict) -> str:
     for figure, title in titles.items():
         cells = [found[name][f"{figure}_{share}_ms"] for name in ("demo", "made") for share in ("p50", "p95")]
         lines.append(f"{title:26}" + "".join(f"{cell:>12.1f}" for cell in cells))
-    facts = found["machine"]
-    load = f"load average {facts['load_average_at_start']:.1f} at the start"
-    lines += ["", f"{facts['cpu']} ({facts['cpu_flags']}), {facts['cores']} cores, {load}, {found['date']}"]
+    load = found["machine"]["load_average_at_start"]
+    lines += ["", f"{len(found['phrases'])} phrases, load {load:.1f} at the start", source_line(found)]
     return "\n".join(lines)
 
 

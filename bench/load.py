@@ -34,7 +34,7 @@ from building import build, copy_context, run
 from clients import Answers, ask, free_address
 from llm_clip_onnx.bake import bake
 from random_checkpoint import VIT_B_32, write_checkpoint
-from recipe import keep, origin, put_away_when_told_to_end, say
+from recipe import keep, origin, put_away_when_told_to_end, say, source_line
 from running import Container, inside_network_of, started
 
 BIN = Path(sys.executable).parent
@@ -227,8 +227,7 @@ def table(found: dict) -> str:
     if "soak" in found:
         [load] = found["soak"].values()
         lines += ["", f"memory in the first and last minute: {load['first_mb']} and {load['last_mb']} MB"]
-    facts = found["machine"]
-    lines.append(f"{facts['cpu']} ({facts['cpu_flags']}), {facts['cores']} cores, {found['date']}, {found['command']}")
+    lines.append(source_line(found))
     return "\n".join(lines)
 
 

@@ -20,8 +20,6 @@ import itertools
 import json
 import platform
 import select
-import shlex
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -31,7 +29,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +41,20 @@ from embedders import OURS, PEERS, Peer
 from llm_clip_onnx import model_dir
 from llm_clip_onnx.tokenizer import ids_of, open_tokenizer
 from random_checkpoint import VIT_B_32, write_checkpoint
-from recipe import COLOURS, ROOT, THINGS, keep, lay_out, machine, make_images, say, worst_cosine
+from recipe import (
+    COLOURS,
+    ROOT,
+    THINGS,
+    keep,
+    lay_out,
+    make_images,
+    origin,
+    put_away_when_told_to_end,
+    say,
+    source_line,
+    turns,
+    worst_cosine,
+)
 from stacks import end
 
 PLACES = "today|outside|at home|at work|at night|in spring|in summer|in winter|on grass|on sand|on a wall|by the sea"
@@ -163,12 +173,6 @@ def embeddings(running: Running, items: list[dict[str, str]]) -> NDArray[np.floa
     return np.array([running.ask(**item)["embedding"] for item in items], np.float32)
 
 
-def turns(running: list[Running], rounds: int) -> Iterator[tuple[int, Running]]:
-    for number in range(rounds):
-        for one in running[:: -1 if number % 2 else 1]:
-            yield number, one
-
-
 class Measuring:
     """What was found of each peer so far: its figures, each a list of what was measured, or why there are none."""
 
@@ -182,7 +186,8 @@ class Measuring:
         try:
             return act()
         except Exception as error:  # whatever one peer does, the others are measured
-            self.why[peer.name] = " ".join(str(error).split())[:300] or type(error).__name__
+            words = " ".join(str(error).split()).replace(f"{self.place}/", "").replace(f"{ROOT}/", "")
+            self.why[peer.name] = words[:300] or type(error).__name__
             say(f"{peer.name}: {self.why[peer.name]}")
             return None
 
@@ -348,18 +353,17 @@ def versions() -> dict[str, dict[str, str]]:
     """Environment -> version of what is compared, and of Python."""
     show = "import importlib.metadata as m, json; print(json.dumps({d.name: d.version for d in m.distributions()}))"
     found = {}
-    for peer in PEERS.values():
+    for environment, peer in {peer.environment: peer for peer in PEERS.values()}.items():
         printed = subprocess.run([python_of(peer), "-c", show], capture_output=True, text=True, check=True).stdout
         there = json.loads(printed)
-        found[peer.environment or "ours"] = {name: there[name] for name in SEEN.split() if name in there}
+        found[environment or "ours"] = {name: there[name] for name in SEEN.split() if name in there}
     return {"python": {"python": platform.python_version()}} | found
 
 
 def run(place: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Measure in the folder `place` and return all that was found."""
     peers = [peer for name, peer in PEERS.items() if any(only in name for only in options.only)]
-    found = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "command": shlex.join(["python", *sys.argv])}
-    found |= {"machine": machine(), "versions": versions(), "rounds": options.rounds, "starts": options.starts}
+    found = origin() | {"versions": versions(), "rounds": options.rounds, "starts": options.starts}
     found["checkpoint"] = options.checkpoint.name if options.checkpoint else "random weights of ViT-B/32's shape"
     images = prepare(place, options.checkpoint)
     measuring = Measuring(place, images)
@@ -385,11 +389,10 @@ def table(found: dict[str, Any]) -> str:
         lines.append("".join([f"{name:28}", *(f"{cell:>11}" for cell in cells)]).rstrip())
         lines += [f"    {figures['why']}"] if "why" in figures else []
     lines += ["", *bound_lines(found["bound"])] if "bound" in found else []
-    facts = found["machine"]
     lines += ["", f"{found['rounds']} rounds, {found['starts']} starts of each, {found['checkpoint']}"]
     if "precision" in found:
         lines[-1] += ", ours " + ", ".join(f"{name} {kind}" for name, kind in found["precision"].items())
-    lines.append(f"{facts['cpu']} ({facts['cpu_flags']}), {facts['cores']} cores, {found['date']}, {found['command']}")
+    lines.append(source_line(found))
     return "\n".join(lines)
 
 
@@ -419,11 +422,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10, help="63 at most, for no text is asked twice")
     parser.add_argument("--starts", type=int, default=3)
     parser.add_argument("--array-mb", type=int, default=2048, help="the array that is read, larger than all caches")
-    parser.add_argument("--to", type=Path, default=Path("bench/results/peers.json"))
+    parser.add_argument("--to", type=Path)
     options = parser.parse_args()
     if options.rounds * (WARM + TEXTS_A_TURN) > len(TEXTS) - 1 - len(CHECKED):
         parser.error(f"--rounds {options.rounds}: there are texts for 63")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that peers are ended then too
+    put_away_when_told_to_end()
     with tempfile.TemporaryDirectory(prefix="clip-bench-") as place:
         found = run(Path(place), options)
     keep(found, options.to, table)

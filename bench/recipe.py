@@ -33,9 +33,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import psutil
@@ -47,6 +48,7 @@ from llm_clip_onnx.tokenizer import open_tokenizer
 from random_checkpoint import VIT_B_32, write_checkpoint
 from stacks import Query, Server, Stack, closure, command, make_environment, served
 
+T = TypeVar("T")
 BEGAN = time.perf_counter()
 ROOT = Path(__file__).parent.parent
 COLOURS = ("red", "green", "blue", "purple", "golden", "black", "white", "silver")
@@ -250,6 +252,19 @@ def origin() -> dict:
     return {"date": date, "command": shlex.join(["python", *words]), "machine": machine()}
 
 
+def source_line(found: dict) -> str:
+    """The last line of a table: the machine, the date and the command."""
+    facts = found["machine"]
+    return f"{facts['cpu']} ({facts['cpu_flags']}), {facts['cores']} cores, {found['date']}, {found['command']}"
+
+
+def turns(compared: Sequence[T], rounds: int) -> Iterator[tuple[int, T]]:
+    """The number of a round, from 0, and what has its turn: in every other round they come backwards."""
+    for number in range(rounds):
+        for one in compared[:: -1 if number % 2 else 1]:
+            yield number, one
+
+
 def versions() -> dict[str, str]:
     """Version of Python, of SQLite and of every distribution that a stack had."""
     found = closure(tuple(name for stack in STACKS for name in stack.distributions))
@@ -292,12 +307,10 @@ def prepare(place: Path, checkpoint: Path | None) -> dict:
 def run(place: Path, checkpoint: Path | None, pairs: int) -> dict:
     """Measure in the folder `place` and return all that was found."""
     found = origin() | {"versions": versions()} | prepare(place, checkpoint)
-    measured = []
-    for number in range(pairs):
-        measured.append({})
-        for stack in reversed(STACKS) if number % 2 else STACKS:
-            say(f"pair {number + 1} of {pairs}: {stack.name}")
-            measured[-1][stack.name] = measure(stack, place)
+    measured: list[dict] = [{} for _ in range(pairs)]
+    for number, stack in turns(STACKS, pairs):
+        say(f"pair {number + 1} of {pairs}: {stack.name}")
+        measured[number][stack.name] = measure(stack, place)
     found["medians"] = {stack.name: medians_of([pair[stack.name] for pair in measured]) for stack in STACKS}
     found["ratios"] = {
         f"{a} / {b}": medians_of([ratio(pair[a], pair[b]) for pair in measured])
@@ -313,13 +326,13 @@ def table(found: dict) -> str:
         cells = [f"{column[figure]:.{digits}f}" if figure in column else "" for column in found["medians"].values()]
         cells += [f"{column[figure]:.1f}" if figure in column else "" for column in found["ratios"].values()]
         lines.append("".join([f"{title:46}", *(f"{cell:>15}" for cell in cells)]).rstrip())
-    facts, towers = found["machine"], ", ".join(f"{name} {kind}" for name, kind in found["precision"].items())
+    towers = ", ".join(f"{name} {kind}" for name, kind in found["precision"].items())
     lines += ["", f"{len(found['pairs'])} pairs, {found['checkpoint']}, {towers}"]
     lines.append(f"baked in {found['bake_wall_s']:.0f} s and {found['bake_peak_mb'] / 1000:.1f} GB")
     lines.append(
         f"lowest cosine of recipe and ours, {len(MORE)} texts and {len(IMAGES)} images: {found['worst_cosine']:.4f}"
     )
-    lines.append(f"{facts['cpu']} ({facts['cpu_flags']}), {facts['cores']} cores, {found['date']}, {found['command']}")
+    lines.append(source_line(found))
     return "\n".join(lines)
 
 
