@@ -42,7 +42,8 @@ def matches(user_agent: str, tags: tuple[str, ...]) -> bool:
 def patterns_of(tags: tuple[str, ...]) -> tuple[list[str], list[re.Pattern[str]]]:
     """What is looked for: texts, and regular expressions for the patterns that are no plain text.
 
-    Those are 19 of 1071. To compile all of them took each start 16 ms of CPU, at its first request; this takes 4.
+    By REFUSED those are 19 of 1071, by TAGS 36 of 1504. To compile all 1071 took each start 16 ms of CPU, at its first
+    request; this takes 4.
     """
     if not tags:
         return [], []
