@@ -57,10 +57,12 @@ import onnxruntime; done("import onnxruntime")
 import tokenizers; done("import tokenizers")
 from llm_clip_onnx import engine, model_dir, towers
 opened = engine.default_engine(); done("import the engine, read the manifest")
-model_dir.check_sha256(opened.path, opened.manifest, model_dir.TEXT_FILES); done("sha256 of the text tower's files")
+graph, *weights = opened._tower_files("text"); done("multiply the probe")
+files = (graph, *weights, model_dir.VOCAB, model_dir.MERGES)
+model_dir.check_sha256(opened.path, opened.manifest, files); done("sha256 of the text tower's files")
 vocab, merges = opened.path / model_dir.VOCAB, opened.path / model_dir.MERGES
 bpe = engine.open_tokenizer(vocab, merges, 77); done("open the tokenizer")
-tower = towers.open_tower(opened.path / model_dir.TEXT_TOWER, threads=1); done("open the text tower")
+tower = towers.open_tower(opened.path / graph, threads=1); done("open the text tower")
 towers.run_text(tower, engine.ids_of(bpe, "red car in the snow")[None]); done("embed the first text")
 print(json.dumps(steps))
 """

@@ -433,23 +433,28 @@ def tower_times(place: Path, ids: list[int], times: int, threads: int) -> dict[s
     return {"times_ms": [timed(lambda _: tower.run(["embedding"], given)[0][0], None)[0] for _ in range(times)]}
 
 
+def text_graph(model: Path) -> Path:
+    """The graph of the text tower that a server of the model directory opens on this processor."""
+    from llm_clip_onnx.engine import Engine
+
+    return model / Engine(model)._tower_files("text")[0]
+
+
 @functools.cache
 def text_tower(place: Path, threads: int) -> Any:
-    from llm_clip_onnx import model_dir, towers
+    from llm_clip_onnx import towers
 
-    return towers.open_tower(place / OURS / model_dir.TEXT_TOWER, threads=threads)
+    return towers.open_tower(text_graph(place / OURS), threads=threads)
 
 
 def tower_profile(place: Path, ids: list[int], times: int) -> dict[str, float]:
     """Milliseconds that the operators of each kind take in one run of our text tower, by onnxruntime's profiler."""
     import onnxruntime as ort
 
-    from llm_clip_onnx import model_dir
-
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.enable_cpu_mem_arena = 1, False
     options.enable_profiling, options.profile_file_prefix = True, str(place / "profile")
-    tower = ort.InferenceSession(str(place / OURS / model_dir.TEXT_TOWER), options, ["CPUExecutionProvider"])
+    tower = ort.InferenceSession(str(text_graph(place / OURS)), options, ["CPUExecutionProvider"])
     for _ in range(times):
         tower.run(["embedding"], {"ids": np.array([ids], np.int64)})
     events = json.loads(Path(tower.end_profiling()).read_text())

@@ -37,7 +37,7 @@ import onnx
 import psutil
 from numpy.typing import NDArray
 
-from embedders import OURS, PEERS, Peer
+from embedders import OURS, PEERS, Peer, text_graph
 from llm_clip_onnx import model_dir
 from llm_clip_onnx.tokenizer import ids_of, open_tokenizer
 from random_checkpoint import VIT_B_32, write_checkpoint
@@ -302,7 +302,7 @@ def gb_per_s(size_bytes: int, threads: int, passes: int = 6) -> float:
 
 def bound(running: Running, place: Path, rounds: int, array_bytes: int) -> dict[str, Any]:
     """The text tower's times by number of ids, and the least that reading its weights once takes."""
-    weights, a_row = weights_bytes(place / OURS / model_dir.TEXT_TOWER)
+    weights, a_row = weights_bytes(text_graph(place / OURS))
     rows = {length: ids_row(place, length) for length in LENGTHS}
     times: dict[tuple[int, int], list[float]] = {}
     for _ in range(rounds):

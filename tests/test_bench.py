@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 import clients
+import cold_start
 import growth
 import run
 from conftest import ROOT
@@ -164,6 +165,15 @@ def test_a_stack_in_its_process_says_what_each_call_took(tiny_dir, tmp_path):
             assert all(figure > 0 for figure in ask(what, size).values())
         with pytest.raises(RuntimeError, match="No such file"):
             ask("pixels", 128)
+
+
+def test_the_steps_of_a_cold_start_are_those_of_a_model_directory(demo_dir):
+    environment = os.environ | {"CLIP_MODEL_DIR": str(demo_dir)}
+    done = subprocess.run([sys.executable, "-c", cold_start.STEPS], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    steps = json.loads(done.stdout)
+    assert {"multiply the probe", "sha256 of the text tower's files", "open the text tower"} < steps.keys()
+    assert all(ms > 0 for ms in steps.values())
 
 
 def test_every_bench_has_its_script_and_every_result_its_bench():

@@ -59,15 +59,28 @@ def test_the_weights_a_text_must_touch_are_those_of_its_layers(demo_dir):
     from onnx.external_data_helper import load_external_data_for_model
 
     import peers
-    from llm_clip_onnx import model_dir
+    from embedders import text_graph
 
-    weights, a_row = peers.weights_bytes(demo_dir / model_dir.TEXT_TOWER)
-    model = onnx.load(demo_dir / model_dir.TEXT_TOWER, load_external_data=False)
+    graph = text_graph(demo_dir)
+    weights, a_row = peers.weights_bytes(graph)
+    model = onnx.load(graph, load_external_data=False)
     load_external_data_for_model(model, str(demo_dir))
     tensors = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
     tables = [name for name in tensors if name.startswith(("token_table", "positions"))]
     assert weights == sum(tensor.nbytes for name, tensor in tensors.items() if name not in tables)
     assert a_row == sum(tensors[name][0].nbytes for name in tables)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_the_text_tower_that_is_timed_is_the_one_a_server_opens(signed, demo_dir, monkeypatch):
+    from embedders import text_graph
+    from llm_clip_onnx import engine
+
+    opened = []
+    monkeypatch.setattr(engine.towers, "multiplies_signed", lambda probe: signed)
+    monkeypatch.setattr(engine.towers, "open_tower", lambda graph, threads: opened.append(graph))
+    engine.Engine(demo_dir).open_text()
+    assert opened == [text_graph(demo_dir)]
 
 
 def test_nothing_is_left_running_when_it_is_ended(checkpoint, tmp_path):
