@@ -53,6 +53,7 @@ class Bench(NamedTuple):
 
 
 BENCHES = {
+    "fidelity": Bench("fidelity.py", "how close 8-bit towers stay to float32 ones", quick="--quick"),
     "scan": Bench("scan.py", "ordering a whole table by cosine in SQL", quick="--rows 1000 --pairs 1"),
     "recipe": Bench("recipe.py", "the recipe's stack beside ours: start, queries, memory", quick="--pairs 1"),
     "recipe-tokenizer-json": Bench(

@@ -17,9 +17,11 @@ import pytest
 
 import clients
 import cold_start
+import fidelity
 import growth
 import run
 from conftest import ROOT
+from llm_clip_onnx.model_dir import read_manifest
 from llm_clip_onnx.tokenizer import ids_of, open_tokenizer
 from nasty import photo, saved
 
@@ -174,6 +176,22 @@ def test_the_steps_of_a_cold_start_are_those_of_a_model_directory(demo_dir):
     steps = json.loads(done.stdout)
     assert {"multiply the probe", "sha256 of the text tower's files", "open the text tower"} < steps.keys()
     assert all(ms > 0 for ms in steps.values())
+
+
+def test_fidelity_as_baked_is_what_the_manifest_of_a_bake_says(demo_dir, tmp_path):
+    figures = fidelity.measure(ROOT / "demo/checkpoint", tmp_path)
+    for name, tower in read_manifest(demo_dir).towers.items():
+        baked, result = figures[name]["int8"]["baked"], tower.fidelity["int8 with fp32"]
+        assert (baked["plain"], baked["centred"]) == (result.worst, result.worst_centred)
+        assert figures[name]["int8"]["matrix"]["centred"] < baked["centred"]
+        assert 0 < figures[name]["rewritten"] <= figures[name]["linears"]
+    assert sum(tower["linears"] for tower in figures.values()) == 36
+
+
+def test_fidelity_is_not_measured_of_a_tower_that_is_not_baked_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(fidelity.fidelity, "INT8_MINIMUM", {"text": 0.9999, "image": 0.9999})
+    with pytest.raises(RuntimeError, match=r"^text tower: a bake would keep linear layers float32"):
+        fidelity.measure(ROOT / "demo/checkpoint", tmp_path)
 
 
 def test_every_bench_has_its_script_and_every_result_its_bench():

@@ -15,7 +15,7 @@ from conftest import ROOT, shipped_metadata
 README = (ROOT / "README.md").read_text()
 KEPT = json.loads((ROOT / "bench/results.json").read_text())["benches"]
 # Those that README shows, in its order.
-TABLES = ["container", "load", "recipe", "crowd", "growth", "cold_start", "peers", "classify"]
+TABLES = ["container", "load", "fidelity", "recipe", "crowd", "growth", "cold_start", "peers", "classify"]
 EXAMPLES = re.findall(r"```sql\n(.*?)```\n```json\n(.*?)```", README, re.DOTALL)
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"

@@ -9,13 +9,12 @@ import pytest
 from onnx import TensorProto, helper
 
 from conftest import quiet
+from fidelity import TOWERS, mean_cosine, per_tensor
 from llm_clip_onnx.bake import (
     bake,
     calibration_inputs,
     fidelity,
     forward,
-    plan_image,
-    plan_text,
     smooth,
     write_and_embed,
     write_tokenizer,
@@ -28,11 +27,8 @@ from llm_clip_onnx.engine import Engine
 from llm_clip_onnx.model_dir import read_manifest
 from llm_clip_onnx.preprocess import pixels_of
 from llm_clip_onnx.towers import open_tower
-from llm_clip_onnx.vectors import unit
 from planted import plant_outliers
 from random_checkpoint import TINY, VIT_B_32, write_checkpoint
-
-TOWERS = {"text": plan_text, "image": plan_image}
 
 
 def plans(folder: Path, work: Path):
@@ -137,17 +133,6 @@ def test_the_measured_product_is_onnxruntimes(tmp_path):
     found = open_tower(tmp_path / "g.onnx", 1).run(None, {"x": x})[0]
     np.testing.assert_allclose(product_in_8_bits([x], weight), found, atol=1e-4)
     assert np.abs(x @ weight - found).max() > 1e-3  # else 8 bits were not used at all
-
-
-def mean_cosine(embeddings: np.ndarray) -> float:
-    cosines = unit(embeddings) @ unit(embeddings).T
-    return float((cosines.sum() - len(cosines)) / (cosines.size - len(cosines)))
-
-
-def per_tensor(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What plain dynamic quantisation does: one scale and zero point for a whole matrix."""
-    levels, scale, zero_point = quantize_columns(weight.reshape(-1, 1))
-    return levels.reshape(weight.shape), scale.repeat(weight.shape[1]), zero_point.repeat(weight.shape[1])
 
 
 @pytest.fixture(scope="module")
