@@ -57,7 +57,7 @@ import onnxruntime; done("import onnxruntime")
 import tokenizers; done("import tokenizers")
 from llm_clip_onnx import engine, model_dir, towers
 opened = engine.default_engine(); done("import the engine, read the manifest")
-graph, *weights = opened._tower_files("text"); done("multiply the probe")
+graph, *weights = opened.tower_files("text"); done("multiply the probe")
 files = (graph, *weights, model_dir.VOCAB, model_dir.MERGES)
 model_dir.check_sha256(opened.path, opened.manifest, files); done("sha256 of the text tower's files")
 vocab, merges = opened.path / model_dir.VOCAB, opened.path / model_dir.MERGES

@@ -437,7 +437,7 @@ def text_graph(model: Path) -> Path:
     """The graph of the text tower that a server of the model directory opens on this processor."""
     from llm_clip_onnx.engine import Engine
 
-    return model / Engine(model)._tower_files("text")[0]
+    return model / Engine(model).tower_files("text")[0]
 
 
 @functools.cache

@@ -70,7 +70,7 @@ def worst(found: NDArray[np.float32], expected: NDArray[np.float32], plan: Tower
 
 
 def measure_tower(plan: TowerPlan, place: Path) -> dict[str, Any]:
-    """The figures of one tower. Raises RuntimeError where a bake would keep some of its linear layers float32."""
+    """The figures of one tower. Raises RuntimeError where a bake would keep some of its matrices float32."""
     everything = {graphs.TOKEN_TABLE, *smooth.linears(plan.prefix, plan.config)}
 
     def embedded(name: str, tensors: Mapping[str, NDArray], eight_bit: Collection[str]) -> NDArray[np.float32]:
@@ -80,7 +80,7 @@ def measure_tower(plan: TowerPlan, place: Path) -> dict[str, Any]:
     fitted, choices = smooth.smoothed(plan.tensors, plan.prefix, plan.config, calibration_inputs(plan))
     baked = embedded("baked", fitted, everything)
     if not fidelity.int8_agrees(plan.name, fidelity.agreement(baked, float32, plan.inputs)):
-        raise RuntimeError(f"{plan.name} tower: a bake would keep linear layers float32, which is not measured here")
+        raise RuntimeError(f"{plan.name} tower: a bake would keep matrices float32, which is not measured here")
     column = embedded("column", plan.tensors, everything)
     with patch.object(graphs, "quantize_columns", per_tensor):
         matrix = embedded("matrix", plan.tensors, everything)

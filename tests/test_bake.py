@@ -26,7 +26,7 @@ from llm_clip_onnx.errors import CheckpointError, FidelityError, ModelDirError
 from llm_clip_onnx.preprocess import pixels_of
 from llm_clip_onnx.tokenizer import ids_of, open_tokenizer
 from llm_clip_onnx.vectors import cosine
-from random_checkpoint import TINY, write_checkpoint
+from random_checkpoint import write_checkpoint
 
 WORDS = [TEXTS[k] for k in (0, 4, 26, 28, -1)]
 PICTURES = ["rings", "fine noise", "house", "tall"]
@@ -112,26 +112,26 @@ def test_a_graph_takes_any_batch_of_texts_of_any_length(tiny_dir):
     np.testing.assert_allclose(found, engine.embed_text(WORDS), atol=1e-5)
 
 
-def plant_outliers(tensors: dict) -> None:
-    """A large constant in two residual channels, as real CLIP has: the scale of 8-bit activations must then span it.
+@pytest.fixture
+def coarse(monkeypatch) -> None:
+    """8-bit matrices of which three levels are left, so that each of them alone is too far off."""
+    from llm_clip_onnx.bake import graph
 
-    The layers' outputs are made large, so that an embedding depends on what the rounded layers say.
-    """
-    for name, tensor in tensors.items():
-        if name.endswith("position_embedding.weight"):
-            tensor[:, [3, 40]] += 30
-        if name.endswith(("out_proj.weight", "fc2.weight")):
-            tensor *= 20
+    def columns(weight, genuine=graph.quantize_columns):
+        levels, scale, zero_point = genuine(weight)
+        return levels // 100 * 100, scale, zero_point
 
-
-@pytest.fixture(scope="module")
-def planted(tmp_path_factory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("planted") / "checkpoint", **TINY, change=plant_outliers)
+    monkeypatch.setattr(graph, "quantize_columns", columns)
+    monkeypatch.setattr(graph, "quantize_rows", lambda table, genuine=graph.quantize_rows: coarser(*genuine(table)))
 
 
-def test_8_bit_towers_that_planted_outliers_break_are_refused_by_name_and_figure(planted, tmp_path):
+def coarser(levels: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return levels // 100 * 100, scale
+
+
+def test_8_bit_towers_that_do_not_agree_are_refused_by_name_and_figure(coarse, tiny_checkpoint, tmp_path):
     with pytest.raises(FidelityError) as raised:
-        bake(str(planted), tmp_path / "model", "int8", say=quiet)
+        bake(str(tiny_checkpoint), tmp_path / "model", "int8", say=quiet)
     sentence = str(raised.value)
     assert sentence.startswith("the int8 text tower does not agree with its reference: worst cosine ")
     assert any(repr(text[:60]) in sentence for text in TEXTS)
@@ -139,13 +139,14 @@ def test_8_bit_towers_that_planted_outliers_break_are_refused_by_name_and_figure
     assert list(tmp_path.iterdir()) == []
 
 
-def test_auto_keeps_float32_where_8_bits_fail_and_says_so(planted, tmp_path):
+def test_auto_keeps_float32_where_8_bits_fail_and_says_so(coarse, tiny_checkpoint, tmp_path):
     lines: list[str] = []
-    manifest = bake(str(planted), tmp_path / "model", "auto", say=lines.append)
-    assert manifest.towers["text"].precision == "fp32"
-    assert manifest.towers["text"].fidelity["int8 with fp32"].worst_centred < 0.995
+    manifest = bake(str(tiny_checkpoint), tmp_path / "model", "auto", say=lines.append)
+    text = manifest.towers["text"]
+    assert (text.precision, text.matrices, text.described) == ("fp32", {}, "fp32")
+    assert text.fidelity["int8 with fp32"].worst_centred < 0.995
     assert "text tower: int8 is not close enough (expected 0.995), so it stays fp32" in lines
-    check_against_oracle(planted, tmp_path / "model", 1 - 1e-5, 0.99)
+    check_against_oracle(tiny_checkpoint, tmp_path / "model", 1 - 1e-5, 0.99)
 
 
 def test_a_float32_tower_that_differs_from_the_reference_is_refused(tiny_checkpoint, tmp_path, monkeypatch):
@@ -266,11 +267,11 @@ def test_what_a_kill_between_the_last_renames_leaves_can_be_baked_again(tiny_che
     Engine(to).embed_text(["a"])
 
 
-def test_a_bake_that_fails_with_force_leaves_what_was_there(tiny_dir, planted, tmp_path):
+def test_a_bake_that_fails_with_force_leaves_what_was_there(coarse, tiny_checkpoint, tiny_dir, tmp_path):
     to = Path(shutil.copytree(tiny_dir, tmp_path / "model"))
     before = digests(to)
     with pytest.raises(FidelityError):
-        bake(str(planted), to, "int8", force=True, say=quiet)
+        bake(str(tiny_checkpoint), to, "int8", force=True, say=quiet)
     assert digests(to) == before
     assert os.listdir(tmp_path) == ["model"]
 

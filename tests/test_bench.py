@@ -190,7 +190,7 @@ def test_fidelity_as_baked_is_what_the_manifest_of_a_bake_says(demo_dir, tmp_pat
 
 def test_fidelity_is_not_measured_of_a_tower_that_is_not_baked_so(monkeypatch, tmp_path):
     monkeypatch.setattr(fidelity.fidelity, "INT8_MINIMUM", {"text": 0.9999, "image": 0.9999})
-    with pytest.raises(RuntimeError, match=r"^text tower: a bake would keep linear layers float32"):
+    with pytest.raises(RuntimeError, match=r"^text tower: a bake would keep matrices float32"):
         fidelity.measure(ROOT / "demo/checkpoint", tmp_path)
 
 

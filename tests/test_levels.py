@@ -81,7 +81,16 @@ def test_a_damaged_probe_is_no_answer(demo_dir, tmp_path):
 def test_a_float32_model_has_one_form_and_is_not_probed(demo_float32_dir, monkeypatch):
     monkeypatch.setattr(towers, "multiplies_signed", lambda probe: pytest.fail("it was probed"))
     Engine(demo_float32_dir).open_text()
-    assert not set(model_dir.FILES_OF_8_BITS) & {file.name for file in demo_float32_dir.iterdir()}
+    assert not [file for file in demo_float32_dir.iterdir() if file.name.endswith(model_dir.ENDS_OF_8_BITS)]
+
+
+def test_an_8_bit_tower_lists_all_its_files(demo_dir, tmp_path):
+    path = Path(shutil.copytree(demo_dir, tmp_path / "model"))
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["files"]["text.uint8.bin"]
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ModelDirError, match=r"manifest.json does not list text.uint8.bin: bake again"):
+        Engine(path)
 
 
 def test_verify_compares_the_two_forms(demo_dir, tmp_path):

@@ -130,7 +130,7 @@ def test_bake_info_and_verify_from_the_command_line(env, tmp_path):
     lines = run_llm("clip", "verify", str(to), env=env).stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["ok"] * 7
     for line, (name, tower) in zip(lines[1:5:2], read_manifest(to).towers.items()):
-        assert re.search(rf"{name} tower's linear layers +{len(tower.linears)}, \d+ rewritten; .* float32: none", line)
+        assert re.search(rf"{name} tower's matrices +{len(tower.matrices)}, \d+ rewritten; .* float32: none", line)
     assert all(re.search(r"\d % of nearest inputs the same$", line) for line in lines[5:])
     assert all("signed and unsigned ones agree" in line for line in lines[2:5:2])
 

@@ -15,6 +15,7 @@ from llm_clip_onnx.bake import (
     calibration_inputs,
     fidelity,
     forward,
+    kept_float32,
     smooth,
     write_and_embed,
     write_tokenizer,
@@ -24,7 +25,8 @@ from llm_clip_onnx.bake.checkpoint import open_checkpoint
 from llm_clip_onnx.bake.quantize import product_in_8_bits, quantize_columns
 from llm_clip_onnx.bake.samples import CALIBRATION_TEXTS, TEXTS, calibration_images, made_images
 from llm_clip_onnx.engine import Engine
-from llm_clip_onnx.model_dir import read_manifest
+from llm_clip_onnx.errors import FidelityError
+from llm_clip_onnx.model_dir import Agreement, read_manifest
 from llm_clip_onnx.preprocess import pixels_of
 from llm_clip_onnx.towers import open_tower
 from planted import plant_outliers
@@ -161,9 +163,9 @@ def test_8_bit_towers_survive_planted_outliers(planted, tmp_path):
         tower = manifest.towers[name]
         assert (tower.precision, tower.kept_float32) == ("int8", [])
         assert tower.fidelity["int8 with fp32"].worst_centred >= least
-        assert len(tower.linears) == 48
-        assert all(one.error <= one.error_as_it_was for one in tower.linears.values())
-        assert sum(one.strength is not None for one in tower.linears.values()) > 36
+        assert len(tower.matrices) == (49 if name == "text" else 48)
+        assert all(one.error <= one.error_as_it_was for one in tower.matrices.values())
+        assert sum(one.strength is not None for one in tower.matrices.values()) > 36
     assert read_manifest(tmp_path / "model") == manifest
 
 
@@ -176,18 +178,18 @@ def sharpen(tensors: dict) -> None:
             tensor *= 10
 
 
-def test_linear_layers_that_8_bits_harm_stay_float32_and_their_cost_is_told(tmp_path):
+def test_matrices_that_8_bits_harm_stay_float32_and_their_cost_is_told(tmp_path):
     four = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4}
     folder = write_checkpoint(tmp_path / "checkpoint", text=four, vision=four, change=sharpen)
     lines: list[str] = []
     manifest = bake(str(folder), tmp_path / "model", "int8", say=lines.append)
     image = manifest.towers["image"]
     assert image.kept_float32 == ["vision_model.encoder.layers.1.qkv"]
-    assert image.linears[image.kept_float32[0]].bytes == 4 * 64 * 192
-    assert image.described == "int8, 1 of 16 linear layers float32, 0.0 MB more"
+    assert image.matrices[image.kept_float32[0]].bytes == 4 * 64 * 192
+    assert image.described == "int8, 1 of 16 matrices float32, 0.0 MB more"
     assert any(line.startswith("image tower: int8 but for 1.qkv, worst cosine") for line in lines)
     assert 0 < len(manifest.towers["text"].kept_float32) < 8
-    # What was written is what was measured, with those layers in float32 and in no other precision.
+    # What was written is what was measured, with those matrices in float32 and in no other precision.
     found = Engine(tmp_path / "model").embed_images(list(made_images().values()))
     checkpoint = open_checkpoint(str(folder))
     expected = forward.embed_images(
@@ -197,3 +199,51 @@ def test_linear_layers_that_8_bits_harm_stay_float32_and_their_cost_is_told(tmp_
     )
     result = fidelity.agreement(found, expected, list(made_images()))
     assert result.worst_centred == pytest.approx(image.fidelity["int8 with fp32"].worst_centred, abs=1e-4)
+
+
+def of(worst: float) -> Agreement:
+    return Agreement(1, worst, worst, worst, worst, 1, "")
+
+
+@pytest.mark.parametrize(
+    ("needed", "expected"), [({"b"}, {"b"}), ({"b", "table"}, {"b", "table"}), ({"a", "b", "c", "table"}, set())]
+)
+def test_no_more_is_kept_float32_than_it_takes(needed, expected):
+    """A tower that agrees where `needed` are float32; each alone helps a little, and one that is not needed most."""
+    helps = {"a": 0.3, "b": 0.2, "c": 0.1, "table": 0.2}
+    asked = []
+
+    def write(kept: frozenset[str]) -> Agreement:
+        asked.append(kept)
+        return of(1 if needed <= kept else 0.1 + sum(helps[name] for name in kept) / 2)
+
+    sizes = {"a": 4, "b": 3, "c": 2, "table": 1}
+    assert kept_float32(sizes, write, lambda result: result.worst_centred == 1) == expected
+    assert len(asked) < 20
+
+
+def test_a_token_table_that_8_bits_harm_stays_float32(tmp_path):
+    """Its rows have a constant in a channel, beside which one scale a row leaves little of what tells them apart."""
+
+    def change(tensors: dict) -> None:
+        tensors["text_model.embeddings.token_embedding.weight"][:, 5] += 4
+
+    folder = write_checkpoint(tmp_path / "checkpoint", **TINY, change=change)
+    text = bake(str(folder), tmp_path / "model", "int8", say=quiet).towers["text"]
+    assert "token_table" in text.kept_float32
+    assert text.fidelity["int8 with fp32"].worst_centred >= 0.995
+
+
+def test_towers_whose_signed_levels_differ_are_refused(tiny_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(graphs, "SIGN", 0x81)  # another bit is turned too
+    monkeypatch.setattr("llm_clip_onnx.bake.multiplies_signed", lambda probe: True)
+    with pytest.raises(FidelityError, match="the text towers of signed and of unsigned levels differ"):
+        bake(str(tiny_checkpoint), tmp_path / "model", "int8", say=quiet)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_processor_that_cannot_try_signed_levels_says_so(tiny_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("llm_clip_onnx.bake.multiplies_signed", lambda probe: False)
+    lines: list[str] = []
+    bake(str(tiny_checkpoint), tmp_path / "model", "int8", say=lines.append)
+    assert "text tower: signed levels overflow on this processor, and were not tried" in lines

@@ -41,7 +41,7 @@ async def report(datasette) -> dict:
     except Exception:  # whatever it is, why_not says it
         return facts | {"open_towers": []}
     known = {"open_towers": engine.open_towers, "logit_scale": round(engine.manifest.logit_scale, 4)}
-    known["levels"] = "signed" if engine.signed_levels else "unsigned"
+    known |= {"levels": engine.levels, "described": {name: t.described for name, t in engine.manifest.towers.items()}}
     return facts | known | asdict(engine.manifest)
 
 

@@ -85,7 +85,7 @@ def bake(source: str, to: Path | None, revision: str | None, precision: str, for
 @click.option("--json", "as_json", is_flag=True, help="The manifest as it is")
 def info(directory: Path | None, as_json: bool):
     "Show what is in a model directory"
-    from .model_dir import default_path, read_manifest
+    from .model_dir import default_path, read_manifest, tower_files
 
     directory = directory or default_path()
     manifest = read_manifest(directory)
@@ -104,8 +104,8 @@ def info(directory: Path | None, as_json: bool):
         ("logit_scale", f"{manifest.logit_scale:.2f}"),
     ]
     for name, tower in manifest.towers.items():
-        bytes_ = sum(manifest.files[f"{name}.{end}"].bytes for end in ("onnx", "bin"))
-        rows.append((f"{name} tower", f"{tower.described}, {bytes_ / 1e6:.1f} MB in all"))
+        bytes_ = sum(manifest.files[file].bytes for file in tower_files(manifest, name, signed=False))
+        rows.append((f"{name} tower", f"{tower.described}, {bytes_ / 1e6:.1f} MB when opened"))
         for what, result in tower.fidelity.items():
             figures = f"worst cosine {result.worst:.6f}, centred {result.worst_centred:.6f}, of {result.inputs} inputs"
             rows.append((f"  {what}", f"{figures}, {100 * result.neighbours:.1f} % of nearest ones the same"))

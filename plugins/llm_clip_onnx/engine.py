@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +45,7 @@ class Engine:
             CACHE_BYTES, getsizeof=lambda entry: entry[0]
         )
         self._cache_lock = threading.Lock()
+        self.levels: str | None = None  # "signed" or "unsigned", once an 8-bit tower was opened
         self._label_sets: dict[str, Classifier] = {}
         self._classifiers: LRUCache[tuple, Classifier] = LRUCache(
             CLASSIFIERS_BYTES, getsizeof=lambda classifier: classifier.vectors.nbytes + 200 * len(classifier.labels)
@@ -60,18 +60,20 @@ class Engine:
                 raise ModelDirError(f"{self.path} was baked again since this process began: restart it") from None
             raise
 
-    @cached_property
-    def signed_levels(self) -> bool:
-        """Whether 8-bit towers are those of signed levels, which this processor must multiply exactly."""
-        self._check((model_dir.PROBE,))
-        return towers.multiplies_signed(self.path / model_dir.PROBE)
+    def tower_files(self, tower: str) -> tuple[str, ...]:
+        """The files of a tower as this processor is served it, its graph first. Raises ModelDirError.
 
-    def _tower_files(self, tower: str) -> tuple[str, ...]:
-        signed = self.manifest.towers[tower].precision != "fp32" and self.signed_levels
+        An 8-bit tower is that of signed levels where they are multiplied exactly.
+        """
+        if self.manifest.towers[tower].precision == "fp32":
+            return model_dir.tower_files(self.manifest, tower, signed=False)
+        self._check((model_dir.PROBE,))
+        signed = towers.multiplies_signed(self.path / model_dir.PROBE)
+        self.levels = "signed" if signed else "unsigned"
         return model_dir.tower_files(self.manifest, tower, signed)
 
     def _open_text(self):
-        graph, *weights = self._tower_files("text")
+        graph, *weights = self.tower_files("text")
         self._check((graph, *weights, model_dir.VOCAB, model_dir.MERGES))
         vocab, merges = self.path / model_dir.VOCAB, self.path / model_dir.MERGES
         # The tokenizer holds the GIL all the while it opens. onnxruntime releases it, once it has it: so it goes first.
@@ -81,7 +83,7 @@ class Engine:
             return bpe, tower.result()
 
     def _open_image(self):
-        graph, *weights = self._tower_files("image")
+        graph, *weights = self.tower_files("image")
         self._check((graph, *weights))
         return towers.open_tower(self.path / graph, threads=towers.available_cores())
 

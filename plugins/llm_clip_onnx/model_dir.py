@@ -13,7 +13,7 @@
 An 8-bit tower has its 8-bit matrices twice, and of the two only one is ever opened:
 
     text.uint8.bin  for text.onnx: unsigned levels, exact on every processor
-    text.int8.bin   for text.int8.onnx: signed levels, twice as fast where they are exact too
+    text.int8.bin   for text.int8.onnx: signed levels, faster where they are exact too
 
 Nothing here opens a tower.
 """
@@ -43,8 +43,7 @@ TEXT_REFERENCE, IMAGE_REFERENCE = "text.npy", "image.npy"
 LABELS = "labels"
 PIECE_BYTES = 8_000_000
 FILES = (TEXT_TOWER, TEXT_WEIGHTS, IMAGE_TOWER, IMAGE_WEIGHTS, PROBE, VOCAB, MERGES, TEXT_REFERENCE, IMAGE_REFERENCE)
-# What a model directory may have beside those and the manifest.
-FILES_OF_8_BITS = tuple(f"{tower}{end}" for tower in ("text", "image") for end in (UNSIGNED, SIGNED, SIGNED_TOWER))
+ENDS_OF_8_BITS = (UNSIGNED, SIGNED, SIGNED_TOWER)  # what an 8-bit tower has beside those
 
 
 @dataclass(frozen=True)
@@ -80,16 +79,16 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Linear:
-    """How a linear layer of an 8-bit tower was baked.
+class Matrix:
+    """How a matrix of an 8-bit tower was baked: a linear layer's, or the token table.
 
-    Errors are those of its product in 8 bits on the bake's calibration inputs: root mean square, relative to what
-    varies in it. `strength` says how much of the range of what goes in was moved into its matrix, None that it was left
-    as it was (bake/smooth.py).
+    Errors are those of a layer's product in 8 bits on the bake's calibration inputs, and of the table's rows: root mean
+    square, relative to what varies in it. `strength` says how much of the range of what goes into a layer was moved
+    into its matrix, None that it was left as it was (bake/smooth.py).
     """
 
     precision: str  # "fp32" where 8 bits were too coarse, else "int8"
-    bytes: int  # of its matrix, as it is stored
+    bytes: int  # when it is opened
     strength: float | None
     error: float
     error_as_it_was: float
@@ -99,27 +98,27 @@ class Linear:
 class Tower:
     """How a tower was baked. `fidelity`: what was compared with what -> how far they agree."""
 
-    precision: str  # "fp32", or "int8": its linear layers are in 8 bits, but for those that say otherwise
+    precision: str  # "fp32", or "int8": its matrices are in 8 bits, but for those that say otherwise
     fidelity: dict[str, Agreement]
-    linears: dict[str, Linear]  # of an 8-bit tower, in order
+    matrices: dict[str, Matrix]  # of an 8-bit tower, in order
 
     @property
     def kept_float32(self) -> list[str]:
-        """The linear layers of an 8-bit tower that stayed float32."""
-        return [name for name, linear in self.linears.items() if linear.precision == "fp32"]
+        """The matrices of an 8-bit tower that stayed float32."""
+        return [name for name, matrix in self.matrices.items() if matrix.precision == "fp32"]
 
     @property
     def kept_float32_bytes(self) -> int:
-        """How much larger the tower is for them."""
-        return sum(self.linears[name].bytes * 3 // 4 for name in self.kept_float32)
+        """How much larger the tower is for them, when it is opened."""
+        return sum(self.matrices[name].bytes * 3 // 4 for name in self.kept_float32)
 
     @property
     def described(self) -> str:
-        """Its precision, and the layers that have another."""
+        """Its precision, and the matrices that have another."""
         if not self.kept_float32:
             return self.precision
         return (
-            f"{self.precision}, {len(self.kept_float32)} of {len(self.linears)} linear layers float32, "
+            f"{self.precision}, {len(self.kept_float32)} of {len(self.matrices)} matrices float32, "
             f"{self.kept_float32_bytes / 1e6:.1f} MB more"
         )
 
@@ -154,7 +153,7 @@ class Manifest:
             name: Tower(
                 tower["precision"],
                 {k: Agreement(**v) for k, v in tower["fidelity"].items()},
-                {k: Linear(**v) for k, v in tower["linears"].items()},
+                {k: Matrix(**v) for k, v in tower["matrices"].items()},
             )
             for name, tower in facts["towers"].items()
         }
@@ -221,9 +220,15 @@ def read_manifest(path: Path) -> Manifest:
         raise ModelDirError(f"{file} cannot be read ({type(error).__name__}: {error}): {bake_again(path)}") from error
     if manifest is None:
         raise ModelDirError(f"{file} says format {found}, this version reads {FORMAT}: {bake_again(path)}")
-    for name in (*FILES, *(file for file in manifest.files if file not in FILES)):
+    for name in (*FILES, *files_of_8_bits(manifest)):
         check_size(path, manifest, name)
     return manifest
+
+
+def files_of_8_bits(manifest: Manifest) -> list[str]:
+    """The files that only 8-bit towers have, of those that there are."""
+    towers = [name for name, tower in manifest.towers.items() if tower.precision == "int8"]
+    return [f"{name}{end}" for name in towers for end in ENDS_OF_8_BITS]
 
 
 def tower_files(manifest: Manifest, tower: str, signed: bool) -> tuple[str, ...]:

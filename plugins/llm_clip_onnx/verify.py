@@ -38,12 +38,12 @@ def verify(path: Path, reference: str | None = None, checkpoint: str | None = No
     manifest = engine.manifest
     model_dir.check_sha256(path, manifest, tuple(manifest.files))
     checks = [Check("files", True, f"{len(manifest.files)} files, every sha256 as the manifest says")]
-    for name, tower in manifest.towers.items():
-        if tower.precision == "int8":
-            checks += [linears_check(name, tower), levels_check(path, name, engine.signed_levels)]
     pngs = {name: png_of(image) for name, image in made_images().items()}
     found = {"text": engine.embed_text(TEXTS), "image": engine.embed_images(list(pngs.values()))}
     inputs = {"text": list(TEXTS), "image": list(pngs)}
+    for name, tower in manifest.towers.items():
+        if tower.precision == "int8":
+            checks += [matrices_told(name, tower), levels_check(path, name, str(engine.levels))]
 
     def compare(tower: str, with_what: str, expected: NDArray[np.float32]) -> Check:
         result = fidelity.agreement(found[tower], expected, inputs[tower])
@@ -75,24 +75,23 @@ def verify(path: Path, reference: str | None = None, checkpoint: str | None = No
     return checks
 
 
-def linears_check(name: str, tower: model_dir.Tower) -> Check:
-    """What the bake chose for the linear layers, as the manifest has it: it fails never, and tells what they cost."""
-    rewritten = [one for one in tower.linears.values() if one.strength is not None]
-    linear, worst = max(tower.linears.items(), key=lambda item: item[1].error)
+def matrices_told(name: str, tower: model_dir.Tower) -> Check:
+    """What the bake chose for the matrices, as the manifest has it, and what it costs; there is nothing to fail."""
+    rewritten = [one for one in tower.matrices.values() if one.strength is not None]
+    matrix, worst = max(tower.matrices.items(), key=lambda item: item[1].error)
     kept = f"{', '.join(tower.kept_float32)}, {tower.kept_float32_bytes / 1e6:.1f} MB more"
     return Check(
-        f"{name} tower's linear layers",
+        f"{name} tower's matrices",
         True,
-        f"{len(tower.linears)}, {len(rewritten)} rewritten; largest error in 8 bits {worst.error:.4f}, as it was "
-        f"{worst.error_as_it_was:.4f}, of {linear}; float32: {kept if tower.kept_float32 else 'none'}",
+        f"{len(tower.matrices)}, {len(rewritten)} rewritten; largest error in 8 bits {worst.error:.4f}, as it was "
+        f"{worst.error_as_it_was:.4f}, of {matrix}; float32: {kept if tower.kept_float32 else 'none'}",
     )
 
 
-def levels_check(path: Path, name: str, signed: bool) -> Check:
+def levels_check(path: Path, name: str, used: str) -> Check:
     """Both forms of a tower's 8-bit matrices must be the same levels, whichever of them this processor is served."""
     forms = [np.fromfile(path / f"{name}{end}", np.uint8) for end in (model_dir.UNSIGNED, model_dir.SIGNED)]
     same = np.array_equal(forms[0] ^ model_dir.SIGN, forms[1])
-    used = "signed" if signed else "unsigned"
     found = f"signed and unsigned ones {'agree' if same else 'differ'}; the {used} are used here"
     return Check(f"{name} tower's levels", same, found)
 

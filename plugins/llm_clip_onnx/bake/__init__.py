@@ -12,10 +12,11 @@ import os
 import platform
 import shutil
 import tempfile
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,12 +25,13 @@ from numpy.typing import NDArray
 
 from .. import label_sets, model_dir
 from ..errors import CheckpointError, FidelityError, ModelDirError
-from ..model_dir import Agreement, File, Linear, Manifest, Tower
+from ..model_dir import Agreement, File, Manifest, Matrix, Tower
 from ..preprocess import pixels_of
 from ..tokenizer import ids_of, open_tokenizer
 from ..towers import available_cores, multiplies_signed, open_tower, run_image, run_text
 from . import fidelity, forward, smooth
 from .checkpoint import Checkpoint, TowerConfig, open_checkpoint
+from .quantize import rows_error
 from .samples import CALIBRATION_TEXTS, TEXTS, calibration_images, made_images
 
 PACKAGES = ("datasette-clip", "onnx", "onnxruntime", "numpy", "tokenizers", "pillow")
@@ -44,7 +46,7 @@ def bake(
     """Bake `source`, a hub id or a folder, to the model directory `to`, and return its manifest.
 
     precision: "fp32", "int8", or "auto", which takes int8 for each tower where it agrees with the float32 one, else
-    float32. In an int8 tower, linear layers that 8 bits harm too much are float32 all the same. `say` hears what is
+    float32. In an int8 tower, matrices that 8 bits harm too much are float32 all the same. `say` hears what is
     being done, a line at a time.
     Raises CheckpointError, or FidelityError where a tower does not agree with its reference; `to` is then as it was.
     """
@@ -83,7 +85,8 @@ def check_target(to: Path, force: bool) -> None:
         return
     if not force:
         raise CheckpointError(f"{to} is there already; --force replaces it")
-    ours = {*model_dir.FILES, *model_dir.FILES_OF_8_BITS, model_dir.MANIFEST, model_dir.LABELS, UNNAMED}
+    ours = {*model_dir.FILES, model_dir.MANIFEST, model_dir.LABELS, UNNAMED}
+    ours |= {f"{tower}{end}" for tower in ("text", "image") for end in model_dir.ENDS_OF_8_BITS}
     if not to.is_dir() or {file.name for file in to.iterdir()} - ours:
         raise CheckpointError(f"{to} is there and is no model directory; --force replaces only those")
 
@@ -222,11 +225,11 @@ def bake_tower(plan: TowerPlan, work: Path, precision: str, say: Say) -> Tower:
         raise fidelity.refusal(plan.name, "fp32", with_reference)
     tower = Tower("fp32", {"fp32 with reference": with_reference}, {})
     if precision != "fp32":
-        linears, with_float32 = bake_8_bit_tower(plan, work / "int8", float32, say)
+        matrices, with_float32 = bake_8_bit_tower(plan, work / "int8", float32, say)
         tower.fidelity["int8 with fp32"] = with_float32
         if fidelity.int8_agrees(plan.name, with_float32):
-            check_signed(plan, work / "int8", work / model_dir.PROBE)
-            tower = Tower("int8", tower.fidelity, linears)
+            check_signed(plan, work / "int8", work / model_dir.PROBE, say)
+            tower = Tower("int8", tower.fidelity, matrices)
         elif precision == "int8":
             raise fidelity.refusal(plan.name, "int8", with_float32)
         else:
@@ -241,71 +244,79 @@ def bake_tower(plan: TowerPlan, work: Path, precision: str, say: Say) -> Tower:
 
 def bake_8_bit_tower(
     plan: TowerPlan, folder: Path, float32: NDArray[np.float32], say: Say
-) -> tuple[dict[str, Linear], Agreement]:
-    """Write the tower in 8 bits: how each linear layer was baked, and how far the tower agrees with float32.
+) -> tuple[dict[str, Matrix], Agreement]:
+    """Write the tower in 8 bits: how each of its matrices was baked, and how far the tower agrees with float32.
 
-    Where it does not agree with every linear layer in 8 bits, as few as do are kept float32.
+    Where it does not agree with every matrix in 8 bits, those that it needs for that are kept float32.
     """
-    from .graph import TOKEN_TABLE
-
     say(f"{plan.name} tower: fitting its linear layers to 8 bits")
     tensors, choices = smooth.smoothed(plan.tensors, plan.prefix, plan.config, calibration_inputs(plan))
+    matrices = matrix_facts(plan, tensors, choices)
 
-    def write(kept: Collection[str]) -> Agreement:
-        eight_bit = {TOKEN_TABLE, *choices}.difference(kept)
-        result = fidelity.agreement(write_and_embed(plan, folder, tensors, eight_bit), float32, plan.inputs)
-        but_for = f" but for {', '.join(name.split('layers.')[1] for name in kept)}" if kept else ""
+    @cache
+    def write(kept: frozenset[str]) -> Agreement:
+        embeddings = write_and_embed(plan, folder, tensors, matrices.keys() - kept)
+        result = fidelity.agreement(embeddings, float32, plan.inputs)
+        but_for = f" but for {', '.join(sorted(name.split('layers.')[-1] for name in kept))}" if kept else ""
         say(f"{plan.name} tower: int8{but_for}, {described(result)} with fp32")
         return result
 
-    kept: list[str] = []
-    result = write(kept)
-    if not fidelity.int8_agrees(plan.name, result):
-        kept = kept_float32(list(choices), write, lambda one: fidelity.int8_agrees(plan.name, one))
-        result = write(kept)
-    return {name: linear_fact(tensors, name, choice, name in kept) for name, choice in choices.items()}, result
+    kept: frozenset[str] = frozenset()
+    if not fidelity.int8_agrees(plan.name, write(kept)):
+        say(f"{plan.name} tower: looking for the matrices that must stay float32")
+        sizes = {name: matrix.bytes for name, matrix in matrices.items()}
+        kept = kept_float32(sizes, write, lambda result: fidelity.int8_agrees(plan.name, result))
+        write_and_embed(plan, folder, tensors, matrices.keys() - kept)  # what was tried last may be another
+    facts = {
+        name: replace(one, precision="fp32", bytes=4 * one.bytes) for name, one in matrices.items() if name in kept
+    }
+    return matrices | facts, write(kept)
 
 
 def kept_float32(
-    linears: list[str], write: Callable[[Collection[str]], Agreement], agrees: Callable[[Agreement], bool]
-) -> list[str]:
-    """Which linear layers must stay float32 for a tower to agree; none where all but the last layer would not do.
+    sizes: Mapping[str, int], write: Callable[[frozenset[str]], Agreement], agrees: Callable[[Agreement], bool]
+) -> frozenset[str]:
+    """Which matrices must stay float32 for a tower to agree, of `sizes`, their bytes; none where it takes them all.
 
-    Whole layers are added, in the order of how well the tower agrees with that one alone in float32, until it does;
-    then each linear layer that it does without is taken back, the feed-forward's first, for they are the largest.
+    Each is tried alone. Those that help most are taken until the tower agrees, and then each that it does without is
+    taken back, the largest first.
     """
-    layers = [linears[start : start + 4] for start in range(0, len(linears), 4)]
-    layers.sort(key=lambda layer: write(layer).mean_centred, reverse=True)
-    kept: list[str] = []
-    for layer in layers[:-1]:
-        kept += layer
-        if agrees(write(kept)):
-            break
-    else:
-        return []
-    for name in sorted(kept, key=lambda name: name.rsplit(".", 1)[1] not in ("fc1", "fc2")):
-        without = [other for other in kept if other != name]
-        if agrees(write(without)):
-            kept = without
+
+    def alone(name: str) -> tuple[float, float]:
+        result = write(frozenset([name]))
+        return result.worst_centred, result.mean_centred
+
+    order = sorted(sizes, key=alone, reverse=True)
+    # That more of them in float32 agree no worse holds but for chance: so halving finds how many it takes.
+    enough = bisect_left(range(1, len(order)), True, key=lambda count: agrees(write(frozenset(order[:count])))) + 1
+    if enough == len(order):
+        return frozenset()
+    kept = frozenset(order[:enough])
+    for name in sorted(kept, key=lambda name: -sizes[name]):
+        if len(kept) > 1 and agrees(write(kept - {name})):
+            kept -= {name}
     return kept
 
 
-def check_signed(plan: TowerPlan, folder: Path, probe: Path) -> None:
+def check_signed(plan: TowerPlan, folder: Path, probe: Path, say: Say) -> None:
     """Where this processor can tell, see that the tower of signed levels gives what that of unsigned ones does.
 
-    They are sums of the same whole numbers, so they may not differ at all. Raises FidelityError.
+    They are sums of the same whole numbers, so they may not differ at all; that the levels are the same is what
+    `llm clip verify` sees on any processor. Raises FidelityError.
     """
     if not multiplies_signed(probe):
-        return
+        return say(f"{plan.name} tower: signed levels overflow on this processor, and were not tried")
     unsigned, signed = (plan.embed(folder / f"{plan.name}{end}") for end in (".onnx", model_dir.SIGNED_TOWER))
     if not np.array_equal(unsigned, signed):
         raise FidelityError(f"the {plan.name} towers of signed and of unsigned levels differ, which they never may")
 
 
 def calibration_inputs(plan: TowerPlan) -> smooth.Inputs:
-    """What goes into each linear layer while the reference embeds the calibration inputs: of images every third row.
+    """What goes into each linear layer while the reference embeds the calibration inputs.
 
-    The class token's is the first. All rows would give the same choices in three times the time.
+    Of images it is every third row, beginning with the class token's, for the time that all would take; the worst
+    centred cosine of random weights was 0.9962 either way. It is that in the last layer too, of which a tower computes
+    but one row.
     """
     inputs: dict[str, list[NDArray[np.float32]]] = {}
     step = 1 if plan.name == "text" else 3
@@ -313,10 +324,25 @@ def calibration_inputs(plan: TowerPlan) -> smooth.Inputs:
     return inputs
 
 
-def linear_fact(tensors: Mapping[str, NDArray], name: str, choice: smooth.Choice, kept: bool) -> Linear:
-    size = sum(tensors[f"{part}.weight"].size for part in smooth.tensor_names(name))
-    precision, size = ("fp32", 4 * size) if kept else ("int8", size)
-    return Linear(precision, size, choice.strength, round(choice.error, 6), round(choice.error_as_it_was, 6))
+def matrix_facts(
+    plan: TowerPlan, tensors: Mapping[str, NDArray], choices: Mapping[str, smooth.Choice]
+) -> dict[str, Matrix]:
+    """What the manifest says of each matrix where all are in 8 bits, the token table, of texts, last."""
+    from .graph import TOKEN_TABLE
+
+    def fact(size: int, strength: float | None, error: float, as_it_was: float) -> Matrix:
+        return Matrix("int8", size, strength, round(error, 6), round(as_it_was, 6))
+
+    sizes = {name: sum(tensors[f"{part}.weight"].size for part in smooth.tensor_names(name)) for name in choices}
+    facts = {
+        name: fact(sizes[name], choice.strength, choice.error, choice.error_as_it_was)
+        for name, choice in choices.items()
+    }
+    if plan.name == "text":
+        table = tensors[f"{plan.prefix}.embeddings.token_embedding.weight"]
+        error = rows_error(table)
+        facts[TOKEN_TABLE] = fact(table.size, None, error, error)
+    return facts
 
 
 def write_and_embed(

@@ -32,6 +32,12 @@ def quantize_rows(table: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray
     return np.round(table / scale).astype(np.int8), scale
 
 
+def rows_error(table: NDArray[np.float32]) -> float:
+    """The error of a table in 8 bits, root mean square, relative to what varies in it."""
+    levels, scale = quantize_rows(table)
+    return float(np.linalg.norm(scale * levels - table) / max(float(np.linalg.norm(table - table.mean(0))), 1e-30))
+
+
 def rounded_to_8_bits(x: NDArray[np.float32]) -> NDArray[np.float32]:
     """Activations as DynamicQuantizeMatMul sees them: one scale and zero point for all of x, its range with 0 in it."""
     low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
