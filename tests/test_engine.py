@@ -98,7 +98,9 @@ def test_many_threads_get_what_one_gets_and_each_tower_opens_once(demo_dir, monk
     opened = []
     genuine = towers.open_tower
     monkeypatch.setattr(
-        towers, "open_tower", lambda graph, threads: opened.append((graph.name, threads)) or genuine(graph, threads)
+        towers,
+        "open_tower",
+        lambda graph, threads, **more: opened.append((graph.name, threads)) or genuine(graph, threads, **more),
     )
     engine = Engine(demo_dir)
     texts, blobs = [f"{n % 23} {TEXTS[n % len(TEXTS)]}" for n in range(200)], list(images().values()) * 2

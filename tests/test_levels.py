@@ -47,7 +47,9 @@ def test_a_processor_on_which_products_overflow_is_told_apart(demo_dir, tmp_path
 def test_signed_levels_are_opened_where_they_are_exact_and_only_there(exact, demo_dir, monkeypatch):
     opened, genuine = set(), towers.open_tower
     monkeypatch.setattr(towers, "multiplies_signed", lambda probe: exact)
-    monkeypatch.setattr(towers, "open_tower", lambda graph, threads: opened.add(graph.name) or genuine(graph, threads))
+    monkeypatch.setattr(
+        towers, "open_tower", lambda graph, threads, **more: opened.add(graph.name) or genuine(graph, threads, **more)
+    )
     engine = Engine(demo_dir)
     engine.open_text()
     engine.open_image()

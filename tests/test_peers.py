@@ -78,7 +78,7 @@ def test_the_text_tower_that_is_timed_is_the_one_a_server_opens(signed, demo_dir
 
     opened = []
     monkeypatch.setattr(engine.towers, "multiplies_signed", lambda probe: signed)
-    monkeypatch.setattr(engine.towers, "open_tower", lambda graph, threads: opened.append(graph))
+    monkeypatch.setattr(engine.towers, "open_tower", lambda graph, threads, **more: opened.append(graph))
     engine.Engine(demo_dir).open_text()
     assert opened == [text_graph(demo_dir)]
 

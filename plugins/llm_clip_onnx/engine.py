@@ -85,7 +85,7 @@ class Engine:
     def _open_image(self):
         graph, *weights = self.tower_files("image")
         self._check((graph, *weights))
-        return towers.open_tower(self.path / graph, threads=towers.available_cores())
+        return towers.open_tower(self.path / graph, threads=towers.available_cores(), one_shape=True)
 
     def open_text(self) -> None:
         """Open the text tower now, if it is not open. Raises ModelDirError where a file is damaged."""

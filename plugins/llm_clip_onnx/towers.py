@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from .errors import ModelDirError
 
+SPIN_US = "20"
 PROBE_WIDTH, PROBE_LEVEL = 64, 127  # the probe's matrix [width, width] has this signed level all over, and scale 1
 
 
@@ -27,16 +28,23 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def open_tower(graph: Path, threads: int) -> onnxruntime.InferenceSession:
+def open_tower(graph: Path, threads: int, one_shape: bool = False) -> onnxruntime.InferenceSession:
     """Open a tower for use from many threads at once, each call taking `threads` of them.
 
-    Raises ModelDirError where onnxruntime cannot read the graph.
+    `one_shape` says that all it is ever given is of one shape. Raises ModelDirError where onnxruntime cannot read the
+    graph.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = False  # with varying shapes the arena only grows, and never shrinks
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # With varying shapes the arena only grows, and never shrinks. With one shape it saves 5 % of an image's time and,
+    # with four images at once, 39 of 210 MB.
+    options.enable_cpu_mem_arena = one_shape
+    # Threads that wait a moment for one another before they sleep: an image of ViT-B/32 alone takes 16.1 ms, 19.1 where
+    # they sleep at once and 15.2 where they never do, which costs two images at once a sixth of their speed.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads > 1 else "0")
+    options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_US)
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
