@@ -79,5 +79,5 @@ def test_where_llm_clip_is_installed_too_clip_is_ours_and_llm_clip_stays_within_
     )
     assert done.returncode == 0, done.stderr
     ours, theirs, same, found, expected = json.loads(done.stdout.splitlines()[-1])
-    assert (ours, theirs, same) == ("llm_clip_onnx", "llm_clip", True)
+    assert (ours, theirs, same) == ("llm_clip_onnx.llm_model", "llm_clip", True)
     assert cosine(np.float32(found), np.float32(expected)) > 0.99
