@@ -38,7 +38,7 @@ def open_tower(graph: Path, threads: int, one_shape: bool = False) -> onnxruntim
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # With varying shapes the arena only grows, and never shrinks. With one shape it saves 5 % of an image's time and,
-    # with four images at once, 39 of 210 MB.
+    # with four images at once, 39 of 210 MB (this and the next on 2 cores, with VNNI and AMX, 2026-11-22).
     options.enable_cpu_mem_arena = one_shape
     # Threads that wait a moment for one another before they sleep: an image of ViT-B/32 alone takes 16.1 ms, 19.1 where
     # they sleep at once and 15.2 where they never do, which costs two images at once a sixth of their speed.

@@ -215,8 +215,8 @@ def plan_image(_work: Path, checkpoint: Checkpoint, say: Say) -> TowerPlan:
 def bake_tower(plan: TowerPlan, work: Path, precision: str, say: Say) -> Tower:
     """Write the tower in float32, check it against the reference, then in 8 bits, and check that against float32.
 
-    The smaller that agrees is left as NAME.onnx and NAME.bin. Raises FidelityError where one that was asked for does
-    not agree.
+    The files of the smaller that agrees are left in `work`. Raises FidelityError where one that was asked for does not
+    agree.
     """
     float32 = write_and_embed(plan, work / "fp32", plan.tensors, ())
     with_reference = fidelity.agreement(float32, plan.reference, plan.inputs)
