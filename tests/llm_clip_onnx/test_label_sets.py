@@ -120,7 +120,7 @@ def test_names_that_occur_twice_stay_two_in_the_set_and_are_one_in_an_answer(ima
 IMPORTS_NO_TORCH = """
 import sys
 from pathlib import Path
-from llm_clip_onnx.bake.labels import bake_labels
+from llm_clip_onnx.bake.label_set import bake_labels
 bake_labels(Path(sys.argv[1]), "imagenet", templates=Path(sys.argv[2]))
 assert not {"torch", "open_clip", "onnx"} & sys.modules.keys()
 """
@@ -265,7 +265,7 @@ def test_a_name_that_is_not_there_is_answered_with_those_that_are(demo_dir, tiny
 BAKE_AND_TELL = """
 import sys
 from pathlib import Path
-from llm_clip_onnx.bake.labels import bake_labels
+from llm_clip_onnx.bake.label_set import bake_labels
 bake_labels(Path(sys.argv[1]), "emoji", Path(sys.argv[2]), force=True, say=lambda line: print(line, flush=True))
 """
 
