@@ -1,0 +1,195 @@
+"""Markdown for the facts that the code knows; cog writes it into the pages of this manual and into README.
+
+    cog -I docs -r README.md docs/*.md          writes it anew
+    cog -I docs --check README.md docs/*.md     fails if a page is stale
+
+Names and defaults come from the code. The sentences about them stand here; a name without a sentence, or a sentence
+without a name, raises ValueError.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import sqlite3
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import click
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "bench/harness"))
+
+LIMITS = {
+    "datasette_guard": {
+        "requests": ("requests in flight at once", "503, `Retry-After: 1`"),
+        "queries": ("requests at once that may run SQL", "the others wait"),
+        "url_bytes": ("the query string", "414"),
+        "fields": ("fields in the query string", "400"),
+        "sql_bytes": ("`sql` or a `_where` in the query string", "400"),
+        "body_bytes": ("the body of a request", "413"),
+        "receiving_bytes": ("the bodies of all requests in flight", "503, `Retry-After: 1`"),
+        "value_bytes": ("one value in SQL, an image too", "400 `string or blob too big`"),
+        "result_bytes": ("memory of the rows of a query, table pages too", "400"),
+        "sqlite_bytes": (
+            "all of SQLite's memory; if it is set, SQLite sorts in memory",
+            "400, or 503 beside other queries",
+        ),
+        "sending_bytes": ("all answers that are being sent", "503, `Retry-After: 1`; 400 if one answer is larger"),
+        "stalled_s": ("seconds in which a client neither sends nor reads", "the connection is closed"),
+    },
+    "datasette_clip": {
+        "embedding": ("requests at once to endpoints and pages that embed", "503, `Retry-After: 1`"),
+        "items": ("texts and images in one request", "400"),
+        "prompts": ("labels times templates in one request", "400, from SQL too"),
+        "text_bytes": ("one text", "400; from SQL with the sentence in the log"),
+    },
+}
+SQL_FUNCTIONS = {
+    "llm_embed(model, text)": "the embedding of a text, as a vector blob",
+    "llm_embed(model, image)": "the embedding of an image, given as a BLOB of JPEG, PNG, WebP, GIF, BMP or AVIF bytes",
+    "llm_embed_cosine(a, b)": "the cosine of two vector blobs, -1 to 1",
+    "llm_embed_decode(a)": "a vector blob as a JSON list of numbers",
+    "llm_embed_average(a)": "aggregate: the mean of vector blobs; NULLs are ignored",
+    "clip_image(text)": "the image bytes in a string of base64url, base64 or hex digits, or in a data URI",
+    "clip_similarity(a, b)": "the cosine of any two of texts, images and vector blobs, -1 to 1",
+    "clip_classify(image, labels)": "JSON: the 5 labels that fit an image or a vector blob best, "
+    '`[{"label", "probability", "cosine"}...]`',
+    "clip_classify(image, labels, k)": "the same, k labels",
+    "clip_search(collection, query)": "JSON: the 20 rows of a [collection](search.md) most like a query, "
+    '`[{"id", "score", "rowid"}...]`',
+    "clip_search(collection, query, k)": "the same, k rows",
+}
+URLS = {
+    "/-/clip": "[page](pages.md#about): the model, whether it is ready, its fidelity, how to call it",
+    "/-/clip.json": "the same as JSON",
+    "/-/clip/health": "200 if the model is ready, else 503 and the reason; does not keep the server awake",
+    "/-/clip/embed.json": "the embeddings of the texts and images that are sent, by POST or GET",
+    "/-/clip/classify.json": "the labels that fit each image best, by POST or GET",
+    "/-/clip/classify": "[page](pages.md#classify): choose an image and see which labels fit it best",
+    "/-/clip/compare": "[page](pages.md#compare): a heat map of texts and images",
+    "/-/clip/search": "[page](pages.md#search): the collections that can be searched",
+    "/-/clip/search/DATABASE/COLLECTION": "[page](pages.md#search): search a collection while you type",
+    "/-/clip/search/DATABASE/COLLECTION.json": "the rows of a collection most like [a query](search.md#as-json)",
+    "/-/clip/thumbnail/DATABASE/COLLECTION": "the thumbnail of the row with the given `id`",
+}
+BUILD_ARGUMENTS = {
+    "CLIP_MODEL": "a hub id, or a folder: `demo/checkpoint`, or yours in `deploy/checkpoints/`",
+    "CLIP_REVISION": "a branch, tag or commit of it",
+    "CLIP_PRECISION": "as [the bake](bake.md#precision) has it",
+    "LABELS": "[label sets](label-sets.md), with spaces: `imagenet`, `demo/emoji.txt`, files in `deploy/labels/`",
+    "VERIFY": "`0` skips the comparison with llm-clip, and the download of torch for it",
+    "HF_ENDPOINT": "a mirror of the hub",
+    "TORCH": "what pip installs for the comparison",
+    "PY": "the Python of the base image",
+}
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [list(head), *(list(row) for row in rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
+
+
+def described(names: Iterable[str], sentences: Mapping[str, object], what: str) -> None:
+    """Raises ValueError unless there is exactly one sentence for each name."""
+    if different := set(names) ^ set(sentences):
+        raise ValueError(f"{what}: {', '.join(sorted(different))}: the code and docs/facts.py do not agree")
+
+
+def limits(package: str) -> str:
+    """The limits of datasette_clip or datasette_guard with their defaults."""
+    module = __import__(f"{package}.config", fromlist=["Limits"])
+    defaults = dataclasses.asdict(module.Limits())
+    described(defaults, LIMITS[package], "limits")
+    rows = [
+        [f"`{name}`", str(default) if default else "0, no limit", *LIMITS[package][name]]
+        for name, default in defaults.items()
+    ]
+    return table(["limit", "default", "of", "answer over it"], rows)
+
+
+def sql_function_names() -> set[str]:
+    """The SQL functions that a connection has more than a plain one."""
+    from datasette.app import Datasette
+    from datasette.plugins import pm
+
+    def names(connection: sqlite3.Connection) -> set[str]:
+        return {row[0] for row in connection.execute("select distinct name from pragma_function_list")}
+
+    plain, ours = sqlite3.connect(":memory:"), sqlite3.connect(":memory:")
+    pm.get_plugin("datasette_clip").prepare_connection(conn=ours, database="_memory", datasette=Datasette(memory=True))
+    return names(ours) - names(plain)
+
+
+def sql_functions() -> str:
+    described(sql_function_names(), {call.partition("(")[0]: "" for call in SQL_FUNCTIONS}, "SQL functions")
+    return table(["function", "returns"], ([f"`{call}`", returns] for call, returns in SQL_FUNCTIONS.items()))
+
+
+def url_of(pattern: str) -> str:
+    """The URL of a route's pattern, with its named groups in capitals."""
+    named = re.sub(r"\(\?P<(\w+)>[^)]*\)", lambda match: match[1].upper(), pattern)
+    return named.strip("^$").replace("\\", "")
+
+
+def urls() -> str:
+    from datasette_clip import register_routes
+
+    described((url_of(pattern) for pattern, _ in register_routes()), URLS, "URLs")
+    return table(["URL", "answers"], ([f"`{url}`", answers] for url, answers in URLS.items()))
+
+
+def help(command: str) -> str:
+    """The --help text of `llm clip COMMAND`."""
+    from llm_clip_onnx.commands import clip
+
+    found: click.Command = clip
+    for name in command.split():
+        assert isinstance(found, click.Group)
+        found = found.commands[name]
+    context = click.Context(found, info_name=f"llm clip {command}", terminal_width=80, max_content_width=80)
+    return f"```\n{found.get_help(context)}\n```\n"
+
+
+def crawlers() -> str:
+    from datasette_guard.crawlers import REFUSED, TAGS
+
+    others = ", ".join(f"`{tag}`" for tag in TAGS if tag not in REFUSED)
+    return f"The default is `{json.dumps(list(REFUSED))}`. The other tags are {others}.\n"
+
+
+def gates() -> str:
+    """What the towers of a bake must reach."""
+    from llm_clip_onnx.bake import fidelity, samples
+
+    rows = [
+        ["float32 tower with a forward pass in plain numpy, plain and centred", str(fidelity.FLOAT32_MINIMUM)],
+        *(
+            [f"8-bit {name} tower with the float32 one, centred", str(minimum)]
+            for name, minimum in fidelity.INT8_MINIMUM.items()
+        ),
+    ]
+    inputs = f"{len(samples.TEXTS)} texts and {len(samples.made_images())} images made in code"
+    others = f"{len(samples.CALIBRATION_TEXTS)} texts and {len(samples.calibration_images())} images"
+    return (
+        table(["compared", "minimum cosine"], rows)
+        + f"\nThe inputs are {inputs}. The rewriting of layers, below, uses {others} of its own.\n"
+    )
+
+
+def build_arguments() -> str:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    defaults = dict.fromkeys(re.findall(r"^ARG (\w+)", dockerfile, re.MULTILINE), "")
+    defaults |= dict(re.findall(r"^ARG (\w+)=(.*)$", dockerfile, re.MULTILINE))
+    described(defaults, BUILD_ARGUMENTS, "build arguments")
+    rows = (
+        [f"`{name}`", f"`{defaults[name]}`" if defaults[name] else "", told] for name, told in BUILD_ARGUMENTS.items()
+    )
+    return table(["build argument", "default", "means"], rows)
+
+
+def metadata() -> str:
+    return f"```json\n{(ROOT / 'metadata.json').read_text().strip()}\n```\n"
