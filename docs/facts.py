@@ -58,7 +58,7 @@ SQL_FUNCTIONS = {
     "clip_classify(image, labels)": "JSON: the 5 labels that fit an image or a vector blob best, "
     '`[{"label", "probability", "cosine"}...]`',
     "clip_classify(image, labels, k)": "the same, k labels",
-    "clip_search(collection, query)": "JSON: the 20 rows of a [collection](search.md) most like a query, "
+    "clip_search(collection, query)": "JSON: the 20 rows of a [collection](search-collections.md) most like a query, "
     '`[{"id", "score", "rowid"}...]`',
     "clip_search(collection, query, k)": "the same, k rows",
 }
@@ -72,7 +72,7 @@ URLS = {
     "/-/clip/compare": "[page](pages.md#compare): a heat map of texts and images",
     "/-/clip/search": "[page](pages.md#search): the collections that can be searched",
     "/-/clip/search/DATABASE/COLLECTION": "[page](pages.md#search): search a collection while you type",
-    "/-/clip/search/DATABASE/COLLECTION.json": "the rows of a collection most like [a query](search.md#as-json)",
+    "/-/clip/search/DATABASE/COLLECTION.json": "the rows of a collection most like [a query](search-collections.md#as-json)",
     "/-/clip/thumbnail/DATABASE/COLLECTION": "the thumbnail of the row with the given `id`",
 }
 BUILD_ARGUMENTS = {
