@@ -32,6 +32,18 @@ test: .venv-test/ready .venv-alpha/ready
 	.venv-test/bin/mypy
 	.venv-test/bin/python -m pytest
 
+# The manual, in docs/_build/html. Fails on a warning of Sphinx, or if a page does not say what the code says; make
+# docs-write writes what cog writes anew.
+COG = .venv-test/bin/python -m cogapp -I docs -I . -I tests/support
+docs: .venv-test/ready
+	$(COG) --check README.md docs/*.md
+	.venv-test/bin/python -m sphinx -W --keep-going -q docs docs/_build/html
+
+docs-write: .venv-test/ready
+	$(COG) -r README.md docs/*.md
+
+.PHONY: docs docs-write
+
 # The environments of these benches alone are made first. Where one cannot be made, the benches of the others run.
 bench:
 	needed="$$($(PYTHON) bench/run.py --needs $(ONLY))" && { $(MAKE) -k $$needed || true; }

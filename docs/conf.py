@@ -1,12 +1,9 @@
 """Sphinx's configuration of this manual: MyST Markdown, the theme Furo, a button that copies a fence."""
 
-import tomllib
-from pathlib import Path
+from importlib.metadata import version as version_of
 
-project_facts = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
-
-project = project_facts["name"]
-version = release = project_facts["version"]
+project = "datasette-clip"
+version = release = version_of(project)
 author = copyright = "datasette-clip contributors"
 extensions = ["myst_parser", "sphinx_copybutton"]
 exclude_patterns = ["_build"]

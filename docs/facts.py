@@ -1,7 +1,7 @@
 """Markdown for the facts that the code knows; cog writes it into the pages of this manual and into README.
 
-    cog -I docs -r README.md docs/*.md          writes it anew
-    cog -I docs --check README.md docs/*.md     fails if a page is stale
+    make docs-write     writes it anew
+    make docs           fails if a page is stale, and builds the manual
 
 Names and defaults come from the code. The sentences about them stand here; a name without a sentence, or a sentence
 without a name, raises ValueError.
@@ -13,14 +13,12 @@ import dataclasses
 import json
 import re
 import sqlite3
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import click
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "bench/harness"))
 
 LIMITS = {
     "datasette_guard": {
@@ -72,7 +70,7 @@ URLS = {
     "/-/clip/compare": "[page](pages.md#compare): a heat map of texts and images",
     "/-/clip/search": "[page](pages.md#search): the collections that can be searched",
     "/-/clip/search/DATABASE/COLLECTION": "[page](pages.md#search): search a collection while you type",
-    "/-/clip/search/DATABASE/COLLECTION.json": "the rows of a collection most like [a query](search-collections.md#as-json)",
+    "/-/clip/search/DATABASE/COLLECTION.json": "the rows most like [a query](search-collections.md#as-json)",
     "/-/clip/thumbnail/DATABASE/COLLECTION": "the thumbnail of the row with the given `id`",
 }
 BUILD_ARGUMENTS = {
@@ -82,6 +80,7 @@ BUILD_ARGUMENTS = {
     "LABELS": "[label sets](label-sets.md), with spaces: `imagenet`, `demo/emoji.txt`, files in `deploy/labels/`",
     "VERIFY": "`0` skips the comparison with llm-clip, and the download of torch for it",
     "HF_ENDPOINT": "a mirror of the hub",
+    "SLEEP_AFTER": "the idle time after which the server [exits](#sleep); empty: never",
     "TORCH": "what pip installs for the comparison",
     "PY": "the Python of the base image",
 }
@@ -111,21 +110,22 @@ def limits(package: str) -> str:
     return table(["limit", "default", "of", "answer over it"], rows)
 
 
-def sql_function_names() -> set[str]:
-    """The SQL functions that a connection has more than a plain one."""
+def sql_signatures() -> set[str]:
+    """The SQL functions that a connection has more than a plain one, as name/number of arguments."""
     from datasette.app import Datasette
     from datasette.plugins import pm
 
-    def names(connection: sqlite3.Connection) -> set[str]:
-        return {row[0] for row in connection.execute("select distinct name from pragma_function_list")}
+    def signatures(connection: sqlite3.Connection) -> set[str]:
+        return {f"{name}/{count}" for name, count in connection.execute("select name, narg from pragma_function_list")}
 
     plain, ours = sqlite3.connect(":memory:"), sqlite3.connect(":memory:")
     pm.get_plugin("datasette_clip").prepare_connection(conn=ours, database="_memory", datasette=Datasette(memory=True))
-    return names(ours) - names(plain)
+    return signatures(ours) - signatures(plain)
 
 
 def sql_functions() -> str:
-    described(sql_function_names(), {call.partition("(")[0]: "" for call in SQL_FUNCTIONS}, "SQL functions")
+    shown = {f"{call.partition('(')[0]}/{call.count(',') + 1}": "" for call in SQL_FUNCTIONS}
+    described(sql_signatures(), shown, "SQL functions")
     return table(["function", "returns"], ([f"`{call}`", returns] for call, returns in SQL_FUNCTIONS.items()))
 
 
@@ -144,10 +144,13 @@ def urls() -> str:
 
 def help(command: str) -> str:
     """The --help text of `llm clip COMMAND`."""
-    from llm_clip_onnx.commands import clip
+    import clip_collections
+    import llm_clip_onnx
 
-    found: click.Command = clip
-    for name in command.split():
+    found: click.Command = click.Group("llm")
+    llm_clip_onnx.register_commands(cli=found)
+    clip_collections.register_commands(cli=found)
+    for name in ["clip", *command.split()]:
         assert isinstance(found, click.Group)
         found = found.commands[name]
     context = click.Context(found, info_name=f"llm clip {command}", terminal_width=80, max_content_width=80)
@@ -193,3 +196,61 @@ def build_arguments() -> str:
 
 def metadata() -> str:
     return f"```json\n{(ROOT / 'metadata.json').read_text().strip()}\n```\n"
+
+
+def results(name: str) -> dict:
+    """The kept results of a bench. Raises KeyError if there are none."""
+    from bench.harness import tables
+
+    return {name: kept for room in tables.ROOMS for name, kept in tables.results_of(room).items()}[name]
+
+
+def bench(name: str, figure: str = "") -> str:
+    """The table of a bench; of one figure alone, if its first words are given."""
+    from bench.harness import tables
+    from bench.search import search
+
+    found = results(name)
+    if name == "search":
+        return f"{search.brief(found)}\n\nMedians of a busy machine: {origin(name)}.\n"
+    lines = tables.table_of(name, found).splitlines()
+    if figure:
+        lines = [lines[0], *(line for line in lines if line.startswith(figure)), "", lines[-1]]
+    return "\n".join(["```", *lines, "```\n"])
+
+
+def origin(bench: str) -> str:
+    """Command, date and machine of the results of a bench, for the end of a sentence."""
+    found = results(bench)
+    machine = found["machine"]
+    cpu = f"{machine['cores']} cores, {machine['cpu']} ({machine['cpu_flags']})"
+    return f"`{found['command']}`, {found['date'][:10]}, {cpu}"
+
+
+def scan() -> str:
+    found = results("scan")
+    ours, theirs = found["medians"]["ours_ms"], found["medians"]["theirs_ms"]
+    return (
+        f"Over {found['rows']:,} rows it takes {ours:.0f} ms of Datasette's limit of a second; with "
+        f"datasette-llm-embed's function it takes {theirs:.0f} ms ({origin('scan')}).\n"
+    )
+
+
+def beside_the_recipe() -> str:
+    """Six rows of the recipe's stack beside this project."""
+    found, crowd = results("recipe"), results("crowd")
+    recipe, ours = (found["medians"][name] for name in ("recipe", "ours"))
+    many = {name: crowd["medians"][name]["all_per_s"] for name in ("recipe", "ours")}
+    rows = [
+        ["the model", "loaded again for every SQL query", "opened once"],
+        ["new text over HTTP, ms", f"{recipe['query_p50_ms']:.0f}", f"{ours['query_p50_ms']:.1f}"],
+        [f"{crowd['clients']} clients, answers a second", f"{many['recipe']:.1f}", f"{many['ours']:.0f}"],
+        ["cold start to the first embedding, s", f"{recipe['cold_wall_s']:.1f}", f"{ours['cold_wall_s']:.2f}"],
+        ["peak memory with images, MB", f"{recipe['image_peak_mb']:.0f}", f"{ours['image_peak_mb']:.0f}"],
+        ["an error in SQL", "returns its text as if it were a vector", "raises: HTTP 400"],
+    ]
+    told = (
+        f"Medians of {len(found['pairs'])} pairs with {found['checkpoint']}: {origin('recipe')}; clients: "
+        f"`{crowd['command']}`."
+    )
+    return table(["", "the stack today", "datasette-clip"], rows) + f"\n{told}\n"

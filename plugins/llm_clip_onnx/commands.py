@@ -45,7 +45,7 @@ def clocked() -> Callable[[str], None]:
 @click.group()
 def clip():
     "Bake, show and verify CLIP models that are served without torch"
-    # datasette-clip's README is the manual
+    # docs/ is the manual
 
 
 @clip.command(cls=Sentences)

@@ -15,12 +15,10 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-import click
 import numpy as np
 import pytest
 from PIL import Image
 
-from clip_collections.commands import embed as embed_command
 from conftest import ROOT
 from llm_clip_onnx.engine import Engine
 from nasty import photo, saved
@@ -301,19 +299,13 @@ def test_side_by_side_an_engine_waits_for_nobody_and_embeds_the_same(demo_dir, m
     assert found == [(found[0][0], 0), (found[0][0], 1)]
 
 
-def test_the_options_are_readmes_list():
-    section = (ROOT / "README.md").read_text().split("\n## Collections\n")[1].split("\n## ")[0]
-    told = re.findall(r"`(-\w|--[\w-]+)[^`]*`", "".join(re.findall(r"^\| (`-.*?) \|", section, re.MULTILINE)))
-    assert told == [min(o.opts, key=len) for o in embed_command.params if isinstance(o, click.Option)]
-
-
-def test_the_commands_in_readme_run(photos, env, tmp_path):
+def test_the_commands_in_the_manual_run(photos, env, tmp_path):
     """Each `llm clip embed ...` line, in a folder that has what they name."""
     (tmp_path / "faucets.csv").write_text("id,file,title,price\n1,photos/a.jpg,Brass,20\n")
     with sqlite3.connect(tmp_path / "shop.db") as connection:
         connection.execute("create table faucets (id, image, title)")
         connection.execute("insert into faucets values (2, ?, 'Chrome')", [picture(3)])
-    lines = re.findall(r"^    (llm clip embed .*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    lines = re.findall(r"^    (llm clip embed .*)$", (ROOT / "docs/collections.md").read_text(), re.MULTILINE)
     assert len(lines) == 3
     for line in lines:
         command = [str(BIN / "llm"), *shlex.split(line)[1:]]

@@ -1,4 +1,4 @@
-"""README's snippet for notebooks, static/clip.js and preflighted requests, in Chromium on a page of another origin."""
+"""The manual's snippet for notebooks, static/clip.js and preflighted requests, in Chromium on a page of another origin."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ MODULE = "/-/static-plugins/datasette-clip/clip.js"
 
 
 def snippet() -> str:
-    section = (ROOT / "README.md").read_text().split("\n## From a browser\n")[1].split("\n## ")[0]
-    [script] = re.findall(r"```javascript\n(.*?)```", section, re.DOTALL)
+    page = (ROOT / "docs/javascript.md").read_text().split("\n## ")[0]
+    [script] = re.findall(r"```javascript\n(.*?)```", page, re.DOTALL)
     return script
 
 

@@ -143,9 +143,9 @@ def test_bad_configuration_ends_serve_with_its_sentence(tmp_path):
 
 
 def notebook(server: str) -> str:
-    """A page that runs the JavaScript of README against `server` and shows the embedding."""
-    readme = (ROOT / "README.md").read_text()
-    [script] = re.findall(r"```javascript\n(.*?)```", readme.split("\n## URLs\n")[1].split("\n## ")[0], re.DOTALL)
+    """A page that runs the JavaScript of the manual against `server` and shows the embedding."""
+    section = (ROOT / "docs/javascript.md").read_text().split("\n## Without the module\n")[1]
+    [script] = re.findall(r"```javascript\n(.*?)```", section, re.DOTALL)
     script = script.replace("https://YOUR-HOST", server)
     return f"""<!doctype html><title>a notebook elsewhere</title><body></body><script type="module">
 {script}

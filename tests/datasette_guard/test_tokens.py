@@ -15,7 +15,7 @@ from conftest import ROOT, shipped_metadata
 from datasette_guard import access
 from serving import environment, serving
 
-README = (ROOT / "README.md").read_text()
+GUARD = (ROOT / "docs/guard.md").read_text()
 EMBED = "select hex(llm_embed('clip', :q)) as x"
 QUERY = f"/_memory.json?{httpx.QueryParams({'sql': EMBED, 'q': 'purple', '_shape': 'array'})}"
 GUARDED = ["/", "/_memory", QUERY, "/_memory/embed.json?text=a", "/-/clip", "/-/clip.json", "/-/plugins.json"]
@@ -93,13 +93,9 @@ def read(name: str) -> dict:
     return json.loads((ROOT / name).read_text())
 
 
-def readmes_json(after: str) -> dict:
-    return json.loads(re.search(r"```json\n(.*?)```", README.split(after, 1)[1], re.DOTALL)[1])
-
-
-def test_readmes_configuration_of_datasette_auth_tokens(demo_dir, tmp_path):
-    """As README shows it, in a server of its own: every plugin that is installed is loaded here."""
-    metadata = readmes_json("datasette-auth-tokens")
+def test_the_manuals_configuration_of_datasette_auth_tokens(demo_dir, tmp_path):
+    """As the page on the guard shows it, in a server of its own: every plugin that is installed is loaded here."""
+    metadata = json.loads(re.search(r"```json\n(.*?)```", GUARD.split("datasette-auth-tokens", 1)[1], re.DOTALL)[1])
     (tmp_path / "metadata.json").write_text(json.dumps(metadata))
     env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir), NOTEBOOK_TOKEN="for-the-notebook")
     with serving("--memory", "-m", str(tmp_path / "metadata.json"), env=env, log=tmp_path / "log") as url:
