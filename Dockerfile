@@ -8,11 +8,12 @@
 #         -> bake, torch -> reference (-> reference-serve)    the model, and the proof that it is llm-clip's
 #   app, reference -> the image
 
-# A hub id, or a folder of the context: demo/checkpoint, checkpoints/NAME. The revision is a branch, tag or commit there.
+# A hub id, or a folder of the context: demo/checkpoint, deploy/checkpoints/NAME.
 ARG CLIP_MODEL=sentence-transformers/clip-ViT-B-32
+# A branch, tag or commit on the hub.
 ARG CLIP_REVISION=
 ARG CLIP_PRECISION=auto
-# Label sets: imagenet, and files with one label a line, demo/emoji.txt or yours in labels/; several between spaces.
+# Label sets: imagenet, and files with one label a line, demo/emoji.txt or deploy/labels/NAME.txt, with spaces between.
 ARG LABELS=imagenet
 # A mirror of the Hugging Face hub, in place of the hub itself.
 ARG HF_ENDPOINT
@@ -28,12 +29,12 @@ ARG PY=3.13
 FROM python:${PY}-slim AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ONLY_BINARY=:all:
 WORKDIR /src
-COPY requirements-bake.txt ./
+COPY deploy/requirements-bake.txt ./
 RUN pip install --require-hashes --no-deps -r requirements-bake.txt
 
 FROM build AS app
 RUN python -m venv --without-pip /app
-COPY requirements.txt ./
+COPY deploy/requirements.txt ./
 RUN pip --python /app/bin/python install --no-compile --require-hashes --no-deps -r requirements.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY plugins plugins
@@ -48,13 +49,13 @@ RUN cd /app/lib/python*/site-packages && find . -type d -name tests -prune -exec
 RUN /app/bin/python -m compileall -q -j 0 -x '/site-packages/openai/' --invalidation-mode unchecked-hash /app/lib
 # Databases are served immutable, as SQLite can write no -wal beside them: what is in one now is folded in first.
 WORKDIR /srv
-COPY databases ./
+COPY deploy/databases ./
 RUN list() { find . -maxdepth 1 -regextype posix-extended -regex '.*\.(db|sqlite3?)' -printf '%P\0'; } \
  && list | xargs -0 -r -n 1 python -c "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('pragma journal_mode = delete')" \
  && list | xargs -0 -r /app/bin/datasette inspect --inspect-file inspect-data.json --
 ARG METADATA
 # settings.json: neither looking for facets in a table of vectors nor streaming a table as CSV is for a small machine.
-COPY settings.json ./
+COPY deploy/settings.json ./
 COPY ${METADATA} metadata.json
 RUN chmod -R a+rX .
 
@@ -64,7 +65,7 @@ COPY pyproject.toml ./
 COPY plugins/llm_clip_onnx plugins/llm_clip_onnx
 RUN touch README.md && pip install --no-deps --no-build-isolation .
 COPY demo/checkpoint demo/checkpoint
-COPY checkpoints checkpoints
+COPY deploy/checkpoints deploy/checkpoints
 ENV HF_HOME=/src/hub
 ARG CLIP_MODEL
 ARG CLIP_REVISION
@@ -72,7 +73,7 @@ ARG CLIP_PRECISION
 ARG HF_ENDPOINT
 RUN llm clip bake "$CLIP_MODEL" ${CLIP_REVISION:+--revision "$CLIP_REVISION"} --precision "$CLIP_PRECISION" --to /model
 COPY demo/emoji.txt demo/
-COPY labels labels
+COPY deploy/labels deploy/labels
 ARG LABELS
 RUN set -e; for labels in $LABELS; do \
       case "$labels" in imagenet) from= ;; *) from="--labels $labels" ;; esac; \
@@ -83,7 +84,7 @@ FROM build AS torch
 ARG VERIFY
 ARG TORCH
 RUN test "$VERIFY" = 0 || pip install $TORCH
-COPY requirements-reference.txt ./
+COPY deploy/requirements-reference.txt ./
 RUN test "$VERIFY" = 0 || pip install --require-hashes --no-deps -r requirements-reference.txt
 
 # The image takes the model from here, so that no model gets into it that was not held against llm-clip's own.
@@ -99,9 +100,9 @@ RUN test "$VERIFY" = 0 || (pip install --no-deps --no-build-isolation . && llm c
 # torch wants a /tmp to write to: docker run --read-only --tmpfs /tmp.
 FROM reference AS reference-serve
 ARG VERIFY
-COPY reference/link_checkpoint.py ./
+COPY deploy/reference/link_checkpoint.py ./
 COPY --from=app /srv /srv
-COPY reference/plugins /srv/plugins
+COPY deploy/reference/plugins /srv/plugins
 RUN test "$VERIFY" = 0 || (pip uninstall -y datasette-clip && python link_checkpoint.py /model /srv/clip-ViT-B-32)
 WORKDIR /srv
 ENV HF_HUB_OFFLINE=1 LLM_USER_PATH=/tmp HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1

@@ -43,9 +43,9 @@ lock: .venv-lock/ready
 	printf '%s\n' pip torch torchvision timm ftfy regex > .venv-lock/bake.txt
 	printf '%s\n' pip torch torchvision > .venv-lock/reference.txt
 	printf '%s\n' pip $(NOT_IN_SERVING) > .venv-lock/serving.txt
-	$(LOCK) --excludes .venv-lock/serving.txt -o requirements.txt
-	$(LOCK) --excludes .venv-lock/bake.txt --extra bake --extra labels -o requirements-bake.txt
-	$(LOCK) --excludes .venv-lock/reference.txt --extra reference -o requirements-reference.txt
+	$(LOCK) --excludes .venv-lock/serving.txt -o deploy/requirements.txt
+	$(LOCK) --excludes .venv-lock/bake.txt --extra bake --extra labels -o deploy/requirements-bake.txt
+	$(LOCK) --excludes .venv-lock/reference.txt --extra reference -o deploy/requirements-reference.txt
 
 demo/model/manifest.json: .venv/ready demo/checkpoint/model.safetensors $(wildcard plugins/llm_clip_onnx/*.py plugins/llm_clip_onnx/bake/*.py)
 	.venv/bin/llm clip bake demo/checkpoint --to demo/model --force

@@ -107,8 +107,8 @@ def image_with_databases(context, tmp_path_factory) -> str:
     with_databases = tmp_path_factory.mktemp("with-databases") / "context"
     shutil.copytree(context, with_databases)
     for name in ("plain.db", "in wal mode.sqlite", "third.sqlite3"):
-        make_database(with_databases / "databases" / name, wal="wal" in name)
-    for file in (with_databases / "databases").iterdir():
+        make_database(with_databases / "deploy" / "databases" / name, wal="wal" in name)
+    for file in (with_databases / "deploy" / "databases").iterdir():
         file.chmod(0o600)
     build("localhost/datasette-clip:databases", with_databases, **DEMO)
     return "localhost/datasette-clip:databases"
@@ -204,7 +204,7 @@ def test_what_serves_is_what_is_locked_and_nothing_more(container):
     """Names of Python packages anywhere in the image, as pip compares them."""
     listing = container.execute("find", "/", "-xdev", "-name", "*.dist-info", "-printf", "%f\n").stdout
     found = {re.sub(r"[-_.]+", "-", name.split("-")[0]).lower() for name in listing.splitlines()}
-    locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.txt").read_text(), re.M))
+    locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "deploy/requirements.txt").read_text(), re.M))
     assert found <= locked | {"datasette-clip"}
     assert {"datasette-clip", "datasette", "llm", "onnxruntime", "tokenizers", "pillow"} <= found
     assert not found & {"torch", "onnx", "huggingface-hub", "safetensors", "pip", "setuptools", "rich"}

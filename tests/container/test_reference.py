@@ -88,16 +88,16 @@ def test_no_image_comes_of_a_model_that_is_not_llm_clips(reference, context, arg
     """One that is sound in itself and says that it is of this checkpoint; slipped in just before the comparison."""
     write_checkpoint(tmp_path / "demo" / "checkpoint", **TINY)
     monkeypatch.chdir(tmp_path)
-    bake("demo/checkpoint", context / "reference" / "other", "fp32", say=quiet)
+    bake("demo/checkpoint", context / "deploy" / "reference" / "other", "fp32", say=quiet)
     dockerfile = (context / "Dockerfile").read_text()
     assert dockerfile.count(VERIFY) == 1
-    (context / "Dockerfile").write_text(dockerfile.replace(VERIFY, f"COPY reference/other /model\n{VERIFY}"))
+    (context / "Dockerfile").write_text(dockerfile.replace(VERIFY, f"COPY deploy/reference/other /model\n{VERIFY}"))
     run("podman", "rmi", "--force", "localhost/datasette-clip:other", ok=False)  # were an earlier build wrong
     try:
         failed = build("localhost/datasette-clip:other", context, **arguments, ok=False)
     finally:
         (context / "Dockerfile").write_text(dockerfile)
-        shutil.rmtree(context / "reference" / "other")
+        shutil.rmtree(context / "deploy" / "reference" / "other")
     assert failed.returncode
     assert re.findall(r"^(\w+) +(\w+) tower \(fp32\) with llm-clip", failed.stdout, re.M) == [
         ("FAILED", "text"),
