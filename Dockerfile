@@ -3,6 +3,7 @@
 #                                                             the demo model, no hub, no torch
 # docker build -t recipe --target reference-serve .           what this replaces: llm-clip and torch in the process
 # docker run --read-only --cap-drop ALL -p 8080:8080 clip
+# docker run -e SERVE_OPTIONS="--setting default_allow_sql off" ... clip     canned queries and pages, no SQL of visitors
 #
 #   build -> app                                              what serves, and what it serves beside the model
 #         -> bake, torch -> reference (-> reference-serve)    the model, and the proof that it is llm-clip's
@@ -21,8 +22,8 @@ ARG HF_ENDPOINT
 ARG VERIFY=1
 # From the index without CUDA; of one release, for torchvision imports beside no other torch.
 ARG TORCH="torch==2.13.0 torchvision==0.28.0 --index-url https://download.pytorch.org/whl/cpu"
-# Which file becomes Datasette's metadata.json.
-ARG METADATA=metadata.json
+# The server ends after so long without a request: 90s, 10m, 2h; empty: never. The environment variable overrules it.
+ARG SLEEP_AFTER=10m
 ARG PY=3.13
 
 # Every package that any stage installs is locked with its hash, but torch; the lock files are made by `make lock`.
@@ -53,10 +54,8 @@ COPY deploy/databases ./
 RUN list() { find . -maxdepth 1 -regextype posix-extended -regex '.*\.(db|sqlite3?)' -printf '%P\0'; } \
  && list | xargs -0 -r -n 1 python -c "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('pragma journal_mode = delete')" \
  && list | xargs -0 -r /app/bin/datasette inspect --inspect-file inspect-data.json --
-ARG METADATA
 # settings.json: neither looking for facets in a table of vectors nor streaming a table as CSV is for a small machine.
-COPY deploy/settings.json ./
-COPY ${METADATA} metadata.json
+COPY metadata.json deploy/settings.json ./
 RUN chmod -R a+rX .
 
 # Only what a bake depends on, so that no other change bakes again; README is there because pyproject.toml names it.
@@ -105,10 +104,11 @@ COPY --from=app /srv /srv
 COPY deploy/reference/plugins /srv/plugins
 RUN test "$VERIFY" = 0 || (pip uninstall -y datasette-clip && python link_checkpoint.py /model /srv/clip-ViT-B-32)
 WORKDIR /srv
-ENV HF_HUB_OFFLINE=1 LLM_USER_PATH=/tmp HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+ARG SLEEP_AFTER
+ENV HF_HUB_OFFLINE=1 LLM_USER_PATH=/tmp HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 SLEEP_AFTER=$SLEEP_AFTER
 USER 10001:10001
 EXPOSE 8080
-CMD ["sh", "-c", "exec datasette serve /srv --memory --host 0.0.0.0 --cors --port ${PORT:-8080}"]
+CMD ["sh", "-c", "exec datasette serve /srv --memory --host 0.0.0.0 --cors --port ${PORT:-8080} $SERVE_OPTIONS"]
 
 FROM python:${PY}-slim
 LABEL org.opencontainers.image.title="datasette-clip" \
@@ -127,9 +127,11 @@ ENV PATH=/app/bin:$PATH CLIP_MODEL_DIR=/model LLM_USER_PATH=/tmp HOME=/tmp HF_HU
 RUN PYTHONDONTWRITEBYTECODE= datasette serve /srv --memory --get "/_memory.json?sql=select+hex(llm_embed('clip','hello'))" \
  && pip uninstall -y --root-user-action ignore pip
 WORKDIR /srv
+ARG SLEEP_AFTER
+ENV SLEEP_AFTER=$SLEEP_AFTER
 USER 10001:10001
 EXPOSE 8080
 STOPSIGNAL SIGTERM
 # By bash, for it starts in less than a tenth of the time that Python takes; 200 means that the model is ready.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/${PORT:-8080} && printf 'GET /-/clip/health HTTP/1.0\\r\\n\\r\\n' >&3 && read -r -t 4 _ status _ <&3 && [ \"$status\" = 200 ]"]
-CMD ["sh", "-c", "exec datasette serve /srv --memory --host 0.0.0.0 --cors --port ${PORT:-8080}"]
+CMD ["sh", "-c", "exec datasette serve /srv --memory --host 0.0.0.0 --cors --port ${PORT:-8080} $SERVE_OPTIONS"]

@@ -6,8 +6,7 @@
 PYTHON ?= python3
 PORT ?= 8001
 MODEL_DIR ?= clip-model
-METADATA = .venv/metadata.json
-DATASETTE = .venv/bin/datasette serve --memory --cors -m $(METADATA) -p $(PORT)
+DATASETTE = .venv/bin/datasette serve --memory --cors -p $(PORT)
 # torch alone, from where it comes without CUDA; PyPI's torchvision does not import beside it.
 TORCH = torch==2.13.0 --extra-index-url https://download.pytorch.org/whl/cpu
 
@@ -17,14 +16,13 @@ LABELS = --no-deps 'open-clip-torch>=3.3'
 LOCK = .venv-lock/bin/uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command 'make lock'
 
-demo: METADATA = .venv/demo.json
-demo: demo/model/labels/emoji.json demo/served/emoji.db .venv/demo.json
-	CLIP_MODEL_DIR=demo/model $(DATASETTE) demo/served/emoji.db
+demo: demo/model/labels/emoji.json demo/served/emoji.db
+	CLIP_MODEL_DIR=demo/model $(DATASETTE) -m demo/metadata.json demo/served/emoji.db
 
-serve: .venv/ready .venv/metadata.json
+serve: .venv/ready
 	test -e $(MODEL_DIR)/manifest.json || .venv/bin/llm clip bake --to $(MODEL_DIR)
 	test -e $(MODEL_DIR)/labels/imagenet.json || .venv/bin/llm clip labels bake imagenet $(MODEL_DIR)
-	CLIP_MODEL_DIR=$(MODEL_DIR) $(DATASETTE)
+	CLIP_MODEL_DIR=$(MODEL_DIR) $(DATASETTE) -m metadata.json
 
 test: .venv-test/ready .venv-alpha/ready
 	.venv-test/bin/ruff check
@@ -63,15 +61,6 @@ demo/served/emoji.db: demo/emoji.db demo/model/manifest.json
 		--image image --metadata label --metadata group --metadata subgroup --store -d $@.new -c emoji
 	.venv/bin/llm clip index $@.new -c emoji
 	mv $@.new $@
-
-# At home the server does not exit when nobody asks for ten minutes: metadata.json without datasette-scale-to-zero.
-.venv/metadata.json: metadata.json .venv/ready
-	.venv/bin/python -c "import json; m = json.load(open('metadata.json')); \
-	del m['plugins']['datasette-scale-to-zero']; json.dump(m, open('$@', 'w'), indent=4)"
-
-.venv/demo.json: .venv/metadata.json demo/queries.json
-	.venv/bin/python -c "import json; m = json.load(open('.venv/metadata.json')); \
-	m['databases'] |= json.load(open('demo/queries.json')); json.dump(m, open('$@', 'w'), indent=4)"
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -243,7 +243,7 @@ def test_make_demo_bakes_and_serves_the_demo_model_because_it_says_so():
     assert "CLIP_MODEL_DIR=demo/model" in commands
     assert "llm clip embed demo/served/emoji.db.new --model-dir demo/model" in commands
     assert "llm clip index demo/served/emoji.db.new -c emoji" in commands
-    assert "datasette serve --memory --cors -m .venv/demo.json -p 8001 demo/served/emoji.db" in commands
+    assert "datasette serve --memory --cors -p 8001 -m demo/metadata.json demo/served/emoji.db" in commands
 
 
 def test_make_bench_makes_the_environments_of_what_it_runs_alone():
@@ -262,4 +262,4 @@ def test_make_serve_never_falls_back_to_the_demo_model():
     assert "demo" not in commands
     assert "test -e elsewhere/manifest.json || .venv/bin/llm clip bake --to elsewhere" in commands
     assert "test -e elsewhere/labels/imagenet.json || .venv/bin/llm clip labels bake imagenet elsewhere" in commands
-    assert "CLIP_MODEL_DIR=elsewhere .venv/bin/datasette serve" in commands
+    assert "CLIP_MODEL_DIR=elsewhere .venv/bin/datasette serve --memory --cors -p 8001 -m metadata.json" in commands

@@ -170,6 +170,17 @@ def tracked() -> list[Path]:
     return [ROOT / name for name in names.split("\0") if name and (ROOT / name).is_file()]
 
 
+ROOT_FILES = {
+    *("Dockerfile", "fly.toml", "heroku.yml", "metadata.json", "pyproject.toml", "README.md", "LICENSE", "Makefile"),
+    *("CONTRIBUTING.md", "plugins", "tests", "docs", "demo", "bench", "deploy", "examples"),
+}
+
+
+def test_the_root_holds_nothing_but_what_a_reader_looks_for_there():
+    names = {file.relative_to(ROOT).parts[0] for file in tracked()}
+    assert {name for name in names if not name.startswith(".")} <= ROOT_FILES
+
+
 def test_only_the_demo_and_small_goldens_are_binary():
     binary = {f.relative_to(ROOT) for f in tracked() if b"\0" in f.read_bytes()}
     for file in binary:
