@@ -58,11 +58,10 @@ RUN list() { find . -maxdepth 1 -regextype posix-extended -regex '.*\.(db|sqlite
 COPY metadata.json deploy/settings.json ./
 RUN chmod -R a+rX .
 
-# Only what a bake depends on, so that no other change bakes again; README is there because pyproject.toml names it.
+# Only what a bake depends on, so that no other change bakes again. The model's package is not installed: the entry
+# points of the distribution name packages that are not here.
 FROM build AS bake
-COPY pyproject.toml ./
-COPY plugins/llm_clip_onnx plugins/llm_clip_onnx
-RUN touch README.md && pip install --no-deps --no-build-isolation .
+COPY plugins/llm_clip_onnx llm_clip_onnx
 COPY demo/checkpoint demo/checkpoint
 COPY deploy/checkpoints deploy/checkpoints
 ENV HF_HOME=/src/hub
@@ -70,13 +69,13 @@ ARG CLIP_MODEL
 ARG CLIP_REVISION
 ARG CLIP_PRECISION
 ARG HF_ENDPOINT
-RUN llm clip bake "$CLIP_MODEL" ${CLIP_REVISION:+--revision "$CLIP_REVISION"} --precision "$CLIP_PRECISION" --to /model
+RUN python -m llm_clip_onnx bake "$CLIP_MODEL" ${CLIP_REVISION:+--revision "$CLIP_REVISION"} --precision "$CLIP_PRECISION" --to /model
 COPY demo/emoji.txt demo/
 COPY deploy/labels deploy/labels
 ARG LABELS
 RUN set -e; for labels in $LABELS; do \
       case "$labels" in imagenet) from= ;; *) from="--labels $labels" ;; esac; \
-      llm clip labels bake "$(basename "$labels" .txt)" /model $from; \
+      python -m llm_clip_onnx labels bake "$(basename "$labels" .txt)" /model $from; \
     done
 
 FROM build AS torch
@@ -93,7 +92,7 @@ COPY --from=bake /model /model
 ENV HF_HOME=/src/hub
 ARG VERIFY
 ARG HF_ENDPOINT
-RUN test "$VERIFY" = 0 || (pip install --no-deps --no-build-isolation . && llm clip verify /model --reference llm-clip)
+RUN test "$VERIFY" = 0 || python -m llm_clip_onnx verify /model --reference llm-clip
 
 # The recipe as people run it, for who wants it or wants to compare: same URLs, same vectors, none of our plugins.
 # torch wants a /tmp to write to: docker run --read-only --tmpfs /tmp.
@@ -102,7 +101,7 @@ ARG VERIFY
 COPY deploy/reference/link_checkpoint.py ./
 COPY --from=app /srv /srv
 COPY deploy/reference/plugins /srv/plugins
-RUN test "$VERIFY" = 0 || (pip uninstall -y datasette-clip && python link_checkpoint.py /model /srv/clip-ViT-B-32)
+RUN test "$VERIFY" = 0 || python link_checkpoint.py /model /srv/clip-ViT-B-32
 WORKDIR /srv
 ARG SLEEP_AFTER
 ENV HF_HUB_OFFLINE=1 LLM_USER_PATH=/tmp HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 SLEEP_AFTER=$SLEEP_AFTER

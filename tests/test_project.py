@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -156,6 +157,14 @@ def test_importing_the_llm_plugin_costs_no_onnxruntime(tmp_path):
     )
     added = {name.split(".")[0] for name in done.stdout.split()}
     assert added == {"llm_clip_onnx"}
+
+
+def test_the_model_runs_without_being_installed(tiny_dir, tmp_path):
+    """As in the Dockerfile's bake, which has none of the other packages."""
+    shutil.copytree(PLUGINS / "llm_clip_onnx", tmp_path / "llm_clip_onnx")
+    command = [sys.executable, "-m", "llm_clip_onnx", "verify", str(tiny_dir)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path / "llm"), capture_output=True, text=True)
+    assert (done.returncode, "FAILED" in done.stdout) == (0, False), done.stdout + done.stderr
 
 
 def test_the_image_tells_numpys_threads_not_to_spin_for_no_plugin_can():

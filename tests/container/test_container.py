@@ -225,6 +225,25 @@ def test_all_that_a_start_loads_is_bytecode_already(container):
     assert re.findall(r"code object from (/.*\.py)$", log, re.M) == []
 
 
+def bakes_anew(context: Path) -> bool:
+    built = build("localhost/datasette-clip:bake", context, target="bake", **DEMO)
+    steps = re.split(r"^\[\d/\d\] STEP ", built.stdout, flags=re.M)
+    baking = [step for step in steps if "RUN python -m llm_clip_onnx bake" in step or "labels bake" in step]
+    assert len(baking) == 2
+    return not all("--> Using cache" in step for step in baking)
+
+
+def test_only_an_edit_of_the_model_bakes_again(image, context, tmp_path):
+    edited = Path(shutil.copytree(context, tmp_path / "context"))
+    others = [file for file in (edited / "plugins").glob("*/*.py") if file.parent.name != "llm_clip_onnx"]
+    for file in [*others, *(edited / name for name in ("pyproject.toml", "README.md", "metadata.json", "fly.toml"))]:
+        file.write_text(f"{file.read_text()}\n")
+    assert not bakes_anew(edited)
+    with (edited / "plugins" / "llm_clip_onnx" / "errors.py").open("a") as stream:
+        stream.write("\n")
+    assert bakes_anew(edited)
+
+
 def test_it_is_small(image):
     assert size_bytes(image) < 320_000_000  # with the demo model's 13 MB, the base image's 114
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
 PYTHON = "3.11"  # of the image; the one that a folder of wheels is most likely to have torch for: it runs these tests
 TMP = ("--tmpfs", "/tmp")  # torch does not even import without a folder to write to
-VERIFY = 'RUN test "$VERIFY" = 0 || (pip install --no-deps --no-build-isolation . && llm clip verify'
+VERIFY = 'RUN test "$VERIFY" = 0 || python -m llm_clip_onnx verify'
 
 
 def torch_to_install() -> str:
@@ -76,7 +76,9 @@ def reference(context, arguments) -> str:
 
 
 def test_the_comparison_that_the_build_makes_is_with_llm_clip_itself(reference):
-    compared = run_once(reference, "llm", "clip", "verify", "/model", "--reference", "llm-clip", options=TMP)
+    compared = run_once(
+        reference, "python", "-m", "llm_clip_onnx", "verify", "/model", "--reference", "llm-clip", options=TMP
+    )
     assert compared.returncode == 0, compared.stdout
     assert re.findall(r"^(\w+) +(\w+) tower \(int8\) with llm-clip", compared.stdout, re.M) == [
         ("ok", "text"),
