@@ -9,7 +9,7 @@ import tomllib
 import yaml
 
 from conftest import ROOT
-from datasette_clip.config import Limits
+from datasette_guard.config import Limits
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 ARGUMENTS = dict(re.findall(r'^ARG (\w+)="?([^"\n]*)', DOCKERFILE.split("\nFROM")[0], re.M))
