@@ -1,14 +1,18 @@
-# make demo: the embedded demo model and a collection of emoji on http://127.0.0.1:8001, no model hub needed
-# make serve: OpenAI's ViT-B/32, baked first if there is none yet (that needs the hub)
-# make test: every test; make bench: the measurements of README, or some: make bench ONLY="recipe growth"
-# make lock: the versions that the Dockerfile installs, newest that fit pyproject.toml
+# make demo       the embedded demo model and a collection of emoji on http://127.0.0.1:8001, no model hub needed
+# make serve      OpenAI's ViT-B/32, baked first if there is none yet (that needs the hub)
+# make check      linters, types, and the tests that need no browser, container, torch or patience
+# make test       the same with every test that is not slow
+# make test-all   every test
+# make bench      the measurements of the docs, or some: make bench ONLY="recipe growth"
+# make lock       deploy/requirements*.txt: the newest versions that fit pyproject.toml
 
 PYTHON ?= python3
 PORT ?= 8001
 MODEL_DIR ?= clip-model
 DATASETTE = .venv/bin/datasette serve --memory --cors -p $(PORT)
-# torch alone, from where it comes without CUDA; PyPI's torchvision does not import beside it.
-TORCH = torch==2.13.0 --extra-index-url https://download.pytorch.org/whl/cpu
+# torch alone, from where it comes without CUDA; PyPI's torchvision does not import beside it. What torch depends on is
+# left to the line after it: where that index is out of reach, pip would ask it 6 times for each dependency, 80 s in all.
+TORCH = --no-deps --retries 1 torch==2.13.0 --extra-index-url https://download.pytorch.org/whl/cpu
 
 NOT_IN_SERVING = huggingface-hub hf-xet fsspec filelock tqdm flatbuffers protobuf setuptools tzdata colorama
 # OpenAI's names and templates of ImageNet; what it depends on is for models that are not used here.
@@ -24,11 +28,19 @@ serve: .venv/ready
 	test -e $(MODEL_DIR)/labels/imagenet.json || .venv/bin/llm clip labels bake imagenet $(MODEL_DIR)
 	CLIP_MODEL_DIR=$(MODEL_DIR) $(DATASETTE) -m metadata.json
 
-test: .venv-test/ready .venv-alpha/ready
+check: lint
+	.venv-test/bin/python -m pytest -m "not browser and not container and not reference and not slow"
+
+test: lint .venv-alpha/ready
+	.venv-test/bin/python -m pytest -m "not slow"
+
+test-all: lint .venv-alpha/ready
+	.venv-test/bin/python -m pytest
+
+lint: .venv-test/ready
 	.venv-test/bin/ruff check
 	.venv-test/bin/ruff format --check
 	.venv-test/bin/mypy
-	.venv-test/bin/python -m pytest
 
 # The environments of these benches alone are made first. Where one cannot be made, the benches of the others run.
 bench:
@@ -45,7 +57,8 @@ lock: .venv-lock/ready
 	$(LOCK) --excludes .venv-lock/bake.txt --extra bake --extra labels -o deploy/requirements-bake.txt
 	$(LOCK) --excludes .venv-lock/reference.txt --extra reference -o deploy/requirements-reference.txt
 
-demo/model/manifest.json: .venv/ready demo/checkpoint/model.safetensors $(wildcard plugins/llm_clip_onnx/*.py plugins/llm_clip_onnx/bake/*.py)
+# Of the code the model alone: no other edit bakes again, nor does a new environment.
+demo/model/manifest.json: demo/checkpoint/model.safetensors $(shell find plugins/llm_clip_onnx -name '*.py') | .venv/ready
 	.venv/bin/llm clip bake demo/checkpoint --to demo/model --force
 
 demo/model/labels/emoji.json: demo/model/manifest.json demo/emoji.txt
@@ -118,4 +131,4 @@ demo/served/emoji.db: demo/emoji.db demo/model/manifest.json
 	.venv-lock/bin/pip install -q 'uv>=0.13'
 	touch $@
 
-.PHONY: demo serve test bench lock
+.PHONY: demo serve check test test-all lint bench lock

@@ -180,6 +180,32 @@ def tracked() -> list[Path]:
     return [ROOT / name for name in names.split("\0") if name and (ROOT / name).is_file()]
 
 
+@pytest.mark.parametrize(
+    ("edited", "bakes_again"),
+    [
+        ("plugins/llm_clip_onnx/tokenizer.py", True),
+        ("plugins/llm_clip_onnx/bake/quantize.py", True),
+        ("demo/checkpoint/model.safetensors", True),
+        ("plugins/clip_collections/search.py", False),
+        ("plugins/datasette_clip/config.py", False),
+        ("plugins/datasette_guard/gate.py", False),
+        ("pyproject.toml", False),
+    ],
+)
+def test_make_bakes_again_only_after_an_edit_of_the_model(edited, bakes_again, tmp_path):
+    """In a tree of empty files with the times of a demo that was made after all of them, and then of the edit."""
+    made = (".venv/ready", "demo/model/manifest.json", "demo/model/labels/emoji.json", "demo/served/emoji.db")
+    for time_s, names in enumerate(([str(file.relative_to(ROOT)) for file in tracked()], made, [edited]), start=1):
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+            os.utime(tmp_path / name, (time_s, time_s))
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    done = subprocess.run(["make", "--dry-run", "demo"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "datasette serve" in done.stdout
+    assert ("llm clip bake" in done.stdout) == bakes_again
+
+
 ROOT_FILES = {
     *("Dockerfile", "fly.toml", "heroku.yml", "metadata.json", "pyproject.toml", "README.md", "LICENSE", "Makefile"),
     *("CONTRIBUTING.md", "plugins", "tests", "docs", "demo", "bench", "deploy", "examples"),
