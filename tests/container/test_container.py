@@ -166,6 +166,19 @@ def test_a_signal_before_anything_was_asked_ends_it_with_0_too(image):
         assert "Traceback" not in container.logs()
 
 
+def test_it_ends_by_itself_after_the_time_in_the_environment_which_is_ten_minutes(image):
+    assert run_once(image, "printenv", "SLEEP_AFTER").stdout == "10m\n"
+    with started(image, "--env", "SLEEP_AFTER=2s") as container:
+        container.first_embedding(TEXT)
+        assert container.end() == 0
+
+
+def test_more_options_of_datasette_serve_are_in_the_environment(image):
+    with started(image, "--env", "SERVE_OPTIONS=--setting default_allow_sql off") as container:
+        assert container.ready().get("/_memory.json", sql="select 1").status_code == 403
+        assert len(container.get("/_memory/embed.json", text=TEXT, _shape="array").json()[0]["x"]) == 4096
+
+
 def test_its_healthcheck_says_healthy_and_keeps_to_the_port(image):
     with started(image, "--env", "PORT=9090", port=9090) as container:
         container.ready()
