@@ -3,16 +3,18 @@
 #                                                             the demo model, no hub, no torch
 # docker build -t recipe --target reference-serve .           what this replaces: llm-clip and torch in the process
 # docker run --read-only --cap-drop ALL -p 8080:8080 clip
+# docker run -e SERVE_OPTIONS="--setting default_allow_sql off" ... clip     canned queries and pages, no SQL of visitors
 #
 #   build -> app                                              what serves, and what it serves beside the model
 #         -> bake, torch -> reference (-> reference-serve)    the model, and the proof that it is llm-clip's
 #   app, reference -> the image
 
-# A hub id, or a folder of the context: demo/checkpoint, checkpoints/NAME. The revision is a branch, tag or commit there.
+# A hub id, or a folder of the context: demo/checkpoint, deploy/checkpoints/NAME.
 ARG CLIP_MODEL=sentence-transformers/clip-ViT-B-32
+# A branch, tag or commit on the hub.
 ARG CLIP_REVISION=
 ARG CLIP_PRECISION=auto
-# Label sets: imagenet, and files with one label a line, demo/emoji.txt or yours in labels/; several between spaces.
+# Label sets: imagenet, and files with one label a line, demo/emoji.txt or deploy/labels/NAME.txt, with spaces between.
 ARG LABELS=imagenet
 # A mirror of the Hugging Face hub, in place of the hub itself.
 ARG HF_ENDPOINT
@@ -20,20 +22,20 @@ ARG HF_ENDPOINT
 ARG VERIFY=1
 # From the index without CUDA; of one release, for torchvision imports beside no other torch.
 ARG TORCH="torch==2.13.0 torchvision==0.28.0 --index-url https://download.pytorch.org/whl/cpu"
-# Which file becomes Datasette's metadata.json.
-ARG METADATA=metadata.json
+# The server ends after so long without a request: 90s, 10m, 2h; empty: never. The environment variable overrules it.
+ARG SLEEP_AFTER=10m
 ARG PY=3.13
 
 # Every package that any stage installs is locked with its hash, but torch; the lock files are made by `make lock`.
 FROM python:${PY}-slim AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ONLY_BINARY=:all:
 WORKDIR /src
-COPY requirements-bake.txt ./
+COPY deploy/requirements-bake.txt ./
 RUN pip install --require-hashes --no-deps -r requirements-bake.txt
 
 FROM build AS app
 RUN python -m venv --without-pip /app
-COPY requirements.txt ./
+COPY deploy/requirements.txt ./
 RUN pip --python /app/bin/python install --no-compile --require-hashes --no-deps -r requirements.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY plugins plugins
@@ -48,42 +50,39 @@ RUN cd /app/lib/python*/site-packages && find . -type d -name tests -prune -exec
 RUN /app/bin/python -m compileall -q -j 0 -x '/site-packages/openai/' --invalidation-mode unchecked-hash /app/lib
 # Databases are served immutable, as SQLite can write no -wal beside them: what is in one now is folded in first.
 WORKDIR /srv
-COPY databases ./
+COPY deploy/databases ./
 RUN list() { find . -maxdepth 1 -regextype posix-extended -regex '.*\.(db|sqlite3?)' -printf '%P\0'; } \
  && list | xargs -0 -r -n 1 python -c "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('pragma journal_mode = delete')" \
  && list | xargs -0 -r /app/bin/datasette inspect --inspect-file inspect-data.json --
-ARG METADATA
 # settings.json: neither looking for facets in a table of vectors nor streaming a table as CSV is for a small machine.
-COPY settings.json ./
-COPY ${METADATA} metadata.json
+COPY metadata.json deploy/settings.json ./
 RUN chmod -R a+rX .
 
-# Only what a bake depends on, so that no other change bakes again; README is there because pyproject.toml names it.
+# Only what a bake depends on, so that no other change bakes again. The model's package is not installed: the entry
+# points of the distribution name packages that are not here.
 FROM build AS bake
-COPY pyproject.toml ./
-COPY plugins/llm_clip_onnx plugins/llm_clip_onnx
-RUN touch README.md && pip install --no-deps --no-build-isolation .
+COPY plugins/llm_clip_onnx llm_clip_onnx
 COPY demo/checkpoint demo/checkpoint
-COPY checkpoints checkpoints
+COPY deploy/checkpoints deploy/checkpoints
 ENV HF_HOME=/src/hub
 ARG CLIP_MODEL
 ARG CLIP_REVISION
 ARG CLIP_PRECISION
 ARG HF_ENDPOINT
-RUN llm clip bake "$CLIP_MODEL" ${CLIP_REVISION:+--revision "$CLIP_REVISION"} --precision "$CLIP_PRECISION" --to /model
+RUN python -m llm_clip_onnx bake "$CLIP_MODEL" ${CLIP_REVISION:+--revision "$CLIP_REVISION"} --precision "$CLIP_PRECISION" --to /model
 COPY demo/emoji.txt demo/
-COPY labels labels
+COPY deploy/labels deploy/labels
 ARG LABELS
 RUN set -e; for labels in $LABELS; do \
       case "$labels" in imagenet) from= ;; *) from="--labels $labels" ;; esac; \
-      llm clip labels bake "$(basename "$labels" .txt)" /model $from; \
+      python -m llm_clip_onnx labels bake "$(basename "$labels" .txt)" /model $from; \
     done
 
 FROM build AS torch
 ARG VERIFY
 ARG TORCH
 RUN test "$VERIFY" = 0 || pip install $TORCH
-COPY requirements-reference.txt ./
+COPY deploy/requirements-reference.txt ./
 RUN test "$VERIFY" = 0 || pip install --require-hashes --no-deps -r requirements-reference.txt
 
 # The image takes the model from here, so that no model gets into it that was not held against llm-clip's own.
@@ -93,21 +92,22 @@ COPY --from=bake /model /model
 ENV HF_HOME=/src/hub
 ARG VERIFY
 ARG HF_ENDPOINT
-RUN test "$VERIFY" = 0 || (pip install --no-deps --no-build-isolation . && llm clip verify /model --reference llm-clip)
+RUN test "$VERIFY" = 0 || python -m llm_clip_onnx verify /model --reference llm-clip
 
 # The recipe as people run it, for who wants it or wants to compare: same URLs, same vectors, none of our plugins.
 # torch wants a /tmp to write to: docker run --read-only --tmpfs /tmp.
 FROM reference AS reference-serve
 ARG VERIFY
-COPY reference/link_checkpoint.py ./
+COPY deploy/reference/link_checkpoint.py ./
 COPY --from=app /srv /srv
-COPY reference/plugins /srv/plugins
-RUN test "$VERIFY" = 0 || (pip uninstall -y datasette-clip && python link_checkpoint.py /model /srv/clip-ViT-B-32)
+COPY deploy/reference/plugins /srv/plugins
+RUN test "$VERIFY" = 0 || python link_checkpoint.py /model /srv/clip-ViT-B-32
 WORKDIR /srv
-ENV HF_HUB_OFFLINE=1 LLM_USER_PATH=/tmp HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+ARG SLEEP_AFTER
+ENV HF_HUB_OFFLINE=1 LLM_USER_PATH=/tmp HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 SLEEP_AFTER=$SLEEP_AFTER
 USER 10001:10001
 EXPOSE 8080
-CMD ["sh", "-c", "exec datasette serve /srv --memory --host 0.0.0.0 --cors --port ${PORT:-8080}"]
+CMD ["sh", "-c", "exec datasette serve /srv --memory --host 0.0.0.0 --cors --port ${PORT:-8080} $SERVE_OPTIONS"]
 
 FROM python:${PY}-slim
 LABEL org.opencontainers.image.title="datasette-clip" \
@@ -126,9 +126,11 @@ ENV PATH=/app/bin:$PATH CLIP_MODEL_DIR=/model LLM_USER_PATH=/tmp HOME=/tmp HF_HU
 RUN PYTHONDONTWRITEBYTECODE= datasette serve /srv --memory --get "/_memory.json?sql=select+hex(llm_embed('clip','hello'))" \
  && pip uninstall -y --root-user-action ignore pip
 WORKDIR /srv
+ARG SLEEP_AFTER
+ENV SLEEP_AFTER=$SLEEP_AFTER
 USER 10001:10001
 EXPOSE 8080
 STOPSIGNAL SIGTERM
 # By bash, for it starts in less than a tenth of the time that Python takes; 200 means that the model is ready.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/${PORT:-8080} && printf 'GET /-/clip/health HTTP/1.0\\r\\n\\r\\n' >&3 && read -r -t 4 _ status _ <&3 && [ \"$status\" = 200 ]"]
-CMD ["sh", "-c", "exec datasette serve /srv --memory --host 0.0.0.0 --cors --port ${PORT:-8080}"]
+CMD ["sh", "-c", "exec datasette serve /srv --memory --host 0.0.0.0 --cors --port ${PORT:-8080} $SERVE_OPTIONS"]

@@ -1,15 +1,18 @@
-# make demo: the embedded demo model and a collection of emoji on http://127.0.0.1:8001, no model hub needed
-# make serve: OpenAI's ViT-B/32, baked first if there is none yet (that needs the hub)
-# make test: every test; make bench: the measurements of README, or some: make bench ONLY="recipe growth"
-# make lock: the versions that the Dockerfile installs, newest that fit pyproject.toml
+# make demo       the embedded demo model and a collection of emoji on http://127.0.0.1:8001, no model hub needed
+# make serve      OpenAI's ViT-B/32, baked first if there is none yet (that needs the hub)
+# make check      linters, types, and the tests that need no browser, container, torch or patience
+# make test       the same with every test that is not slow
+# make test-all   every test
+# make bench      the measurements of the docs, or some: make bench ONLY="recipe growth"
+# make lock       deploy/requirements*.txt: the newest versions that fit pyproject.toml
 
 PYTHON ?= python3
 PORT ?= 8001
 MODEL_DIR ?= clip-model
-METADATA = .venv/metadata.json
-DATASETTE = .venv/bin/datasette serve --memory --cors -m $(METADATA) -p $(PORT)
-# torch alone, from where it comes without CUDA; PyPI's torchvision does not import beside it.
-TORCH = torch==2.13.0 --extra-index-url https://download.pytorch.org/whl/cpu
+DATASETTE = .venv/bin/datasette serve --memory --cors -p $(PORT)
+# torch alone, from where it comes without CUDA; PyPI's torchvision does not import beside it. What torch depends on is
+# left to the line after it: where that index is out of reach, pip would ask it 6 times for each dependency, 80 s in all.
+TORCH = --no-deps --retries 1 torch==2.13.0 --extra-index-url https://download.pytorch.org/whl/cpu
 
 NOT_IN_SERVING = huggingface-hub hf-xet fsspec filelock tqdm flatbuffers protobuf setuptools tzdata colorama
 # OpenAI's names and templates of ImageNet; what it depends on is for models that are not used here.
@@ -17,20 +20,27 @@ LABELS = --no-deps 'open-clip-torch>=3.3'
 LOCK = .venv-lock/bin/uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command 'make lock'
 
-demo: METADATA = .venv/demo.json
-demo: demo/model/labels/emoji.json demo/served/emoji.db .venv/demo.json
-	CLIP_MODEL_DIR=demo/model $(DATASETTE) demo/served/emoji.db
+demo: demo/model/labels/emoji.json demo/served/emoji.db
+	CLIP_MODEL_DIR=demo/model $(DATASETTE) -m demo/metadata.json demo/served/emoji.db
 
-serve: .venv/ready .venv/metadata.json
+serve: .venv/ready
 	test -e $(MODEL_DIR)/manifest.json || .venv/bin/llm clip bake --to $(MODEL_DIR)
 	test -e $(MODEL_DIR)/labels/imagenet.json || .venv/bin/llm clip labels bake imagenet $(MODEL_DIR)
-	CLIP_MODEL_DIR=$(MODEL_DIR) $(DATASETTE)
+	CLIP_MODEL_DIR=$(MODEL_DIR) $(DATASETTE) -m metadata.json
 
-test: .venv-test/ready .venv-alpha/ready
+check: lint
+	.venv-test/bin/python -m pytest -m "not browser and not container and not reference and not slow"
+
+test: lint .venv-alpha/ready
+	.venv-test/bin/python -m pytest -m "not slow"
+
+test-all: lint .venv-alpha/ready
+	.venv-test/bin/python -m pytest
+
+lint: .venv-test/ready
 	.venv-test/bin/ruff check
 	.venv-test/bin/ruff format --check
 	.venv-test/bin/mypy
-	.venv-test/bin/python -m pytest
 
 # The manual, in docs/_build/html. Fails on a warning of Sphinx, or if a page does not say what the code says; make
 # docs-write writes what cog writes anew.
@@ -55,11 +65,12 @@ lock: .venv-lock/ready
 	printf '%s\n' pip torch torchvision timm ftfy regex > .venv-lock/bake.txt
 	printf '%s\n' pip torch torchvision > .venv-lock/reference.txt
 	printf '%s\n' pip $(NOT_IN_SERVING) > .venv-lock/serving.txt
-	$(LOCK) --excludes .venv-lock/serving.txt -o requirements.txt
-	$(LOCK) --excludes .venv-lock/bake.txt --extra bake --extra labels -o requirements-bake.txt
-	$(LOCK) --excludes .venv-lock/reference.txt --extra reference -o requirements-reference.txt
+	$(LOCK) --excludes .venv-lock/serving.txt -o deploy/requirements.txt
+	$(LOCK) --excludes .venv-lock/bake.txt --extra bake --extra labels -o deploy/requirements-bake.txt
+	$(LOCK) --excludes .venv-lock/reference.txt --extra reference -o deploy/requirements-reference.txt
 
-demo/model/manifest.json: .venv/ready demo/checkpoint/model.safetensors $(wildcard plugins/llm_clip_onnx/*.py plugins/llm_clip_onnx/bake/*.py)
+# Of the code the model alone: no other edit bakes again, nor does a new environment.
+demo/model/manifest.json: demo/checkpoint/model.safetensors $(shell find plugins/llm_clip_onnx -name '*.py') | .venv/ready
 	.venv/bin/llm clip bake demo/checkpoint --to demo/model --force
 
 demo/model/labels/emoji.json: demo/model/manifest.json demo/emoji.txt
@@ -75,15 +86,6 @@ demo/served/emoji.db: demo/emoji.db demo/model/manifest.json
 		--image image --metadata label --metadata group --metadata subgroup --store -d $@.new -c emoji
 	.venv/bin/llm clip index $@.new -c emoji
 	mv $@.new $@
-
-# At home the server does not exit when nobody asks for ten minutes: metadata.json without datasette-scale-to-zero.
-.venv/metadata.json: metadata.json .venv/ready
-	.venv/bin/python -c "import json; m = json.load(open('metadata.json')); \
-	del m['plugins']['datasette-scale-to-zero']; json.dump(m, open('$@', 'w'), indent=4)"
-
-.venv/demo.json: .venv/metadata.json demo/queries.json
-	.venv/bin/python -c "import json; m = json.load(open('.venv/metadata.json')); \
-	m['databases'] |= json.load(open('demo/queries.json')); json.dump(m, open('$@', 'w'), indent=4)"
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -141,4 +143,4 @@ demo/served/emoji.db: demo/emoji.db demo/model/manifest.json
 	.venv-lock/bin/pip install -q 'uv>=0.13'
 	touch $@
 
-.PHONY: demo serve test bench lock
+.PHONY: demo serve check test test-all lint bench lock

@@ -150,9 +150,9 @@ def measure(image: str, starts: int) -> dict:
 def build_images(place: Path) -> None:
     """Build IMAGES, with the table of images in a database."""
     context = copy_context(place / "context")
-    make_images(context / "databases" / "images.db")
-    write_checkpoint(context / "checkpoints" / "vit-b-32", text=VIT_B_32, vision=VIT_B_32)
-    for image, source in zip(IMAGES.values(), ("demo/checkpoint", "checkpoints/vit-b-32")):
+    make_images(context / "deploy" / "databases" / "images.db")
+    write_checkpoint(context / "deploy" / "checkpoints" / "vit-b-32", text=VIT_B_32, vision=VIT_B_32)
+    for image, source in zip(IMAGES.values(), ("demo/checkpoint", "deploy/checkpoints/vit-b-32")):
         say(f"building with {source}")
         build(image, context, python=PYTHON, CLIP_MODEL=source, LABELS="", VERIFY="0")
 

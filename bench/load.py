@@ -213,8 +213,8 @@ def stopped_and_started(model: Path, seconds: float) -> Answers:
 
 def build_image(checkpoint: Path, place: Path) -> None:
     context = copy_context(place / "context")
-    shutil.copytree(checkpoint, context / "checkpoints" / "random")
-    build(IMAGE, context, CLIP_MODEL="checkpoints/random", LABELS="", VERIFY="0")
+    shutil.copytree(checkpoint, context / "deploy" / "checkpoints" / "random")
+    build(IMAGE, context, CLIP_MODEL="deploy/checkpoints/random", LABELS="", VERIFY="0")
 
 
 def table(found: dict) -> str:

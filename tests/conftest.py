@@ -60,9 +60,9 @@ def demo_engine(demo_dir) -> Engine:
     return Engine(demo_dir)
 
 
-def shipped_metadata(name: str = "metadata.json") -> dict:
+def shipped_metadata() -> dict:
     """metadata.json, but for the bound on SQLite's memory, which would be that of this process until it ends."""
-    metadata = json.loads((ROOT / name).read_text())
+    metadata = json.loads((ROOT / "metadata.json").read_text())
     del metadata["plugins"]["datasette-guard"]["limits"]["sqlite_bytes"]
     return metadata
 

@@ -214,10 +214,10 @@ def test_where_the_token_would_not_hold_the_start_is_refused(alpha_bin, tmp_path
     )
 
 
-def test_the_locked_metadata_leaves_canned_queries(alpha_bin, demo_dir, tmp_path):
-    locked = str(ROOT / "metadata.locked.json")
+def test_without_sql_for_visitors_canned_queries_are_left(alpha_bin, demo_dir, tmp_path):
     env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
-    with serving("--memory", "-m", locked, "-c", locked, env=env, log=tmp_path / "log", bin=alpha_bin) as url:
+    arguments = [*WITH_METADATA, "--setting", "default_allow_sql", "off"]
+    with serving(*arguments, env=env, log=tmp_path / "log", bin=alpha_bin) as url:
         assert get(f"{url}{QUERY}?sql=select+1").status_code == 403
         assert get(url + RECIPE).status_code == 403
         assert len(get(f"{url}/_memory/embed.json?text=a&_shape=array").json()[0]["x"]) == 4096
@@ -240,14 +240,12 @@ def test_bad_configuration_in_metadata_ends_it_with_its_sentence(alpha_bin, tmp_
 
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT, None])
 def test_it_ends_with_0_by_a_signal_and_when_nobody_asks(by, alpha_bin, demo_dir, tmp_path):
-    (tmp_path / "metadata.json").write_text('{"plugins": {"datasette-scale-to-zero": {"duration": "2s"}}}')
     port, log = free_port(), tmp_path / "log"
     command = [str(alpha_bin / "datasette"), "serve", "--memory", "-p", str(port)]
+    sleeps = {} if by else {"SLEEP_AFTER": "2s"}
+    env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir), **sleeps)
     with log.open("w") as stream:
-        process = subprocess.Popen(
-            [*command, *([] if by else ["-m", str(tmp_path / "metadata.json")])],
-            env=environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir)), stdout=stream, stderr=stream,
-        )  # fmt: skip
+        process = subprocess.Popen([*command, "-m", METADATA], env=env, stdout=stream, stderr=stream)
     try:
         wait_for(f"http://127.0.0.1:{port}", process, log)
         if by:

@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -159,6 +160,14 @@ def test_importing_the_llm_plugin_costs_no_onnxruntime(tmp_path):
     assert added == {"llm_clip_onnx"}
 
 
+def test_the_model_runs_without_being_installed(tiny_dir, tmp_path):
+    """As in the Dockerfile's bake, which has none of the other packages."""
+    shutil.copytree(PLUGINS / "llm_clip_onnx", tmp_path / "llm_clip_onnx")
+    command = [sys.executable, "-m", "llm_clip_onnx", "verify", str(tiny_dir)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path / "llm"), capture_output=True, text=True)
+    assert (done.returncode, "FAILED" in done.stdout) == (0, False), done.stdout + done.stderr
+
+
 def test_the_image_tells_numpys_threads_not_to_spin_for_no_plugin_can():
     """Datasette and `llm` (by openai) import numpy first. What the threads spin cannot be tested: they give way to others."""
     env = re.search(r"^ENV PATH=(.*\\\n)*.*$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
@@ -169,6 +178,43 @@ def test_the_image_tells_numpys_threads_not_to_spin_for_no_plugin_can():
 def tracked() -> list[Path]:
     names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return [ROOT / name for name in names.split("\0") if name and (ROOT / name).is_file()]
+
+
+@pytest.mark.parametrize(
+    ("edited", "bakes_again"),
+    [
+        ("plugins/llm_clip_onnx/tokenizer.py", True),
+        ("plugins/llm_clip_onnx/bake/quantize.py", True),
+        ("demo/checkpoint/model.safetensors", True),
+        ("plugins/clip_collections/search.py", False),
+        ("plugins/datasette_clip/config.py", False),
+        ("plugins/datasette_guard/gate.py", False),
+        ("pyproject.toml", False),
+    ],
+)
+def test_make_bakes_again_only_after_an_edit_of_the_model(edited, bakes_again, tmp_path):
+    """In a tree of empty files with the times of a demo that was made after all of them, and then of the edit."""
+    made = (".venv/ready", "demo/model/manifest.json", "demo/model/labels/emoji.json", "demo/served/emoji.db")
+    for time_s, names in enumerate(([str(file.relative_to(ROOT)) for file in tracked()], made, [edited]), start=1):
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+            os.utime(tmp_path / name, (time_s, time_s))
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    done = subprocess.run(["make", "--dry-run", "demo"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "datasette serve" in done.stdout
+    assert ("llm clip bake" in done.stdout) == bakes_again
+
+
+ROOT_FILES = {
+    *("Dockerfile", "fly.toml", "heroku.yml", "metadata.json", "pyproject.toml", "README.md", "LICENSE", "Makefile"),
+    *("CONTRIBUTING.md", "plugins", "tests", "docs", "demo", "bench", "deploy", "examples"),
+}
+
+
+def test_the_root_holds_nothing_but_what_a_reader_looks_for_there():
+    names = {file.relative_to(ROOT).parts[0] for file in tracked()}
+    assert {name for name in names if not name.startswith(".")} <= ROOT_FILES
 
 
 def test_only_the_demo_and_small_goldens_are_binary():

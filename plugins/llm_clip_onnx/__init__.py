@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pluggy import HookimplMarker
 
+__version__ = "0.1"  # of the distribution; pyproject.toml reads it here, and a bake needs no other file
 MODEL_ID = "clip"
 hookimpl = HookimplMarker("llm")  # as llm.hookimpl is
 

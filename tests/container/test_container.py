@@ -107,8 +107,8 @@ def image_with_databases(context, tmp_path_factory) -> str:
     with_databases = tmp_path_factory.mktemp("with-databases") / "context"
     shutil.copytree(context, with_databases)
     for name in ("plain.db", "in wal mode.sqlite", "third.sqlite3"):
-        make_database(with_databases / "databases" / name, wal="wal" in name)
-    for file in (with_databases / "databases").iterdir():
+        make_database(with_databases / "deploy" / "databases" / name, wal="wal" in name)
+    for file in (with_databases / "deploy" / "databases").iterdir():
         file.chmod(0o600)
     build("localhost/datasette-clip:databases", with_databases, **DEMO)
     return "localhost/datasette-clip:databases"
@@ -166,6 +166,19 @@ def test_a_signal_before_anything_was_asked_ends_it_with_0_too(image):
         assert "Traceback" not in container.logs()
 
 
+def test_it_ends_by_itself_after_the_time_in_the_environment_which_is_ten_minutes(image):
+    assert run_once(image, "printenv", "SLEEP_AFTER").stdout == "10m\n"
+    with started(image, "--env", "SLEEP_AFTER=2s") as container:
+        container.first_embedding(TEXT)
+        assert container.end() == 0
+
+
+def test_more_options_of_datasette_serve_are_in_the_environment(image):
+    with started(image, "--env", "SERVE_OPTIONS=--setting default_allow_sql off") as container:
+        assert container.ready().get("/_memory.json", sql="select 1").status_code == 403
+        assert len(container.get("/_memory/embed.json", text=TEXT, _shape="array").json()[0]["x"]) == 4096
+
+
 def test_its_healthcheck_says_healthy_and_keeps_to_the_port(image):
     with started(image, "--env", "PORT=9090", port=9090) as container:
         container.ready()
@@ -204,7 +217,7 @@ def test_what_serves_is_what_is_locked_and_nothing_more(container):
     """Names of Python packages anywhere in the image, as pip compares them."""
     listing = container.execute("find", "/", "-xdev", "-name", "*.dist-info", "-printf", "%f\n").stdout
     found = {re.sub(r"[-_.]+", "-", name.split("-")[0]).lower() for name in listing.splitlines()}
-    locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.txt").read_text(), re.M))
+    locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "deploy/requirements.txt").read_text(), re.M))
     assert found <= locked | {"datasette-clip"}
     assert {"datasette-clip", "datasette", "llm", "onnxruntime", "tokenizers", "pillow"} <= found
     assert not found & {"torch", "onnx", "huggingface-hub", "safetensors", "pip", "setuptools", "rich"}
@@ -223,6 +236,25 @@ def test_all_that_a_start_loads_is_bytecode_already(container):
     assert "Application startup complete" in log
     assert log.count(".pyc matches /") > 500
     assert re.findall(r"code object from (/.*\.py)$", log, re.M) == []
+
+
+def bakes_anew(context: Path) -> bool:
+    built = build("localhost/datasette-clip:bake", context, target="bake", **DEMO)
+    steps = re.split(r"^\[\d/\d\] STEP ", built.stdout, flags=re.M)
+    baking = [step for step in steps if "RUN python -m llm_clip_onnx bake" in step or "labels bake" in step]
+    assert len(baking) == 2
+    return not all("--> Using cache" in step for step in baking)
+
+
+def test_only_an_edit_of_the_model_bakes_again(image, context, tmp_path):
+    edited = Path(shutil.copytree(context, tmp_path / "context"))
+    others = [file for file in (edited / "plugins").glob("*/*.py") if file.parent.name != "llm_clip_onnx"]
+    for file in [*others, *(edited / name for name in ("pyproject.toml", "README.md", "metadata.json", "fly.toml"))]:
+        file.write_text(f"{file.read_text()}\n")
+    assert not bakes_anew(edited)
+    with (edited / "plugins" / "llm_clip_onnx" / "errors.py").open("a") as stream:
+        stream.write("\n")
+    assert bakes_anew(edited)
 
 
 def test_it_is_small(image):

@@ -9,7 +9,7 @@ import tomllib
 import yaml
 
 from conftest import ROOT
-from datasette_clip.config import Limits
+from datasette_guard.config import Limits
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 ARGUMENTS = dict(re.findall(r'^ARG (\w+)="?([^"\n]*)', DOCKERFILE.split("\nFROM")[0], re.M))
@@ -36,7 +36,8 @@ def test_every_stage_that_serves_starts_the_same_server():
     assert json.loads(commands[0])[-1].startswith("exec datasette serve /srv --memory ")
 
 
-def test_metadata_that_stays_awake_is_the_other_but_for_the_sleep():
-    metadata = json.loads((ROOT / "metadata.json").read_text())
-    del metadata["plugins"]["datasette-scale-to-zero"]
-    assert json.loads((ROOT / HEROKU["build"]["config"]["METADATA"]).read_text()) == metadata
+def test_the_demos_metadata_has_the_canned_query_of_the_shipped_one():
+    ours, demos = (
+        json.loads((ROOT / name).read_text())["databases"] for name in ("metadata.json", "demo/metadata.json")
+    )
+    assert demos["_memory"] == ours["_memory"]

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
 PYTHON = "3.11"  # of the image; the one that a folder of wheels is most likely to have torch for: it runs these tests
 TMP = ("--tmpfs", "/tmp")  # torch does not even import without a folder to write to
-VERIFY = 'RUN test "$VERIFY" = 0 || (pip install --no-deps --no-build-isolation . && llm clip verify'
+VERIFY = 'RUN test "$VERIFY" = 0 || python -m llm_clip_onnx verify'
 
 
 def torch_to_install() -> str:
@@ -76,7 +76,9 @@ def reference(context, arguments) -> str:
 
 
 def test_the_comparison_that_the_build_makes_is_with_llm_clip_itself(reference):
-    compared = run_once(reference, "llm", "clip", "verify", "/model", "--reference", "llm-clip", options=TMP)
+    compared = run_once(
+        reference, "python", "-m", "llm_clip_onnx", "verify", "/model", "--reference", "llm-clip", options=TMP
+    )
     assert compared.returncode == 0, compared.stdout
     assert re.findall(r"^(\w+) +(\w+) tower \(int8\) with llm-clip", compared.stdout, re.M) == [
         ("ok", "text"),
@@ -88,16 +90,16 @@ def test_no_image_comes_of_a_model_that_is_not_llm_clips(reference, context, arg
     """One that is sound in itself and says that it is of this checkpoint; slipped in just before the comparison."""
     write_checkpoint(tmp_path / "demo" / "checkpoint", **TINY)
     monkeypatch.chdir(tmp_path)
-    bake("demo/checkpoint", context / "reference" / "other", "fp32", say=quiet)
+    bake("demo/checkpoint", context / "deploy" / "reference" / "other", "fp32", say=quiet)
     dockerfile = (context / "Dockerfile").read_text()
     assert dockerfile.count(VERIFY) == 1
-    (context / "Dockerfile").write_text(dockerfile.replace(VERIFY, f"COPY reference/other /model\n{VERIFY}"))
+    (context / "Dockerfile").write_text(dockerfile.replace(VERIFY, f"COPY deploy/reference/other /model\n{VERIFY}"))
     run("podman", "rmi", "--force", "localhost/datasette-clip:other", ok=False)  # were an earlier build wrong
     try:
         failed = build("localhost/datasette-clip:other", context, **arguments, ok=False)
     finally:
         (context / "Dockerfile").write_text(dockerfile)
-        shutil.rmtree(context / "reference" / "other")
+        shutil.rmtree(context / "deploy" / "reference" / "other")
     assert failed.returncode
     assert re.findall(r"^(\w+) +(\w+) tower \(fp32\) with llm-clip", failed.stdout, re.M) == [
         ("FAILED", "text"),

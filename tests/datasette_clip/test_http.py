@@ -107,7 +107,9 @@ def test_scale_to_zero_and_block_robots_are_there_as_they_are(server):
     names = {plugin["name"] for plugin in httpx.get(f"{server}/-/plugins.json").json()}
     assert {"datasette-clip", "datasette-llm-embed", "datasette-scale-to-zero", "datasette-block-robots"} <= names
     assert "Disallow: /" in httpx.get(f"{server}/robots.txt").text
-    assert httpx.get(f"{server}/-/metadata.json").json()["plugins"]["datasette-scale-to-zero"] == {"duration": "10m"}
+    assert httpx.get(f"{server}/-/metadata.json").json()["plugins"]["datasette-scale-to-zero"] == {
+        "duration": {"$env": "SLEEP_AFTER"}
+    }
 
 
 def test_the_first_query_of_a_cold_server_succeeds(demo_dir, tmp_path):

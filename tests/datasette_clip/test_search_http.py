@@ -282,8 +282,8 @@ def test_the_canned_query_of_the_demo_hides_that_it_is_json(
 ):
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
     (tmp_path / "emoji.db").write_bytes(database.read_bytes())
-    queries = json.loads((ROOT / "demo/queries.json").read_text())
-    datasette = Datasette([str(tmp_path / "emoji.db")], metadata={"databases": queries})
+    metadata = json.loads((ROOT / "demo/metadata.json").read_text())
+    datasette = Datasette([str(tmp_path / "emoji.db")], metadata=metadata)
     rows = ask(datasette, "/emoji/search.json?query=sad+face&_shape=array").json()
     expected = ranked(stored, demo_engine.embed_item("sad face"))[:20]
     assert [(row["id"], row["label"]) for row in rows] == [(id_, stored[id_][1]["label"]) for id_ in expected]

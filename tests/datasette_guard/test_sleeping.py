@@ -16,8 +16,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from datasette.app import Datasette
+from datasette_scale_to_zero import get_config
 
-from conftest import ROOT
+from conftest import ROOT, shipped_metadata
 from serving import BIN, environment, free_port, wait_for
 
 IDLE_S = 2
@@ -86,6 +88,14 @@ def test_slow_requests_finish_before_the_exit(demo_dir, tmp_path):
         assert server.ends_with_0(IDLE_S + 5)
     assert [code for code, _ in codes_texts] == [200] * 3
     assert (codes_texts[0][1], codes_texts[2][1]) == ("done", f"{SLOWER_S * 200} bytes")
+
+
+@pytest.mark.parametrize(("value", "duration_s"), [("10m", 600), (None, None)])
+def test_the_shipped_metadata_takes_its_duration_from_the_environment(value, duration_s, monkeypatch):
+    monkeypatch.delenv("SLEEP_AFTER", raising=False)
+    if value:
+        monkeypatch.setenv("SLEEP_AFTER", value)
+    assert get_config(Datasette(memory=True, metadata=shipped_metadata()))["duration"] == duration_s
 
 
 def test_max_age_too_waits_for_what_is_in_flight(demo_dir, tmp_path):

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import label_sets, model_dir
+from .. import __version__, label_sets, model_dir
 from ..errors import CheckpointError, FidelityError, ModelDirError
 from ..images.preprocess import pixels_of
 from ..model_dir import Agreement, File, Manifest, Matrix, Tower
@@ -34,7 +34,7 @@ from .checkpoint import Checkpoint, TowerConfig, open_checkpoint
 from .quantize import rows_error
 from .samples import CALIBRATION_TEXTS, TEXTS, calibration_images, made_images
 
-PACKAGES = ("datasette-clip", "onnx", "onnxruntime", "numpy", "tokenizers", "pillow")
+PACKAGES = ("onnx", "onnxruntime", "numpy", "tokenizers", "pillow")  # beside this one, in the manifest
 UNNAMED = f"{model_dir.MANIFEST}.part"  # the manifest until all is in place
 
 Say = Callable[[str], None]
@@ -141,7 +141,11 @@ def bake_into(work: Path, checkpoint: Checkpoint, precision: str, say: Say) -> M
         preprocess=checkpoint.preprocess,
         towers=towers,
         files={f.name: File(f.stat().st_size, model_dir.sha256_of(f)) for f in sorted(work.iterdir())},
-        versions={name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        versions={
+            "datasette-clip": __version__,
+            **{n: version(n) for n in PACKAGES},
+            "python": platform.python_version(),
+        },
         baked_at=now(),
     )
 
