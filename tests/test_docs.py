@@ -13,9 +13,6 @@ from datasette.app import Datasette
 from conftest import ROOT, shipped_metadata
 
 README = (ROOT / "README.md").read_text()
-KEPT = json.loads((ROOT / "bench/results.json").read_text())["benches"]
-# Those that README shows, in its order.
-TABLES = ["container", "load", "fidelity", "recipe", "crowd", "growth", "cold_start", "peers", "classify"]
 EXAMPLES = re.findall(r"```sql\n(.*?)```\n```json\n(.*?)```", README, re.DOTALL)
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -170,43 +167,12 @@ def test_the_python_example_runs(demo_dir, tmp_path, monkeypatch):
     assert (names["texts"].shape, names["images"].shape) == ((2, 512), (1, 512))
 
 
-def test_the_tables_are_those_of_the_runs_that_are_kept():
-    import tables
-
-    assert tables.written(README, KEPT) == README
-    assert [name for name, _ in tables.shown(README)] == TABLES
-
-
-def test_the_benches_are_readmes_list():
-    from run import BENCHES
-
-    assert table_under("Speed and memory") == list(BENCHES)
-
-
-def test_every_plot_is_shown():
-    drawn = {str(file.relative_to(ROOT)) for file in (ROOT / "bench/results").glob("*.svg")}
-    assert set(re.findall(r"^!\[.+\]\((.+)\)$", README, re.MULTILINE)) == drawn
-
-
 def test_the_build_arguments_are_the_dockerfiles():
     dockerfile = (ROOT / "Dockerfile").read_text()
     rows = re.findall(r"^\| `([A-Z_]+)` \| (?:`([^`]+)`)?", README, re.MULTILINE)
     assert {name for name, _ in rows} == set(re.findall(r"^ARG (\w+)", dockerfile, re.MULTILINE))
     defaults = dict(re.findall(r"^ARG (\w+)=(.*)$", dockerfile, re.MULTILINE))
     assert all(defaults[name] == shown for name, shown in rows if shown)
-
-
-def test_the_other_figures_are_those_of_their_runs_too():
-    readme = " ".join(README.split())
-    plain, one_file = KEPT["recipe"], KEPT["recipe-tokenizer-json"]
-    ratios, slower = plain["ratios"]["recipe / ours"], one_file["medians"]["recipe"]["query_p50_ms"]
-    new, seen = ratios["query_p50_ms"], ratios["seen_p50_ms"]
-    assert f"a new text is answered {new:.0f} times faster, one that was asked before {seen:.0f} times" in readme
-    assert f"took it {slower:.0f} ms instead of {plain['medians']['recipe']['query_p50_ms']:.0f}" in readme
-    assert f"the ratio was {one_file['ratios']['recipe / ours']['query_p50_ms']:.0f} (`bench/recipe.py" in readme
-    scan = KEPT["scan"]
-    assert f"Over {scan['rows']:,} stored vectors this takes {scan['medians']['ours_ms']:.0f} ms of" in readme
-    assert f"datasette-llm-embed's own function takes {scan['medians']['theirs_ms']:.0f} (`bench/scan.py`" in readme
 
 
 def test_the_commands_of_llm_are_those_that_readme_shows(demo_dir, tmp_path):
@@ -244,17 +210,6 @@ def test_make_demo_bakes_and_serves_the_demo_model_because_it_says_so():
     assert "llm clip embed demo/served/emoji.db.new --model-dir demo/model" in commands
     assert "llm clip index demo/served/emoji.db.new -c emoji" in commands
     assert "datasette serve --memory --cors -m .venv/demo.json -p 8001 demo/served/emoji.db" in commands
-
-
-def test_make_bench_makes_the_environments_of_what_it_runs_alone():
-    commands = what_make_runs("bench", "ONLY=scan")
-    assert "python3 bench/run.py scan" in commands
-    assert ".venv-test/bin/pip install" in commands
-    assert ".venv-bench" not in commands
-    assert ".venv-bench/bin/pip install" in what_make_runs("bench", "ONLY=growth")
-    commands = what_make_runs("bench", "ONLY=peers")
-    for environment in ("test", "bench", "peers", "open-clip", "infinity"):
-        assert f".venv-{environment}/bin/pip install" in commands
 
 
 def test_make_serve_never_falls_back_to_the_demo_model():

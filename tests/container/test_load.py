@@ -9,8 +9,8 @@ import pytest
 from test_container import context, image  # noqa: F401
 
 from building import why_not
+from containers import Container, started
 from load import CLIENTS, HEAVY, soak
-from running import Container, started
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 

@@ -9,7 +9,6 @@ import pytest
 from onnx import TensorProto, helper
 
 from conftest import quiet
-from fidelity import TOWERS, mean_cosine, per_tensor
 from llm_clip_onnx.bake import (
     bake,
     calibration_inputs,
@@ -31,6 +30,7 @@ from llm_clip_onnx.model_dir import Agreement, read_manifest
 from llm_clip_onnx.towers import open_tower
 from planted import plant_outliers
 from random_checkpoint import TINY, VIT_B_32, write_checkpoint
+from tower_plans import TOWERS, mean_cosine, per_tensor
 
 
 def plans(folder: Path, work: Path):
