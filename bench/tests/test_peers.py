@@ -1,4 +1,4 @@
-"""peers measures the libraries that are installed here, and gives the reason for each that is not."""
+"""Peers that are installed are measured, the others have a reason in the table, and nothing is left running."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""harness/run.py runs the benches that it is told, keeps their results, and leaves nothing running."""
+"""The runner runs the benches that it is told, keeps their results, and leaves nothing running."""
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import json
@@ -186,3 +187,15 @@ def test_make_bench_makes_only_the_environments_that_its_benches_need():
         assert f".venv-{environment}/bin/pip install" in commands
     for environment in ("recipe", "ours", "bare"):
         assert f".venv-{environment}/bin/pip install" in what_make_runs("ONLY=recipe")
+
+
+def test_the_tests_of_the_project_import_no_bench():
+    imports = re.compile(r"^\s*(?:from|import) bench\b", re.MULTILINE)
+    assert [file for file in (ROOT / "tests").rglob("*.py") if imports.search(file.read_text())] == []
+
+
+@pytest.mark.parametrize("file", (ROOT / "bench").rglob("*.py"), ids=lambda file: str(file.relative_to(ROOT)))
+def test_every_file_has_a_sentence_to_say_about_itself(file):
+    docstring = ast.get_docstring(ast.parse(file.read_text()))
+    assert docstring
+    assert docstring[0].isupper()

@@ -100,17 +100,17 @@ def stand_in(python: str) -> str:
 def pip_settings() -> dict[str, list[str]]:
     """pip's settings on this machine for package indexes and certificates: setting -> values."""
     listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
-    found: dict[str, list[str]] = {}
+    settings: dict[str, list[str]] = {}
     for line in listed.stdout.splitlines():  # NAME='VALUE'; a later line overrules an earlier one
         name, _, value = line.partition("=")
         setting, words = name.rpartition(".")[2], json.loads(f'"{value[1:-1]}"').split()
         if setting in PIP_LISTS:
-            found[setting] = [*dict.fromkeys([*found.get(setting, []), *words])]
+            settings[setting] = [*dict.fromkeys([*settings.get(setting, []), *words])]
         elif setting in PIP_SINGLES:
-            found[setting] = words
+            settings[setting] = words
     if certificates := os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile:
-        found.setdefault("cert", [certificates])
-    return found
+        settings.setdefault("cert", [certificates])
+    return settings
 
 
 @cache
