@@ -150,7 +150,8 @@ def stopped_and_started(model: Path, seconds: float) -> Answers:
             passed = (time.monotonic() - begun_s) / seconds
             if passed > 1 / 3 and not stopped:  # once: a second SIGTERM while it ends would kill it
                 stopped.append(process.terminate())
-            if passed > 2 / 3 and process.poll() is not None and not restarted:
+            if passed > 2 / 3 and not restarted:
+                process.wait(20)
                 restarted.append(again.enter_context(instance(model, address, core=1)))
 
         stopped: list[None] = []
