@@ -31,10 +31,10 @@ import numpy as np
 
 from bench.harness.command import Results, main, say, source_line
 from bench.harness.inputs import TEXTS, write_images
+from bench.harness.models import write_random
 from bench.harness.turns import Figures, medians_of
 from building import build, copy_context, run, size_bytes, stand_in, why_not
 from containers import Container, started
-from random_checkpoint import VIT_B_32, write_checkpoint
 
 PYTHON = "3.13"
 ONE_CORE = ("--cpuset-cpus", "0")
@@ -150,7 +150,7 @@ def build_images(place: Path) -> None:
     """Build IMAGES, each with a database that has the table of images."""
     context = copy_context(place / "context")
     write_images(context / "databases" / "images.db")
-    write_checkpoint(context / "checkpoints" / "vit-b-32", text=VIT_B_32, vision=VIT_B_32)
+    write_random(context / "checkpoints" / "vit-b-32")
     for image, source in zip(IMAGES.values(), ("demo/checkpoint", "checkpoints/vit-b-32")):
         say(f"building with {source}")
         build(image, context, python=PYTHON, CLIP_MODEL=source, LABELS="", VERIFY="0")

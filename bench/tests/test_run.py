@@ -194,7 +194,7 @@ def test_the_tests_of_the_project_import_no_bench():
     assert [file for file in (ROOT / "tests").rglob("*.py") if imports.search(file.read_text())] == []
 
 
-@pytest.mark.parametrize("file", (ROOT / "bench").rglob("*.py"), ids=lambda file: str(file.relative_to(ROOT)))
+@pytest.mark.parametrize("file", sorted((ROOT / "bench").rglob("*.py")), ids=lambda file: str(file.relative_to(ROOT)))
 def test_every_file_has_a_sentence_to_say_about_itself(file):
     docstring = ast.get_docstring(ast.parse(file.read_text()))
     assert docstring
