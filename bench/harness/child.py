@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.harness import ROOT
+from listening import end
 
 ANSWER_LIMIT_S = 180
 
@@ -48,8 +49,6 @@ class Child:
 @contextmanager
 def child(command: list, log: Path) -> Iterator[Child]:
     """The child process of a command, run in the project's root; ended on the way out."""
-    from serving import end  # not at the top: the environment of a child need not have httpx
-
     with log.open("w") as stream:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": stream}
         process = subprocess.Popen(command, cwd=ROOT, text=True, **pipes)

@@ -30,8 +30,8 @@ from bench.harness import ROOT
 from bench.harness.command import say
 from bench.harness.inputs import IMAGES, TEXTS, write_images
 from bench.harness.models import RANDOM, bake, checked_cosine, lay_out, write_random
+from listening import free_port, listening
 from llm_clip_onnx import model_dir
-from serving import free_port, listening
 
 EMBED_DIM = 512  # of clip-ViT-B-32, the one model that llm-clip opens
 MORE_TEXTS = TEXTS[-10:]  # not among the texts that are timed

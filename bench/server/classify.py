@@ -28,9 +28,9 @@ from bench.harness.inputs import jpegs
 from bench.harness.models import bake, checked_cosine, lay_out, write_random
 from bench.harness.stacks import EMBED_DIM, OURS, RECIPE, call_of
 from bench.harness.turns import Figures, Titles, compare, comparison_lines
+from listening import free_port, listening
 from llm_clip_onnx import label_sets, model_dir
 from llm_clip_onnx.bake.label_set import bake_labels
-from serving import free_port, listening
 
 LABELS, WARM, TIMED = 1000, 2, {"recipe": 8, "kept": 40, "ours": 40}
 PHOTOS, LARGE = jpegs(640, 480, 20), jpegs(4000, 3000, 4)

@@ -9,15 +9,19 @@
 
 Every client sends new texts. The model has random weights of ViT-B/32's shape in 8 bits. Each load runs once and
 nothing takes turns: p50 and p99 are over thousands of answers, so a disturbance of a second hardly moves them, one of
-minutes does. Clients are threads of this process and share the cores with the server: a rate is a lower bound. Linux;
-`soak` needs root, buildah and podman, `two` needs haproxy. The loads are tests/support/load.py.
+minutes does. Clients are threads of this process, so that they can connect from inside the container, and share the
+cores with the server: a rate is a lower bound. Linux; `soak` needs root, buildah and podman, `two` needs haproxy.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+import subprocess
 import threading
+import time
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -25,20 +29,13 @@ import httpx
 from bench.harness.command import Results, main, say, source_line
 from bench.harness.models import bake, write_random
 from building import build, copy_context, run
-from clients import ask
-from load import (
-    CLIENTS,
-    HEAVY,
-    WARM_S,
-    free_address,
-    instance,
-    soak,
-    stopped_and_started,
-    two_instances,
-    wait_until_ready,
-)
+from clients import Answers, ask
+from containers import inside_network_of, started
+from load import HEAVY, free_address, instance, resident_mb, two_instances, wait_until_ready
 
 PARTS = ("soak", "heavy", "two")
+CLIENTS = 25
+WARM_S = 5  # not measured: the first seconds fill caches and start threads
 IMAGE = "localhost/clip-bench:load"
 
 
@@ -77,6 +74,48 @@ def two(model: Path, seconds: float) -> dict[str, dict]:
     with two_instances(model) as (front, _, _):
         loads["two instances"] = ask(front, CLIENTS, seconds, seed="two").summary()
     return loads | {"two, one stopped and started": stopped_and_started(model, seconds).summary()}
+
+
+def stopped_and_started(model: Path, seconds: float) -> Answers:
+    """What 25 clients see of two instances while one is stopped after 1/3 of the time and started again after 2/3."""
+    with two_instances(model) as (front, process, address), ExitStack() as again:
+        begun_s = time.monotonic()
+
+        def stop_and_start() -> None:
+            passed = (time.monotonic() - begun_s) / seconds
+            if passed > 1 / 3 and not stopped:  # once: a second SIGTERM while it ends would kill it
+                stopped.append(process.terminate())
+            if passed > 2 / 3 and not restarted:
+                process.wait(20)
+                restarted.append(again.enter_context(instance(model, address, core=1)))
+
+        stopped: list[None] = []
+        restarted: list[subprocess.Popen] = []
+        answers = ask(front, CLIENTS, seconds, seed="stopped", each_second=stop_and_start)
+        if process.returncode != 0 or not restarted:
+            raise RuntimeError(f"was not stopped and started: {process.returncode}, {restarted}")
+        return answers
+
+
+def soak(image: str, minutes: float, memory: str = "256m") -> dict:
+    """What 25 clients see in some minutes on a container of this much memory, and its memory over that time."""
+    resident: list[float] = []
+    with started(image, "--memory", memory, "--memory-swap", memory) as container:
+        container.ready()
+        address, inside = f"127.0.0.1:{container.port}", partial(inside_network_of, container.pid)
+        ask(address, CLIENTS, WARM_S, seed="warm", inside=inside)
+        note = lambda: resident.append(resident_mb(container))  # noqa: E731
+        answers = ask(address, CLIENTS, minutes * 60, seed="soak", inside=inside, each_second=note)
+        alive = container.exit_code is None
+    window = max(1, min(60, len(resident) // 4))
+    return answers.summary() | {
+        "minutes": minutes,
+        "memory_limit": memory,
+        "alive": alive,
+        "first_mb": round(sum(resident[:window]) / window, 1),
+        "last_mb": round(sum(resident[-window:]) / window, 1),
+        "most_mb": round(max(resident), 1),
+    }
 
 
 def build_and_soak(checkpoint: Path, place: Path, minutes: float) -> dict[str, dict]:

@@ -13,16 +13,16 @@ import clients
 from bench.embedding import fidelity, growth
 from bench.harness import ROOT
 from bench.server import cold_start
+from listening import free_port
 from llm_clip_onnx.model_dir import read_manifest
 from llm_clip_onnx.tokenizer import ids_of, open_tokenizer
 from nasty import photo, saved
-from serving import free_port
 
 
 def test_clients_of_another_process_see_every_answer_and_every_error():
     summary = clients.ask_from_outside(f"127.0.0.1:{free_port()}", 2, 0.2, seed="nobody listens")
     assert summary["answers"] == summary["per_s"] == 0
-    assert summary["errors"] > 2
+    assert summary["errors"] >= 2  # one of each client at the least
     assert summary["first_error"].startswith("ConnectionRefusedError")
 
 

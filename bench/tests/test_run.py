@@ -10,13 +10,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
 from bench.harness import ROOT, run, tables
+from patience import PATIENCE_S, has_ended, until
 
 MADE = """
 import argparse, json, pathlib, signal, subprocess, sys, tempfile
@@ -62,7 +62,7 @@ def results(tmp_path) -> Path:
 
 
 def ended(command: list[str], **more) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, **{"cwd": ROOT} | more)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, **{"cwd": ROOT} | more)
 
 
 def test_a_bench_runs_by_its_name_and_a_quick_look_is_not_kept(tmp_path):
@@ -77,11 +77,11 @@ def test_a_bench_runs_by_its_name_and_a_quick_look_is_not_kept(tmp_path):
     ]
     done = ended(command, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    first, table, source, last = done.stdout.splitlines()
-    assert first == "[1 of 1] scan 0:00, all 0:00: ordering a whole table by cosine in SQL"
-    assert "ms with datasette-llm-embed's function" in table
-    assert source.endswith("python -m bench.search.scan --rows 1000 --pairs 1")
-    assert last.startswith("1 of 1 in 0:0")
+    first, *lines, last = done.stdout.splitlines()  # a busy machine may print the status between them
+    assert re.fullmatch(r"\[1 of 1\] scan \S+, all \S+: ordering a whole table by cosine in SQL", first)
+    assert any("ms with datasette-llm-embed's function" in line for line in lines)
+    assert lines[-1].endswith("python -m bench.search.scan --rows 1000 --pairs 1")
+    assert last.startswith("1 of 1 in ")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -102,7 +102,7 @@ def test_results_are_kept_beside_those_of_other_benches_and_a_failing_bench_is_n
     kept = json.loads(results.read_text())
     assert kept["versions"].keys() == {"elsewhere", ".venv-test"}
     assert kept["versions"][".venv-test"]["pytest"] == pytest.__version__
-    assert kept["benches"]["made"].pop("took_s") < 20
+    kept["benches"]["made"].pop("took_s")
     made = {"machine": {"cores": 2}, "figure": 7, "environment": ".venv-test", "command": "python -m made.room.made"}
     assert kept["benches"] == {"made": made, "staying": {"figure": 1, "took_s": 61}}
     assert "1:01" in ended([*runner, "--list"]).stdout
@@ -117,13 +117,12 @@ def test_results_of_another_machine_can_be_kept(runner, results, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_bench_and_all_that_it_started(number, runner, results, tmp_path):
     process = subprocess.Popen([*runner, "staying"], cwd=ROOT, stdout=subprocess.DEVNULL)
-    while not (tmp_path / "stays").exists() or not (tmp_path / "stays").read_text():
-        assert process.poll() is None
-        time.sleep(0.02)
+    until(lambda: process.poll() is not None or ((tmp_path / "stays").exists() and (tmp_path / "stays").read_text()))
     child, place = (tmp_path / "stays").read_text().split()
+    child = psutil.Process(int(child))
     process.send_signal(number)
-    assert process.wait(30) == 128 + number
-    assert not psutil.pid_exists(int(child)) or psutil.Process(int(child)).status() == psutil.STATUS_ZOMBIE
+    assert process.wait(PATIENCE_S) == 128 + number
+    until(lambda: has_ended(child))
     assert not Path(place).exists()
     assert not results.exists()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ STRICTLY = (
 )
 EMBED = "select hex(llm_embed('clip', :q)) as x"
 CLONE_NEWNET = 0x40000000
-START_LIMIT_S = 120
+START_LIMIT_S = 600
 number = itertools.count()
 
 
@@ -68,10 +69,15 @@ class Container:
 
     def get(self, path: str, **parameters: str | int) -> httpx.Response:
         """The answer to GET of a path."""
-        self.requests += 1
         url = f"http://127.0.0.1:{self.port}{path}"
         with inside_network_of(self.pid):  # loading certificates for `verify` takes 15 ms a request
-            return httpx.get(url, params=parameters or None, timeout=120, trust_env=False, verify=False)
+            self.requests += 1
+            return httpx.get(url, params=parameters or None, timeout=START_LIMIT_S, trust_env=False, verify=False)
+
+    def connected(self) -> socket.socket:
+        """A connection to its port."""
+        with inside_network_of(self.pid):
+            return socket.create_connection(("127.0.0.1", self.port), START_LIMIT_S)
 
     def embed(self, text: str) -> NDArray[np.float32]:
         """The embedding of a text, by SQL over HTTP: [embed_dim] float32. Raises RuntimeError on any other answer."""
@@ -100,7 +106,7 @@ class Container:
             time.sleep(0.1)
         return self
 
-    def end(self, limit_s: float = 30) -> int | None:
+    def end(self, limit_s: float = START_LIMIT_S) -> int | None:
         """Its exit code, once it has ended; None if it still runs after `limit_s`."""
         end = time.monotonic() + limit_s
         while (code := self.exit_code) is None and time.monotonic() < end:

@@ -1,4 +1,4 @@
-"""Starts programs and servers on 127.0.0.1, for tests and benches, and ends them."""
+"""Starts programs and servers for tests, on 127.0.0.1, and ends those that it started."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 
 BIN = Path(sys.executable).parent
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parent.parent.parent
 
 
 def environment(user: Path, **more: str) -> dict[str, str]:
@@ -43,43 +43,14 @@ def free_port() -> int:
 def serving(*arguments: str, env: dict[str, str], log: Path, bin: Path = BIN) -> Iterator[str]:
     """`datasette serve ARGUMENTS` on a free port, of the environment with this `bin`: its address, once it answers."""
     port = free_port()
-    with listening([bin / "datasette", "serve", "--port", str(port), *arguments], port, log, env=env) as process:
-        yield wait_for(f"http://127.0.0.1:{port}", process, log)
-
-
-@contextmanager
-def listening(args: list, port: int, log: Path, **options) -> Iterator[subprocess.Popen]:
-    """The process of a command, as soon as it accepts connections on `port`; ended on the way out.
-
-    Its output goes to `log`, and `options` to Popen. Raises RuntimeError with the log if it ends before, or if it does
-    not accept connections in 120 s.
-    """
+    command = [str(bin / "datasette"), "serve", "--port", str(port), *arguments]
     with log.open("w") as stream:
-        process = subprocess.Popen(args, stdout=stream, stderr=subprocess.STDOUT, **options)
-    limit_s = time.monotonic() + 120
+        process = subprocess.Popen(command, env=env, stdout=stream, stderr=subprocess.STDOUT)
     try:
-        while not accepts("127.0.0.1", port):
-            if process.poll() is not None or time.monotonic() > limit_s:
-                raise RuntimeError(f"{args[0]} does not listen on port {port}: {log.read_text()[-2000:]}")
-            time.sleep(0.005)
-        yield process
+        yield wait_for(f"http://127.0.0.1:{port}", process, log)
     finally:
-        end(process)
-
-
-def accepts(host: str, port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((host, port)) == 0
-
-
-def end(process: subprocess.Popen) -> None:
-    """Ask a process to end. If it has not after 20 s, kill it and raise TimeoutExpired."""
-    process.terminate()
-    try:
+        process.terminate()
         process.wait(20)
-    finally:
-        process.kill()
-        process.wait()
 
 
 def wait_for(url: str, process: subprocess.Popen, log: Path, seconds: float = 60) -> str:
