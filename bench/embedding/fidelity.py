@@ -40,9 +40,9 @@ from llm_clip_onnx.bake import graph as graphs
 from llm_clip_onnx.bake.checkpoint import open_checkpoint
 from llm_clip_onnx.engine import Engine
 from llm_clip_onnx.vectors import unit
+from plain_quantisation import TOWERS, mean_cosine, per_tensor
 from planted import plant_outliers
 from random_checkpoint import VIT_B_32, write_checkpoint
-from tower_plans import TOWERS, mean_cosine, per_tensor
 
 sys.path.append(str(ROOT / "demo"))
 from search_recall import collection, first_ten, overlap

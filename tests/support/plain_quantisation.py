@@ -1,4 +1,4 @@
-"""Plans both towers of a bake, and quantises a matrix the plain way: tests and the bench of fidelity compare with it."""
+"""Quantises a matrix the plain way, and plans both towers of a bake: tests and the fidelity bench compare with them."""
 
 from __future__ import annotations
 
