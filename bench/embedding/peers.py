@@ -106,17 +106,20 @@ def build(peer: Peer, place: Path) -> None:
 @contextmanager
 def started(peer: Peer, place: Path) -> Iterator[Running]:
     """A peer's process, ended on the way out together with all that it started."""
-    with child(command(peer, "serve", place), place / f"{peer.name}.log") as process:
-        running = Running(peer, process)
-        try:
-            yield running
-        finally:
-            descendants = running.processes()[1:] if process.process.poll() is None else []
-    for descendant in descendants:
-        if descendant.is_running():
-            descendant.terminate()
-    for descendant in psutil.wait_procs(descendants, 10)[1]:
-        descendant.kill()
+    descendants: list[psutil.Process] = []
+    try:
+        with child(command(peer, "serve", place), place / f"{peer.name}.log") as process:
+            running = Running(peer, process)
+            try:
+                yield running
+            finally:
+                descendants += running.processes()[1:] if process.process.poll() is None else []
+    finally:
+        for descendant in descendants:
+            if descendant.is_running():
+                descendant.terminate()
+        for descendant in psutil.wait_procs(descendants, 10)[1]:
+            descendant.kill()
 
 
 def first_item(peer: Peer, images: list[str]) -> dict[str, str]:
