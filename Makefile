@@ -54,10 +54,10 @@ docs-write: .venv-test/ready
 
 .PHONY: docs docs-write
 
-# The environments of these benches alone are made first. Where one cannot be made, the benches of the others run.
+# First the environments of these benches are made. If one cannot be made, the benches of the others still run.
 bench:
-	needed="$$($(PYTHON) bench/run.py --needs $(ONLY))" && { $(MAKE) -k $$needed || true; }
-	$(PYTHON) bench/run.py $(ONLY)
+	needed="$$($(PYTHON) bench/harness/run.py --needs $(ONLY))" && { $(MAKE) -k $$needed || true; }
+	$(PYTHON) bench/harness/run.py $(ONLY)
 
 # For every Python and processor. llm asks for pip, which the base image has; what serves does without packages that
 # others ask for but never import there; torch is of an index of its own, and one file of open-clip-torch is read.
@@ -112,9 +112,27 @@ demo/served/emoji.db: demo/emoji.db demo/model/manifest.json
 	.venv-bench/bin/pip install -q -e '.[bench]'
 	touch $@
 
-# The peers of bench/peers.py: those that agree on what they need, open_clip, which needs torchvision, and infinity-emb,
-# which needs an old transformers. One that pip cannot install is said to be missing in the table; the first two lines
-# are what the others are compared with.
+# The stacks that bench/server compares, each with nothing else installed: what people run today (llm-clip needs Pillow
+# without declaring it), this project, and Datasette alone.
+.venv-recipe/ready:
+	$(PYTHON) -m venv .venv-recipe
+	.venv-recipe/bin/pip install -q $(TORCH)
+	.venv-recipe/bin/pip install -q datasette datasette-llm-embed llm-clip pillow
+	touch $@
+
+.venv-ours/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-ours
+	.venv-ours/bin/pip install -q -e .
+	touch $@
+
+.venv-bare/ready:
+	$(PYTHON) -m venv .venv-bare
+	.venv-bare/bin/pip install -q datasette
+	touch $@
+
+# The peers of bench/embedding: most in one environment, open_clip apart because it needs torchvision, infinity-emb
+# because it needs an old transformers. The table has a line for a peer that pip cannot install; the others are compared
+# with the first two lines.
 .venv-peers/ready:
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/pip install -q $(TORCH)

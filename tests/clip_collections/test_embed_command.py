@@ -311,13 +311,3 @@ def test_the_commands_in_the_manual_run(photos, env, tmp_path):
         command = [str(BIN / "llm"), *shlex.split(line)[1:]]
         subprocess.run(command, cwd=tmp_path, env=env, check=True, capture_output=True)
     assert [len(rows(tmp_path / name)) for name in ("photos.db", "faucets.db", "shop.db")] == [6, 1, 1]
-
-
-def test_the_figures_in_readme_are_those_of_the_run_that_is_kept():
-    found = json.loads((ROOT / "bench/results.json").read_text())["benches"]["embed"]
-    ours, theirs = (found["medians"][name] for name in ("clip embed", "embed-multi"))
-    readme = " ".join((ROOT / "README.md").read_text().split())
-    assert f"Of {found['images']} JPEGs of 640 x 480 pixels" in readme
-    assert f"embedded {ours['per_s']:.1f} a second and `llm embed-multi` {theirs['per_s']:.1f}" in readme
-    assert f"for {ours['cpu_s']:.0f} and {theirs['cpu_s']:.0f} CPU seconds" in readme
-    assert len(found["pairs"]["clip embed"]) == 5

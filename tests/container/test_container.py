@@ -17,9 +17,9 @@ from PIL import Image
 
 from building import build, copy_context, size_bytes, why_not
 from conftest import ROOT
+from containers import run_once, started
 from llm_clip_onnx.engine import Engine
 from nasty import photo, saved
-from running import run_once, started
 from serving import environment, run_llm
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
@@ -271,7 +271,7 @@ def test_nothing_goes_out(image):
         assert [container.get(page).status_code for page in pages] == [200] * 5
         time.sleep(15)
         out = container.network()
-        assert out["TcpActiveOpens"] == container.asked
+        assert out["TcpActiveOpens"] == container.requests
         attempts = ("UdpOutDatagrams", "Udp6OutDatagrams", "IpOutNoRoutes", "Ip6OutNoRoutes")
         assert [out[name] for name in attempts] == [0] * 4
         container.execute("python", "-c", "import socket; socket.create_connection(('192.0.2.1', 443), 1)")

@@ -14,12 +14,12 @@ import pytest
 
 from building import build, copy_context, pip_settings, run, why_not
 from conftest import DEMO_CHECKPOINT, ROOT, quiet
+from containers import run_once, started
 from hub_standin import HubStandIn, Refusal
 from llm_clip_onnx.bake import bake
 from llm_clip_onnx.engine import Engine
 from llm_clip_onnx.vectors import cosine
 from random_checkpoint import TINY, write_checkpoint
-from running import run_once, started
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 

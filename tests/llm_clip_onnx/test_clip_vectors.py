@@ -1,4 +1,4 @@
-"""The made vectors of bench/clip_vectors.py are like real CLIP vectors, no easier to search, and the same each time."""
+"""The vectors of support/clip_vectors.py are like real CLIP vectors, no easier to search, and the same each time."""
 
 from __future__ import annotations
 

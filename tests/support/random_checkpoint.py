@@ -1,8 +1,8 @@
-"""A CLIP checkpoint of any shape with random weights: latency, memory and rounding errors are real, cosines are not.
+"""Writes a CLIP checkpoint of any shape with random weights: latency, memory and rounding errors are real, cosines not.
 
-    python bench/random_checkpoint.py FOLDER      writes one of ViT-B/32's shape, 605 MB
+    python tests/support/random_checkpoint.py FOLDER      writes one of ViT-B/32's shape, 605 MB
 
-Made with numpy alone, so that it can be baked, and tested, where torch is not.
+It needs numpy but not torch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 
 from llm_clip_onnx.bake.checkpoint import ClipConfig, expected_shapes, read_config
 
-TOKENIZER = Path(__file__).parent.parent.parent / "demo" / "checkpoint"
+TOKENIZER = Path(__file__).parents[2] / "demo" / "checkpoint"
 VIT_B_32: dict = {}  # every value is transformers' default
 TINY = {
     "text": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},

@@ -9,7 +9,6 @@ import pytest
 from onnx import TensorProto, helper
 
 from conftest import quiet
-from fidelity import TOWERS, mean_cosine, per_tensor
 from llm_clip_onnx.bake import (
     bake,
     calibration_inputs,
@@ -29,6 +28,7 @@ from llm_clip_onnx.errors import FidelityError
 from llm_clip_onnx.images.preprocess import pixels_of
 from llm_clip_onnx.model_dir import Agreement, read_manifest
 from llm_clip_onnx.towers import open_tower
+from plain_quantisation import TOWERS, mean_cosine, per_tensor
 from planted import plant_outliers
 from random_checkpoint import TINY, VIT_B_32, write_checkpoint
 
