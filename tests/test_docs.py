@@ -146,7 +146,9 @@ def test_make_has_the_commands_that_the_pages_name():
 
 def test_every_bench_has_its_table_and_every_plot_is_shown():
     text = "".join(TEXTS.values())
-    kept = {name for file in (ROOT / "bench").glob("*/results.json") for name in json.loads(file.read_text())["benches"]}
+    kept = {
+        name for file in (ROOT / "bench").glob("*/results.json") for name in json.loads(file.read_text())["benches"]
+    }
     assert {*re.findall(r'facts\.bench\("([\w-]+)"', text), "scan"} == kept  # facts.scan() is a sentence
     drawn = {str(file.relative_to(ROOT)) for file in (ROOT / "bench").rglob("*.svg")}
     assert set(re.findall(r"^!\[.+\]\(\.\./(bench/.+)\)$", text, re.MULTILINE)) == drawn
