@@ -3,6 +3,7 @@
 # make check      linters, types, and the tests that need no browser, container, torch or patience
 # make test       the same with every test that is not slow
 # make test-all   every test
+# make docs       the manual, in docs/_build/html; make docs-write writes into it what the code knows
 # make bench      the measurements of the docs, or some: make bench ONLY="recipe growth"
 # make lock       deploy/requirements*.txt: the newest versions that fit pyproject.toml
 
@@ -42,8 +43,7 @@ lint: .venv-test/ready
 	.venv-test/bin/ruff format --check
 	.venv-test/bin/mypy
 
-# The manual, in docs/_build/html. Fails on a warning of Sphinx, or if a page does not say what the code says; make
-# docs-write writes what cog writes anew.
+# Fails on a warning of Sphinx, and if a page does not say what the code says.
 COG = .venv-test/bin/python -m cogapp -I docs -I . -I tests/support
 docs: .venv-test/ready
 	$(COG) --check README.md docs/*.md
