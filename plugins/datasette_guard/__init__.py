@@ -1,32 +1,47 @@
-"""THE PORTER: a Datasette plugin that keeps a public Datasette on a small machine alive. It knows no CLIP."""
+"""THE PORTER: a Datasette plugin that keeps a public Datasette on a small machine alive. It knows no CLIP.
+
+Other plugins import the names in `__all__` from here, and nothing else of this package.
+"""
 
 from __future__ import annotations
 
 from datasette import hookimpl
 
 from . import access, memory, shutdown, sql_limits
-from .config import Limits, config_of
+from .access import ensure_instance, is_1, may, may_view_table
+from .config import ConfigError, config_of, limits_of, read_limits, read_object
+from .cors import HEADERS as CORS_HEADERS
 from .faults import as_bad_request
-from .gate import declare, gate, refuse_size
+from .gate import declare, gate, path_below, query_fits, runs_sql
 from .idle import clock_of, fence_in
+from .memory import collect_soon
 from .shutdown import is_server
+from .upstream import connect, per_datasette
 
-__all__ = ["declare", "is_server", "limits_of", "query_fits"]
+__all__ = [
+    "CORS_HEADERS",
+    "ConfigError",
+    "collect_soon",
+    "connect",
+    "declare",
+    "ensure_instance",
+    "is_1",
+    "is_server",
+    "limits_of",
+    "may",
+    "may_view_table",
+    "path_below",
+    "per_datasette",
+    "query_fits",
+    "read_limits",
+    "read_object",
+    "runs_sql",
+]
 
 if is_server():
     shutdown.end_with_0()
     memory.collect_apart()
 fence_in()
-
-
-def limits_of(datasette) -> Limits:
-    """The limits of this Datasette."""
-    return config_of(datasette).limits
-
-
-def query_fits(datasette, query: str) -> bool:
-    """True if the gate lets a request with this query string pass."""
-    return refuse_size(limits_of(datasette), query.encode(), 0) is None
 
 
 @hookimpl

@@ -31,12 +31,12 @@ def permission(actor: dict | None) -> bool | None:
 
 
 def is_1(datasette) -> bool:
-    """Whether this is Datasette 1.0, or an alpha of it."""
+    """True if this is Datasette 1.0 or an alpha of it."""
     return hasattr(datasette, "allowed")
 
 
 async def may(datasette, actor: dict | None, action: str, database: str | None = None) -> bool:
-    """Whether an actor may do what everybody may where nothing says otherwise: view-instance, execute-sql..."""
+    """True if an actor (None: anonymous) may do an action that Datasette allows by default, such as execute-sql."""
     if not is_1(datasette):
         return await datasette.permission_allowed(actor, action, resource=database, default=True)
     from datasette.resources import DatabaseResource
@@ -46,7 +46,7 @@ async def may(datasette, actor: dict | None, action: str, database: str | None =
 
 
 async def may_view_table(datasette, actor: dict | None, database: str, table: str) -> bool:
-    """Whether an actor may see a table, which is to be allowed in its database and its instance too."""
+    """True if an actor (None: anonymous) may see a table, its database and the instance."""
     if not is_1(datasette):
         try:
             every = [("view-table", (database, table)), ("view-database", database), "view-instance"]
@@ -60,7 +60,7 @@ async def may_view_table(datasette, actor: dict | None, database: str, table: st
 
 
 async def ensure_instance(datasette, request) -> None:
-    """Raise Forbidden, which is answered with 403, for whoever may not see this instance."""
+    """Raise Forbidden, which Datasette answers with 403, if the client may not see this instance."""
     if not await may(datasette, request.actor, "view-instance"):
         raise Forbidden("view-instance")
 

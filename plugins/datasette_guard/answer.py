@@ -83,7 +83,7 @@ class Answer:
             return
         size = len(message.get("body", b""))
         if size > LARGE_BYTES:
-            memory.soon.set()
+            memory.collect_soon()
         if not message.get("more_body"):
             self.end_turn()
         if not self.begun:

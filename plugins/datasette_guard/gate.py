@@ -18,7 +18,7 @@ from datasette.utils.asgi import Base400
 
 from . import shutdown
 from .answer import CROWDED, Answer, Traffic, traffic_of
-from .config import Config, Limits, config_of
+from .config import Config, Limits, config_of, limits_of
 from .cors import HEADERS, RAW_HEADERS, SCRIPTS, answer_preflight, is_preflight
 from .crawlers import is_refused
 from .faults import as_bad_request
@@ -41,7 +41,10 @@ class BodyTooLarge(Base400):
 
 
 def declare(uncounted_paths: Iterable[str] = (), run_sql_below: Iterable[str] = ()) -> None:
-    """Tell the gate of another plugin's paths: those that keep no server awake, and those under /-/ that run SQL."""
+    """Declare another plugin's paths: some keep no server awake, and below some that begin with /-/ SQL runs.
+
+    Paths are those below base_url. A request to an uncounted path neither waits nor is refused as a crawler's.
+    """
     uncounted.update(uncounted_paths)
     run_sql.extend(run_sql_below)
 
@@ -58,7 +61,7 @@ def gate(datasette):
                 logging.getLogger("uvicorn.access").addFilter(shorten)
             if scope["type"] != "http" or ((outer := within.get()) and not outer.ended):
                 return await app(scope, receive, send)
-            path = f"/{scope['path'].removeprefix(base_url).removeprefix('/')}"
+            path = path_below(base_url, scope)
             config, clock = config_of(datasette), clock_of(datasette)
             counts = not (path in uncounted and scope["method"] in READING)
             refusal = refuse(config, scope, clock.counted_in_flight) if counts else None
@@ -69,7 +72,7 @@ def gate(datasette):
                 if refusal is None and datasette.cors and is_preflight(scope):
                     await answer_preflight(sent)
                 elif refusal is None:
-                    waits = counts and may_run_sql(path) and scope["method"] in READING
+                    waits = counts and runs_sql(path) and scope["method"] in READING
                     refusal = await let_in(app, scope, receive, sent, config, waits)
                 if refusal:
                     await answer(*refusal, path.endswith(".json"), datasette.cors, sent)
@@ -110,9 +113,23 @@ def content_length(scope: dict) -> int:
     return int(announced) if announced.isdigit() else 0
 
 
-def may_run_sql(path: str) -> bool:
-    """Whether SQL may run for a path: of those under /-/, which are about the server itself, only for a search."""
+def path_below(base_url: str, scope: dict) -> str:
+    """The path of a request below Datasette's setting base_url, percent-encoded, as Datasette's router finds it."""
+    path = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1").partition("?")[0]
+    return f"/{path.removeprefix(base_url)}" if path.startswith(base_url) else path
+
+
+def runs_sql(path: str) -> bool:
+    """True if a request to this path (see path_below) may run SQL.
+
+    Paths under /-/ are about the server itself and run none, except those declared.
+    """
     return not path.startswith("/-/") or path.startswith(tuple(run_sql))
+
+
+def query_fits(datasette, query: str) -> bool:
+    """True if the gate lets a request with this query string pass."""
+    return refuse_size(limits_of(datasette), query.encode(), 0) is None
 
 
 def refuse(config: Config, scope: dict, in_flight: int) -> tuple[int, str] | None:

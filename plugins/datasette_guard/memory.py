@@ -23,6 +23,11 @@ LARGE_BYTES = 1_000_000
 soon = threading.Event()  # set by code that may have freed something large
 
 
+def collect_soon() -> None:
+    """Collect garbage and give memory back now, not within a second. Call it after freeing something large."""
+    soon.set()
+
+
 @cache
 def collect_apart() -> None:
     """From now on only one thread collects garbage; it holds no lock, and nothing waits for it."""
