@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from .crawlers import REFUSED, TAGS
+from .upstream import per_datasette
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+L = TypeVar("L", bound="DataclassInstance")
 
 PLUGIN = "datasette-guard"
 
 
-class ConfigError(ValueError):
-    """A configuration key has a value that cannot be used."""
+class ConfigError(click.ClickException):
+    """A configuration key has a value that cannot be used. Its sentence ends `datasette serve`."""
 
 
 @dataclass(frozen=True)
@@ -46,26 +52,29 @@ class Limits:
 class Config:
     """limits: see Limits. refuse_crawlers: tags of crawlers that get 403.
 
-    suspend: True, or the path of a socket, to ask Fly to suspend an idle machine instead of exiting.
+    suspend: True, or the path of a socket, to ask Fly to suspend an idle machine instead of exiting. token: what a
+    client must send to see anything; None for a public instance.
     """
 
     limits: Limits = field(default_factory=Limits)
     refuse_crawlers: tuple[str, ...] = REFUSED
     suspend: bool | str = False
+    token: str | None = field(default=None, repr=False)
 
 
+@per_datasette
 def config_of(datasette) -> Config:
-    """The guard's configuration of this Datasette, read once. Raises ClickException, which ends `datasette serve`."""
-    if not hasattr(datasette, "_guard_config"):
-        try:
-            datasette._guard_config = read_config(datasette.plugin_config(PLUGIN))
-        except ConfigError as error:
-            raise click.ClickException(str(error)) from error
-    return datasette._guard_config
+    """The guard's configuration of this Datasette, read once. Raises ConfigError."""
+    return read_config(datasette.plugin_config(PLUGIN))
+
+
+def limits_of(datasette) -> Limits:
+    """The guard's limits of this Datasette."""
+    return config_of(datasette).limits
 
 
 def read_config(settings: object) -> Config:
-    """The configuration in metadata.json's object, with defaults for what it does not say.
+    """The configuration in metadata.json's object, with defaults for the keys it does not have.
 
     Raises ConfigError naming the key that is unknown or has a value that cannot be used.
     """
@@ -76,7 +85,7 @@ def read_config(settings: object) -> Config:
 
 
 def read_object(place: str, settings: object, known: Collection[str]) -> dict:
-    """An object with no other keys than those known. Raises ConfigError."""
+    """The settings at a place below `plugins`: an object without unknown keys, empty for None. Raises ConfigError."""
     if settings is None:
         return {}
     if not isinstance(settings, dict):
@@ -100,19 +109,36 @@ def read_suspend(suspend: object) -> bool | str:
     return suspend
 
 
-def read_limits(settings: object) -> Limits:
-    settings = read_object(f"{PLUGIN}.limits", settings, [limit.name for limit in fields(Limits)])
+def read_token(token: object) -> str:
+    """A token that protects. An empty one is an error, because an unset variable must not open a private instance."""
+    if not isinstance(token, str) or not token.strip():
+        found = type(token).__name__ if token else repr(token)
+        raise ConfigError(
+            f"plugins.{PLUGIN}.token is {found}; expected a string that is not empty: set the variable that it "
+            "names, or leave the key out for a public instance"
+        )
+    return token.strip()
+
+
+def read_limits(place: str, settings: object, kind: type[L]) -> L:
+    """A dataclass of whole numbers from an object, with the dataclass's defaults for numbers it does not have.
+
+    A number may be 0 where that is its default. Raises ConfigError.
+    """
+    defaults: dict[str, Any] = {limit.name: limit.default for limit in fields(kind)}
+    settings = read_object(place, settings, defaults.keys())
     for name, value in settings.items():
-        least = min(1, getattr(Limits, name))  # 0 where that is the default
+        least = min(1, defaults[name])
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**31:
             raise ConfigError(
-                f"plugins.{PLUGIN}.limits.{name} is {value!r}; expected a whole number from {least} to 2147483647"
+                f"plugins.{place}.{name} is {value!r}; expected a whole number from {least} to 2147483647"
             )
-    return Limits(**settings)
+    return kind(**settings)
 
 
 READERS: dict[str, Callable[[object], Any]] = {
-    "limits": read_limits,
+    "limits": lambda settings: read_limits(f"{PLUGIN}.limits", settings, Limits),
     "refuse_crawlers": read_refuse_crawlers,
     "suspend": read_suspend,
+    "token": read_token,
 }

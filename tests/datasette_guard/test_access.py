@@ -80,8 +80,18 @@ def test_an_actor_of_any_other_kind_does_as_well(private):
     assert ask(private, QUERY, cookies={"ds_actor": f"{cookie}x"}).status_code == 403
 
 
+def test_the_environments_token_overrules_the_configurations(monkeypatch):
+    metadata = {"plugins": {"datasette-guard": {"token": "of-the-file"}}}
+    datasette = Datasette(memory=True, metadata=metadata)
+    monkeypatch.delenv("CLIP_TOKEN", raising=False)
+    assert [ask(datasette, "/").status_code, ask(datasette, "/", **bearer("of-the-file")).status_code] == [403, 200]
+    monkeypatch.setenv("CLIP_TOKEN", "of-the-environment")
+    assert ask(datasette, "/", **bearer("of-the-file")).status_code == 403
+    assert ask(datasette, "/", **bearer("of-the-environment")).status_code == 200
+
+
 def test_where_the_token_would_not_hold_the_start_is_refused(private, monkeypatch):
-    monkeypatch.setattr(access, "permission", lambda actor: None)
+    monkeypatch.setattr(access, "permission", lambda datasette, actor: None)
     with pytest.raises(click.ClickException) as raised:
         asyncio.run(private.invoke_startup())
     assert raised.value.message == (
