@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from llm_clip_onnx import vectors
 from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.images.signatures import format_of
 
 from .. import image_strings
 from .. import items as inputs
@@ -115,7 +116,7 @@ def jpeg_in(img: str) -> str:
         blob = image_strings.bytes_of(img)
     except InputError:
         return ""
-    return base64url(blob) if blob.startswith(b"\xff\xd8\xff") else ""
+    return base64url(blob) if format_of(blob) == "JPEG" else ""
 
 
 def as_bytes(one: Input) -> bytes:
