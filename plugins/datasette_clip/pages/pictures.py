@@ -137,9 +137,7 @@ async def read_pictures(
 def look(engine: Engine, config: Config, one: Input) -> dict:
     """What is kept of a picture. Raises InputError and VectorError where it cannot be read."""
     if one.kind == "vector":
-        embedding = embedding_of(engine, config, one, None)
-        vectors.cosine(embedding, embedding)  # raises where it has no direction
-        return {"kept": {"embedding": embedding}}
+        return {"kept": {"embedding": embedding_of(engine, config, one, None)}}
     jpeg = jpeg_of(as_bytes(one), engine.manifest.preprocess)
     embedding = engine.embed_item(jpeg)
     vector = base64url(vectors.to_blob(embedding))
