@@ -29,7 +29,7 @@ from ..items import Input
 
 if TYPE_CHECKING:
     from llm_clip_onnx.engine import Engine  # imports onnxruntime, which Datasette's start does not wait for
-    from llm_clip_onnx.images.preprocess import Preprocess
+    from llm_clip_onnx.model_dir import Preprocess
 
 JPEG_BYTES = 40_000  # of a kept picture at most, so that base64url of it fits limits.url_bytes
 MULTIPART, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"

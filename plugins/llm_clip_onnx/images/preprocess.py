@@ -13,13 +13,13 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from ..errors import InputError
+from ..model_dir import Preprocess
 from . import limits as image_limits
 from . import png_strips
 from .signatures import BUILT_IN, EXPECTED, FORMATS, format_of
@@ -47,18 +47,6 @@ TURNED = {  # EXIF orientation: how the image is brought upright. Source: exif_t
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-@dataclass(frozen=True)
-class Preprocess:
-    """What a checkpoint says about pixels: sides in pixels, Pillow's number of a filter, mean and std per channel."""
-
-    shortest_side: int
-    crop: int
-    resample: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    scale: float
 
 
 # What is made of the rows of an image, as looked_at makes what CLIP looks at.

@@ -18,7 +18,8 @@ from conftest import ROOT
 from hostile import SAMPLES, split
 from llm_clip_onnx.errors import InputError
 from llm_clip_onnx.images import png_strips, preprocess
-from llm_clip_onnx.images.preprocess import Preprocess, pixels_of
+from llm_clip_onnx.images.preprocess import pixels_of
+from llm_clip_onnx.model_dir import Preprocess
 from nasty import broken, chunk, images, photo, png, saved, with_alpha
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -108,7 +109,8 @@ def test_a_truncated_jpeg_is_refused_not_filled_up():
 PEAK = """
 import io, re, sys
 from PIL import Image
-from llm_clip_onnx.images.preprocess import Preprocess, pixels_of
+from llm_clip_onnx.images.preprocess import pixels_of
+from llm_clip_onnx.model_dir import Preprocess
 image = io.BytesIO()
 Image.new(sys.argv[1], (int(sys.argv[2]),) * 2, "teal").save(image, "PNG")
 image, how = image.getvalue(), Preprocess(224, 224, 3, (0, 0, 0), (1, 1, 1), 1 / 255)
@@ -323,7 +325,8 @@ def test_opening_an_image_does_not_import_every_reader_of_pillow():
     code = """
 import sys
 from llm_clip_onnx.errors import InputError
-from llm_clip_onnx.images.preprocess import Preprocess, pixels_of
+from llm_clip_onnx.images.preprocess import pixels_of
+from llm_clip_onnx.model_dir import Preprocess
 from nasty import animation, photo, saved
 how = Preprocess(32, 32, 3, (0, 0, 0), (1, 1, 1), 1 / 255)
 for blob in (saved(photo(), "PNG"), saved(photo(), "JPEG"), animation(), b"nothing"):
