@@ -7,11 +7,11 @@ import re
 from urllib.parse import unquote_to_bytes
 
 from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.images.signatures import format_of
 
 HEX = re.compile(r"[0-9a-fA-F]+")  # a group of two would take 60 bytes of memory for each
 BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 DATA_URI = re.compile(r"data:[^,]{0,200},", re.IGNORECASE)
-SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"BM")
 UNFOLDED = str.maketrans({"-": "+", "_": "/", " ": "+", "\n": None, "\r": None, "\t": None})  # a + in a URL is a space
 
 
@@ -42,7 +42,7 @@ def is_image(blob: bytes) -> bool:
     """Whether bytes begin as an image and can be opened as one: a vector blob may happen to do the first."""
     from llm_clip_onnx.images.preprocess import open_image  # here: Datasette's start does not wait for Pillow
 
-    if not blob.startswith(SIGNATURES) and blob[4:8] != b"ftyp":
+    if format_of(blob) is None:
         return False
     try:
         open_image(blob)

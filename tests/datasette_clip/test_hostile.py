@@ -40,7 +40,7 @@ def test_every_other_file_is_refused_in_one_sentence(demo_engine):
         assert not sentence.endswith("."), name
 
 
-NO_IMAGE = "blob is not an image Pillow can open; expected JPEG, PNG, WebP or GIF bytes"
+NO_IMAGE = "blob is not an image; expected JPEG, PNG, WebP, GIF, BMP or AVIF"
 TOO_LARGE = "pixels are read of that kind; send it smaller or as baseline JPEG"
 
 

@@ -285,12 +285,12 @@ def test_no_link_is_longer_than_what_is_read_of_one(datasette):
         (
             [("notes.txt", b"abc")],
             {},
-            "notes.txt: 3-byte blob is not an image Pillow can open; expected JPEG, PNG, WebP or GIF bytes",
+            "notes.txt: 3-byte blob is not an image; expected JPEG, PNG, WebP, GIF, BMP or AVIF",
         ),
         (
             [("empty.png", b"")],
             {},
-            "empty.png: 0-byte blob is not an image Pillow can open; expected JPEG, PNG, WebP or GIF bytes",
+            "empty.png: 0-byte blob is not an image; expected JPEG, PNG, WebP, GIF, BMP or AVIF",
         ),
         (
             [("a.png", drawn("face"))],
@@ -533,7 +533,7 @@ def test_an_image_that_cannot_be_read_spoils_no_other(datasette):
         (
             [("a", b"abc")],
             "a face",
-            "a: 3-byte blob is not an image Pillow can open; expected JPEG, PNG, WebP or GIF bytes",
+            "a: 3-byte blob is not an image; expected JPEG, PNG, WebP, GIF, BMP or AVIF",
         ),
         (
             FILES,

@@ -80,7 +80,7 @@ def test_results(datasette, sql, expected):
         ("llm_embed('clip', 5)", "llm_embed: int is neither text nor image bytes; expected str or bytes"),
         (
             "llm_embed('clip', x'616263')",
-            "llm_embed: 3-byte blob is not an image Pillow can open; expected JPEG, PNG, WebP or GIF bytes",
+            "llm_embed: 3-byte blob is not an image; expected JPEG, PNG, WebP, GIF, BMP or AVIF",
         ),
         (
             "llm_embed('gpt-9', 'a')",
@@ -211,7 +211,9 @@ def test_a_scan_of_20000_vectors_embeds_once_and_stays_inside_the_time_limit(dem
     sql = "select id from embeddings order by llm_embed_cosine(embedding, llm_embed('clip', :q)) desc limit 10"
 
     async def get():
-        return await datasette.client.get("/vectors.json", params={"sql": sql, "q": "a text that no other test embeds", "_shape": "arrays"})
+        return await datasette.client.get(
+            "/vectors.json", params={"sql": sql, "q": "a text that no other test embeds", "_shape": "arrays"}
+        )
 
     response = asyncio.run(get())
     assert response.status_code == 200, response.text  # Datasette's own limit is the clock
@@ -363,7 +365,7 @@ def test_results_of_the_image_functions(sql, expected, demo_dir, monkeypatch):
 
 
 LONG_SQL = {"plugins": {"datasette-guard": {"limits": {"sql_bytes": 60_000}}}}
-NOT_AN_IMAGE = "is not an image Pillow can open; expected JPEG, PNG, WebP or GIF bytes"
+NOT_AN_IMAGE = "is not an image; expected JPEG, PNG, WebP, GIF, BMP or AVIF"
 
 
 @pytest.mark.parametrize(

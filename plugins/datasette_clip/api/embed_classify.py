@@ -154,10 +154,8 @@ def classify(engine: Engine, config: Config, asked: Asked) -> tuple[dict, Callab
 def embedding_of(engine: Engine, config: Config, one: Input, orient: str | None) -> NDArray[np.float32]:
     """The embedding [embed_dim] of an input. Raises InputError and VectorError where it cannot be read."""
     if one.kind == "vector" and isinstance(one.content, bytes):
-        embedding = vectors.from_blob(one.content)
-        if embedding.shape != (engine.manifest.embed_dim,):
-            raise VectorError(f"{embedding.size} dimensions; vectors of this model have {engine.manifest.embed_dim}")
-        vectors.cosine(embedding, embedding)  # raises where it has no direction
+        embedding = vectors.from_blob(one.content, engine.manifest.embed_dim)
+        vectors.check_direction(embedding)
         return embedding
     check_text(config, one.content)
     return engine.embed_item(one.content, orient=orient)

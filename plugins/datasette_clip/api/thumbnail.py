@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 from clip_collections.collection import Collection, columns_of, quoted, rows
 from clip_collections.search import quoted_key, source
+from llm_clip_onnx.images.signatures import FORMATS, format_of
 
 LARGEST_BYTES = 100_000  # of an image that is shown as it is stored
-KINDS = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png", b"GIF8": "image/gif", b"RIFF": "image/webp"}
+SHOWN = ("JPEG", "PNG", "GIF", "WEBP")  # formats of images that are shown as they are stored
 
 
 def pictured(conn, of: Collection, rowids: Sequence[int]) -> set[int]:
@@ -40,5 +41,5 @@ def picture_of(conn, of: Collection, id: str) -> tuple[bytes, str] | None:
         small = f"{quoted_key(of)} = ? and length({column}) between 1 and {LARGEST_BYTES}"
         stored = rows(conn, f"select {column} {source(of, '', small)} limit 1", [id])
         image = stored[0][0] if stored and isinstance(stored[0][0], bytes) else None
-    kind = next((kind for begin, kind in KINDS.items() if image and image.startswith(begin)), None)
-    return (image, kind) if image and kind else None
+    begins_as = format_of(image) if image else None
+    return (image, FORMATS[begins_as].content_type) if image and begins_as in SHOWN else None

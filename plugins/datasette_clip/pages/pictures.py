@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from llm_clip_onnx import vectors
 from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.images.signatures import format_of
 
 from .. import image_strings
 from .. import items as inputs
@@ -28,7 +29,7 @@ from ..items import Input
 
 if TYPE_CHECKING:
     from llm_clip_onnx.engine import Engine  # imports onnxruntime, which Datasette's start does not wait for
-    from llm_clip_onnx.images.preprocess import Preprocess
+    from llm_clip_onnx.model_dir import Preprocess
 
 JPEG_BYTES = 40_000  # of a kept picture at most, so that base64url of it fits limits.url_bytes
 MULTIPART, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
@@ -115,7 +116,7 @@ def jpeg_in(img: str) -> str:
         blob = image_strings.bytes_of(img)
     except InputError:
         return ""
-    return base64url(blob) if blob.startswith(b"\xff\xd8\xff") else ""
+    return base64url(blob) if format_of(blob) == "JPEG" else ""
 
 
 def as_bytes(one: Input) -> bytes:
@@ -136,9 +137,7 @@ async def read_pictures(
 def look(engine: Engine, config: Config, one: Input) -> dict:
     """What is kept of a picture. Raises InputError and VectorError where it cannot be read."""
     if one.kind == "vector":
-        embedding = embedding_of(engine, config, one, None)
-        vectors.cosine(embedding, embedding)  # raises where it has no direction
-        return {"kept": {"embedding": embedding}}
+        return {"kept": {"embedding": embedding_of(engine, config, one, None)}}
     jpeg = jpeg_of(as_bytes(one), engine.manifest.preprocess)
     embedding = engine.embed_item(jpeg)
     vector = base64url(vectors.to_blob(embedding))

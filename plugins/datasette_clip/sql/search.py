@@ -20,7 +20,7 @@ from clip_collections import collection, query, search
 from clip_collections.collection import Collection
 from clip_collections.query import Term
 from llm_clip_onnx import MODEL_ID, vectors
-from llm_clip_onnx.errors import InputError, VectorError
+from llm_clip_onnx.errors import InputError
 
 from .. import image_strings
 from ..config import Config, config_of
@@ -66,10 +66,7 @@ def embedded(
         content = image_strings.bytes_of(term.value)
         if term.kind == "image":
             return engine.embed_item(content)
-        found = vectors.from_blob(content)
-        if found.size != engine.manifest.embed_dim:
-            raise VectorError(f"{found.size} dimensions; vectors of this model have {engine.manifest.embed_dim}")
-        return found
+        return vectors.from_blob(content, engine.manifest.embed_dim)
 
     return query.combined(terms, embedding)
 
