@@ -22,14 +22,14 @@ from test_pages import drawn, errors_in, transfer, upload
 
 from browser import chromium
 from conftest import ROOT
-from datasette_clip.inference import inference_of
+from datasette_clip.model import embedding_queue
 from datasette_clip.pages import search as search_pages
 from serving import environment, serving
 
 LIST = "/-/clip/search"
 PAGE, JSON = f"{LIST}/photos/emoji", f"{LIST}/photos/emoji.json"
 ROWS = 60
-K = search_pages.K
+K = search_pages.ROWS
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # as in test_pages.py
 
 
@@ -230,7 +230,7 @@ def test_a_file_that_is_no_image_is_named(datasette):
 def test_a_crowded_server_says_so_on_the_page(photos, demo_dir, monkeypatch):
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
     datasette = serve(photos, metadata={"plugins": {"datasette-clip": {"limits": {"embedding": 1}}}})
-    with inference_of(datasette).place():
+    with embedding_queue(datasette).slot():
         response = call(datasette, asking(q="red"))
     assert (response.status_code, box_in(response.text)) == (503, "red")
     assert errors_in(response.text)[0].endswith("(plugins.datasette-clip.limits.embedding)")
