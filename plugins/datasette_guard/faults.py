@@ -50,6 +50,7 @@ FAULTS = (  # seen in Datasette 0.65.5 and 1.0a41 while fuzzing
     Fault(ValueAsBooleanError, "datasette.views.database:get", NOT_BOOLEAN),  # 1.0, as above
     Fault(IndexError, "datasette.utils:path_from_row_pks", "this page cannot show the BLOBs of a view; its .json can"),
     Fault(UnicodeDecodeError, "asgi_csrf:cookies_from_scope", "the Cookie header is not UTF-8"),  # 0.65
+    Fault(IndexError, "asgi_csrf:app_wrapped_with_csrf", "the body is a form without a boundary"),  # 0.65
     Fault(UnicodeDecodeError, "datasette.app:__call__", "the path has bytes that are not ASCII"),
     Fault(UnicodeDecodeError, "datasette.utils.asgi:post_vars", BAD_FORM),
     Fault(UnicodeDecodeError, "datasette.views.database:data", BAD_FORM),  # 0.65

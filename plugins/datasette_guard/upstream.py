@@ -40,6 +40,9 @@ PRIVATE = {
     "datasette.handle_exception.handle_exception": Private(
         "Datasette 0.65.5 and 1.0a41", "statuses and sentences for requests that Datasette fails on"
     ),
+    "datasette.handle_exception.rich": Private(
+        "Datasette 0.65.5 and 1.0a41", "way to keep rich from printing the local variables of requests"
+    ),
     "datasette_scale_to_zero.start_that_loop": Private(
         "datasette-scale-to-zero 0.3.2", "wait for requests in flight before datasette-scale-to-zero ends it"
     ),
@@ -68,12 +71,18 @@ def check(name: str, there: bool) -> bool:
 
 
 def check_at_start(datasette) -> None:
-    """Warn about each private name of Datasette and datasette-scale-to-zero that is gone."""
+    """Warn about each private name of Datasette and datasette-scale-to-zero that is gone, and turn rich off.
+
+    Where rich is installed, Datasette prints all local variables of a request that fails, and answers an unknown path
+    with 500, because rich finds no exception to print.
+    """
     from datasette import database, handle_exception  # here: these load all plugins, this one unfinished among them
 
     check("Datasette._metadata_local", hasattr(datasette, "_metadata_local"))
     check("Database.connect", hasattr(database.Database, "connect"))
     check("datasette.handle_exception.handle_exception", hasattr(handle_exception, "handle_exception"))
+    if check("datasette.handle_exception.rich", hasattr(handle_exception, "rich")):
+        handle_exception.rich = None
     for name in ("start_that_loop", "get_config", "do_exit"):
         check(f"datasette_scale_to_zero.{name}", hasattr(datasette_scale_to_zero, name))
 

@@ -117,6 +117,12 @@ def test_a_cookie_that_is_not_utf_8_gets_400_and_a_sentence(datasette):
     assert (response.status_code, response.text) == (400, "the Cookie header is not UTF-8")
 
 
+def test_a_form_without_a_boundary_gets_400_and_a_sentence(datasette):
+    headers = {"cookie": "a=b", "content-type": "multipart/form-data"}
+    response = ask(datasette, "/t", "POST", headers=headers, content=b"x")
+    assert (response.status_code, response.text) == (400, "the body is a form without a boundary")
+
+
 def test_memory_is_the_queries_fault_only_if_sqlites_is_bounded():
     assert isinstance(translate(MemoryError(), Limits(sqlite_bytes=1)), BadRequest)
     assert isinstance(translate(MemoryError(), Limits()), MemoryError)
