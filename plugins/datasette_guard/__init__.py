@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from datasette import hookimpl
 
-from . import access, memory, shutdown, sql_limits
+from . import access, memory, shutdown, sql_limits, upstream
 from .access import ensure_instance, is_1, may, may_view_table
 from .config import ConfigError, config_of, limits_of, read_limits, read_object
 from .cors import HEADERS as CORS_HEADERS
-from .faults import as_bad_request
-from .gate import declare, gate, path_below, query_fits, runs_sql
-from .idle import clock_of, fence_in
+from .faults import translate
+from .gate import declare, gate_around, path_below, query_fits, runs_sql
+from .idle import clock_of, start_watch
 from .memory import collect_soon
 from .shutdown import is_server
 from .upstream import connect, per_datasette
@@ -41,44 +41,43 @@ __all__ = [
 if is_server():
     shutdown.end_with_0()
     memory.collect_apart()
-fence_in()
+upstream.take_over_scale_to_zero(start_watch)
 
 
 @hookimpl
 def startup(datasette):
     config_of(datasette)
-    clock_of(datasette)
+    clock_of(datasette)  # begins to idle
+    upstream.check_at_start(datasette)
     return access.refuse_to_be_public(datasette)
 
 
-@hookimpl(trylast=True)  # outermost, so that datasette-scale-to-zero sees only what counts
+@hookimpl(trylast=True)  # outermost
 def asgi_wrapper(datasette):
-    return gate(datasette)
+    return gate_around(datasette)
 
 
 @hookimpl
-def actor_from_request(request):
-    return access.actor_of(request.headers.get("authorization"))
+def actor_from_request(datasette, request):
+    return access.actor_of(datasette, request.headers.get("authorization"))
 
 
 @hookimpl(trylast=True)  # Datasette 0.65 takes the last opinion
-def permission_allowed(actor):
-    return access.permission(actor)
+def permission_allowed(datasette, actor):
+    return access.permission(datasette, actor)
 
 
 @hookimpl
-def permission_resources_sql(actor):  # Datasette 1.0's
-    return access.resources_left(actor)
+def permission_resources_sql(datasette, actor):  # Datasette 1.0's
+    return access.allowed_resources(datasette, actor)
 
 
 @hookimpl(tryfirst=True)
 def handle_exception(datasette, request, exception):
-    from datasette.handle_exception import handle_exception as answer_exception  # here: it loads all plugins
-
-    known = as_bad_request(exception, config_of(datasette).limits, clock_of(datasette).counted_in_flight)
-    return None if known is exception else answer_exception(datasette, request, known)
+    known = translate(exception, limits_of(datasette), clock_of(datasette).counted_in_flight)
+    return None if known is exception else upstream.respond_to(datasette, request, known)
 
 
 @hookimpl
 def prepare_connection(conn, datasette):
-    sql_limits.bound(conn, config_of(datasette).limits)
+    sql_limits.bound(conn, limits_of(datasette))

@@ -1,4 +1,4 @@
-"""Who may do what, asked and answered in the words of Datasette 0.65 and in those of 1.0, which share none."""
+"""Who may do what: the token of a private instance, and permissions by the APIs of Datasette 0.65 and of 1.0."""
 
 from __future__ import annotations
 
@@ -8,26 +8,30 @@ import secrets
 import click
 from datasette.utils.asgi import Forbidden
 
-NOBODY = "SELECT NULL AS parent, NULL AS child WHERE 0"  # the resources that are left, whatever other rules allow
+from .config import PLUGIN, config_of
+from .upstream import local_metadata
+
+NO_RESOURCES = "SELECT NULL AS parent, NULL AS child WHERE 0"
 ACTOR = {"id": "clip-token"}
 
 
-def token() -> str | None:
-    return os.environ.get("CLIP_TOKEN") or None
+def token_of(datasette) -> str | None:
+    """The token that a client must send, of CLIP_TOKEN in the environment or else of the configuration; None: none."""
+    return os.environ.get("CLIP_TOKEN") or config_of(datasette).token
 
 
-def actor_of(authorization: str | None) -> dict | None:
-    """The actor of an Authorization header that carries the token, as UTF-8, or None."""
-    scheme, _, found = (authorization or "").partition(" ")
-    expected = token()
-    if expected and scheme.lower() == "bearer" and secrets.compare_digest(found.encode("latin-1"), expected.encode()):
+def actor_of(datasette, authorization: str | None) -> dict | None:
+    """The actor of an Authorization header with the token in UTF-8, or None."""
+    scheme, _, sent = (authorization or "").partition(" ")
+    token = token_of(datasette)
+    if token and scheme.lower() == "bearer" and secrets.compare_digest(sent.encode("latin-1"), token.encode()):
         return ACTOR
     return None
 
 
-def permission(actor: dict | None) -> bool | None:
-    """False, whatever the action, for nobody in particular where there is a token; None, which is no opinion, else."""
-    return False if token() and not actor else None
+def permission(datasette, actor: dict | None) -> bool | None:
+    """False for every action of an anonymous client if there is a token; None, which is no opinion, otherwise."""
+    return False if token_of(datasette) and not actor else None
 
 
 def is_1(datasette) -> bool:
@@ -65,20 +69,21 @@ async def ensure_instance(datasette, request) -> None:
         raise Forbidden("view-instance")
 
 
-def resources_left(actor: dict | None):
-    """What 1.0's hook permission_resources_sql answers, for any action: none is left where the token is missing."""
-    if permission(actor) is not False:
+def allowed_resources(datasette, actor: dict | None):
+    """The answer to Datasette 1.0's hook permission_resources_sql: no resource for a client without the token."""
+    if permission(datasette, actor) is not False:
         return None
     from datasette.permissions import PermissionSQL
 
-    return PermissionSQL(restriction_sql=NOBODY)
+    return PermissionSQL(restriction_sql=NO_RESOURCES)
 
 
 async def refuse_to_be_public(datasette) -> None:
-    """Raise ClickException, which ends `datasette serve`, where what is to be closed would be open."""
-    if token() and await may(datasette, None, "view-instance"):
+    """Raise ClickException, which ends `datasette serve`, if a setting that closes something would have no effect."""
+    if token_of(datasette) and await may(datasette, None, "view-instance"):
+        name = "CLIP_TOKEN" if os.environ.get("CLIP_TOKEN") else f"plugins.{PLUGIN}.token"
         raise click.ClickException(
-            "CLIP_TOKEN is set, but this version of Datasette lets everybody in: no plugin is asked for permission"
+            f"{name} is set, but this version of Datasette lets everybody in: no plugin is asked for permission"
         )
     if is_1(datasette) and (place := ignored_allow_sql(datasette)):
         raise click.ClickException(
@@ -87,11 +92,11 @@ async def refuse_to_be_public(datasette) -> None:
 
 
 def ignored_allow_sql(datasette) -> str | None:
-    """The first allow_sql of the metadata that the configuration lacks, heeded by 0.65 and not by 1.0."""
-    found, heeded = datasette._metadata_local, datasette.config or {}
-    if "allow_sql" in found and "allow_sql" not in heeded:
+    """The first allow_sql that is in the metadata but not in the configuration, which alone 1.0 reads."""
+    metadata, config = local_metadata(datasette), datasette.config or {}
+    if "allow_sql" in metadata and "allow_sql" not in config:
         return "allow_sql"
-    for name, database in (found.get("databases") or {}).items():
-        if "allow_sql" in database and "allow_sql" not in (heeded.get("databases") or {}).get(name, {}):
+    for name, database in (metadata.get("databases") or {}).items():
+        if "allow_sql" in database and "allow_sql" not in (config.get("databases") or {}).get(name, {}):
             return f"databases.{name}.allow_sql"
     return None

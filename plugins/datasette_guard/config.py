@@ -52,12 +52,14 @@ class Limits:
 class Config:
     """limits: see Limits. refuse_crawlers: tags of crawlers that get 403.
 
-    suspend: True, or the path of a socket, to ask Fly to suspend an idle machine instead of exiting.
+    suspend: True, or the path of a socket, to ask Fly to suspend an idle machine instead of exiting. token: what a
+    client must send to see anything; None for a public instance.
     """
 
     limits: Limits = field(default_factory=Limits)
     refuse_crawlers: tuple[str, ...] = REFUSED
     suspend: bool | str = False
+    token: str | None = field(default=None, repr=False)
 
 
 @per_datasette
@@ -72,7 +74,7 @@ def limits_of(datasette) -> Limits:
 
 
 def read_config(settings: object) -> Config:
-    """The configuration in metadata.json's object, with defaults for what it does not say.
+    """The configuration in metadata.json's object, with defaults for the keys it does not have.
 
     Raises ConfigError naming the key that is unknown or has a value that cannot be used.
     """
@@ -107,6 +109,17 @@ def read_suspend(suspend: object) -> bool | str:
     return suspend
 
 
+def read_token(token: object) -> str:
+    """A token that protects. An empty one is an error, because an unset variable must not open a private instance."""
+    if not isinstance(token, str) or not token.strip():
+        found = type(token).__name__ if token else repr(token)
+        raise ConfigError(
+            f"plugins.{PLUGIN}.token is {found}; expected a string that is not empty: set the variable that it "
+            "names, or leave the key out for a public instance"
+        )
+    return token.strip()
+
+
 def read_limits(place: str, settings: object, kind: type[L]) -> L:
     """A dataclass of whole numbers from an object, with the dataclass's defaults for numbers it does not have.
 
@@ -127,4 +140,5 @@ READERS: dict[str, Callable[[object], Any]] = {
     "limits": lambda settings: read_limits(f"{PLUGIN}.limits", settings, Limits),
     "refuse_crawlers": read_refuse_crawlers,
     "suspend": read_suspend,
+    "token": read_token,
 }

@@ -1,7 +1,7 @@
-"""For browsers on other origins, where Datasette runs with --cors: preflights, and headers that it leaves out.
+"""For pages of other origins, if Datasette runs with --cors: preflights, and headers that Datasette leaves out.
 
-Datasette 0.65 answers OPTIONS without saying which methods and headers are allowed, and asks for permission before it
-does, which a preflight carries none of.
+Datasette 0.65 answers OPTIONS without the allowed methods and headers, and with 403 on a private instance, because a
+preflight carries no token.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ SCRIPTS = "/-/static-plugins/"  # ES modules, which another origin may import on
 
 
 def is_preflight(scope: dict) -> bool:
-    """Whether a browser asks if it may ask."""
+    """True if a browser asks whether a page of another origin may send its request."""
     asks = any(name == b"access-control-request-method" for name, _ in scope["headers"])
     return scope["method"] == "OPTIONS" and asks
 
 
-async def answer_preflight(send) -> None:
-    """Yes, for an hour: what is served here is for whoever may see it, wherever the page comes from."""
+async def allow_preflight(send) -> None:
+    """Allow the request, for an hour. The token decides what a client may see, not the origin of its page."""
     await send({"type": "http.response.start", "status": 204, "headers": RAW_HEADERS})
     await send({"type": "http.response.body", "body": b""})

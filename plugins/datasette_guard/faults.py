@@ -1,21 +1,71 @@
-"""Answers with 400 and a sentence what Datasette 0.65 answers with 500 though it is the request that is wrong.
+"""Known faults of Datasette: requests that it answers with 500 although it is the request that is wrong.
 
-`?_sort=nope`, `?id__gt=99999999999999999999`, `?_through={`, a POST to a table, a query that runs out of SQLite's
-memory: of a server that only reads, whatever fails in Datasette itself is asked for by the request. What fails in
-these two packages is a fault of theirs, and stays 500.
+FAULTS lists them. Every other exception, of Datasette, of this package or of another plugin, stays a 500 with its
+traceback in the log.
 """
 
 from __future__ import annotations
 
+import json
+import re
+import sys
 import traceback
-from pathlib import Path
+from typing import NamedTuple
 
+from datasette.utils import ValueAsBooleanError
 from datasette.utils.asgi import BadRequest, Base400
+from datasette.utils.sqlite import sqlite3
 
 from .config import Limits
+from .sql_limits import ResultTooLarge
 
-OURS = {str(file.parent) for file in Path(__file__).parent.parent.rglob("*.py")}
-WRAPPERS = {"cross_origin.py", "gate.py", "model.py", "answer.py"}  # every request passes through these
+
+class Fault(NamedTuple):
+    """An exception that a request can raise in Datasette, and the sentence to answer it with, by status 400."""
+
+    exceptions: type[BaseException] | tuple[type[BaseException], ...]
+    place: str  # Datasette's innermost function in the traceback
+    sentence: str  # {error}: the exception's own
+
+
+ROUTER = "datasette.app:route_path"
+OF_DATASETTE = {"datasette", "asgi_csrf"}
+BETWEEN = sys.stdlib_module_names | {"asyncinject"}  # packages that Datasette's own code calls itself through
+VALUE = (sqlite3.Error, sqlite3.Warning, OverflowError, UnicodeEncodeError)
+NOT_A_NUMBER = "a field is no whole number: {error}"
+NOT_BOOLEAN = "a field is neither on nor off"
+BAD_FORM = "the body is a form that is not UTF-8"
+BAD_JSON = (json.JSONDecodeError, KeyError, TypeError, RecursionError)
+FAULTS = (  # seen in Datasette 0.65.5 and 1.0a41 while fuzzing
+    Fault(VALUE, "datasette.database:sql_operation_in_thread", "{error}"),
+    Fault(
+        BAD_JSON, "datasette.filters:inner", '_through is no JSON such as {{"table": "a", "column": "b", "value": "1"}}'
+    ),
+    Fault(BAD_JSON, "datasette.filters:split_value", "a filter that takes several values has no JSON list: {error}"),
+    Fault(BAD_JSON, "datasette.facets:load_facet_configs", "a facet is neither a column nor JSON: {error}"),
+    Fault(BAD_JSON, "datasette.facets:facet_results", 'a facet is neither a column nor JSON such as {{"simple": "a"}}'),
+    Fault(TypeError, "datasette.utils:actor_matches_allow", "actor is no JSON object"),
+    Fault(ValueAsBooleanError, "datasette.utils:value_as_boolean", NOT_BOOLEAN),
+    Fault(ValueAsBooleanError, "datasette.views.table:table_view_traced", NOT_BOOLEAN),  # 1.0, which raises it again
+    Fault(ValueAsBooleanError, "datasette.views.database:get", NOT_BOOLEAN),  # 1.0, as above
+    Fault(IndexError, "datasette.utils:path_from_row_pks", "this page cannot show the BLOBs of a view; its .json can"),
+    Fault(UnicodeDecodeError, "asgi_csrf:cookies_from_scope", "the Cookie header is not UTF-8"),  # 0.65
+    Fault(IndexError, "asgi_csrf:app_wrapped_with_csrf", "the body is a form without a boundary"),  # 0.65
+    Fault(UnicodeDecodeError, "datasette.app:__call__", "the path has bytes that are not ASCII"),
+    Fault(UnicodeDecodeError, "datasette.utils.asgi:post_vars", BAD_FORM),
+    Fault(UnicodeDecodeError, "datasette.views.database:data", BAD_FORM),  # 0.65
+    Fault(UnicodeDecodeError, "datasette.views.database:post", BAD_FORM),  # 1.0
+    Fault(ValueError, "datasette.views.database:data", NOT_A_NUMBER),  # 0.65
+    Fault(ValueError, "datasette.views.database:get", NOT_A_NUMBER),  # 1.0
+    Fault(ValueError, "datasette.views.table:_data_traced", NOT_A_NUMBER),  # 0.65
+    Fault(ValueError, "datasette.views.table:table_view_data", NOT_A_NUMBER),  # 1.0
+    Fault(AssertionError, "datasette.views.table:post", "{error}"),  # 0.65: You may only POST to a canned query
+    Fault(AssertionError, "datasette.views.table:table_view_traced", "{error}"),  # 1.0: Invalid format: x
+    Fault(AssertionError, "datasette.views.database:get", "{error}"),  # 1.0, as above
+    Fault(AttributeError, ROUTER, "a canned query that only reads takes no POST"),  # 0.65
+    Fault(KeyError, "datasette.app:resolve_table", "a query takes no POST here"),  # 1.0
+    Fault(KeyError, "datasette.views.base:as_csv", "there is no sql to answer as CSV"),  # 0.65
+)
 
 
 class OutOfMemory(Base400):
@@ -24,26 +74,49 @@ class OutOfMemory(Base400):
     status = 503
 
 
-def as_bad_request(exception: Exception, limits: Limits, in_flight: int = 1) -> Exception:
-    """The exception to answer with: this one, where it says its status itself or is a fault of ours."""
+def translate(exception: Exception, limits: Limits, in_flight: int = 1) -> Exception:
+    """Map an exception to the one Datasette should answer with: itself, unless it is a known fault."""
     from datasette.database import QueryInterrupted  # here: these load all plugins, this one unfinished among them
     from datasette.views.base import DatasetteError
 
-    if isinstance(exception, DatasetteError) and exception.status == 500:
-        exception.status = 400  # the default, for sentences such as "Cannot sort table by nope"
-    if isinstance(exception, DatasetteError | Base400) or is_ours(exception):
+    if isinstance(exception, Base400):
         return exception
-    if isinstance(exception, MemoryError):
-        needed = f"than the {limits.sqlite_bytes} bytes of memory (plugins.datasette-guard.limits.sqlite_bytes)"
-        if in_flight > 1:
-            return OutOfMemory(f"the queries that run now need more {needed}")
-        return BadRequest(f"the query needs more {needed}")
+    if isinstance(exception, MemoryError) and limits.sqlite_bytes:
+        return out_of_memory(limits, in_flight)
     if isinstance(exception, QueryInterrupted):
         return BadRequest("the query took longer than Datasette's setting sql_time_limit_ms allows")
-    return BadRequest(f"Datasette cannot answer this request: {type(exception).__name__}: {exception}")
+    if isinstance(exception, ResultTooLarge):
+        return BadRequest(str(exception))
+    place = place_of(exception)
+    if isinstance(exception, DatasetteError) and exception.status == 500 and place:
+        exception.status = 400  # 500 is the default, for sentences such as "Cannot sort table by nope"
+    for fault in FAULTS:
+        if fault.place == place and isinstance(exception, fault.exceptions):
+            return BadRequest(fault.sentence.format(error=exception))
+    return exception
 
 
-def is_ours(exception: Exception) -> bool:
-    """Whether the exception passed through code of these packages, beyond the wrappers around every request."""
-    files = (Path(frame.filename) for frame in traceback.extract_tb(exception.__traceback__))
-    return any(str(file.parent) in OURS and file.name not in WRAPPERS for file in files)
+def out_of_memory(limits: Limits, in_flight: int) -> Exception:
+    needed = f"than the {limits.sqlite_bytes} bytes of memory (plugins.datasette-guard.limits.sqlite_bytes)"
+    if in_flight > 1:
+        return OutOfMemory(f"the queries that run now need more {needed}")
+    return BadRequest(f"the query needs more {needed}")
+
+
+def place_of(exception: Exception) -> str:
+    """The function of Datasette that raised an exception, such as "datasette.filters:inner".
+
+    "" if another package's view answers the request, or if another package raised it or called what raised it.
+    """
+    places: list[str] = []
+    for frame, _ in traceback.walk_tb(exception.__traceback__):
+        module = frame.f_globals.get("__name__", "")
+        place = f"{module}:{frame.f_code.co_name}"
+        if place == ROUTER:
+            if not getattr(frame.f_locals.get("view"), "__module__", "").startswith("datasette."):
+                return ""
+            places = [place]
+        elif module.partition(".")[0] not in BETWEEN:
+            places.append(place)
+    inside = places if ROUTER in places else places[-1:]  # outside the router other packages only pass requests on
+    return inside[-1] if inside and all(re.split("[.:]", place)[0] in OF_DATASETTE for place in inside) else ""

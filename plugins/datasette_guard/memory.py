@@ -1,11 +1,11 @@
 """Collects garbage in a thread of its own, and gives freed memory back to the system.
 
 A failed query leaves a cycle of exception, frame and cursor, and freeing its statement waits for the SQLite
-connection. Where the collector ran inside an SQL function that held a lock, while the connection's next query waited
-for that lock in its own function, both waited forever: seen with 50 clients whose queries all failed.
+connection. If the collector runs inside an SQL function that holds a lock, and the connection's next query waits for
+that lock in its own function, both wait forever: seen with 50 clients whose queries all failed.
 
-glibc gives each thread a heap that only grows, and takes what was once freed in a large block from those heaps from
-then on. Serving 114 hostile images one after the other left 153 MB behind, and 12 MB with this (2026-11-22).
+glibc gives each thread a heap that only grows, and after freeing a large block it takes blocks of that size from those
+heaps. Serving 114 hostile images one after the other left 153 MB behind, and 12 MB with this (2026-11-22).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 EVERY_S = 1.0
 M_MMAP_THRESHOLD = -3  # malloc.h
 LARGE_BYTES = 1_000_000
-soon = threading.Event()  # set by code that may have freed something large
+soon = threading.Event()
 
 
 def collect_soon() -> None:
@@ -30,7 +30,7 @@ def collect_soon() -> None:
 
 @cache
 def collect_apart() -> None:
-    """From now on only one thread collects garbage; it holds no lock, and nothing waits for it."""
+    """From now on only one thread collects garbage. It holds no lock, and no other thread waits for it."""
     gc.disable()
     free_large_blocks_at_once()
     threading.Thread(target=collect_forever, name="guard-memory", daemon=True).start()
@@ -47,7 +47,7 @@ def collect_forever() -> None:
 
 
 def collect_due_generation() -> None:
-    """Collect the oldest generation that Python itself would collect, by its own thresholds."""
+    """Collect the oldest generation whose count exceeds Python's own threshold."""
     for generation, (count, threshold) in reversed([*enumerate(zip(gc.get_count(), gc.get_threshold()))]):
         if count > threshold:
             gc.collect(generation)

@@ -1,4 +1,4 @@
-"""How the process ends: with 0, once what is in flight has been answered; told by a signal, within 5 seconds."""
+"""How the process ends: with 0, after the requests in flight are answered, and by a signal within 5 seconds."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from . import upstream
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 DRAIN_S = 4.0  # hosts kill 5 s after their signal
-uvicorns_drain: dict[int, Any] = {}  # signal -> handler, while uvicorn runs
+uvicorn_drains: dict[int, Any] = {}  # signal -> uvicorn's handler, once it runs
 
 
 @cache
@@ -31,52 +33,43 @@ def is_server() -> bool:
 def end_with_0() -> None:
     """From now on SIGTERM and SIGINT end the process with 0.
 
-    uvicorn puts its handlers, which drain, in their place, and when it has drained restores these and raises again.
+    uvicorn puts its own handlers, which drain, in their place. When it has drained it restores these and raises again.
     """
-    for one in SIGNALS:
-        signal.signal(one, leave)
+    for number in SIGNALS:
+        signal.signal(number, exit_with_0)
 
 
-def bound_the_drain() -> None:
-    """From now on a drain that uvicorn begins by a signal is cut off after DRAIN_S. Called while uvicorn starts."""
+def bound_drain() -> None:
+    """From now on a drain that a signal begins is cut off after DRAIN_S. Called when uvicorn starts."""
     if threading.current_thread() is not threading.main_thread():
         return
-    for one in SIGNALS:
-        if is_uvicorns(drain := signal.getsignal(one)):
-            uvicorns_drain[one] = drain
-            signal.signal(one, drain_and_leave_in_time)
+    uvicorn_drains.update(upstream.uvicorn_handlers(SIGNALS))
+    for number in uvicorn_drains:
+        signal.signal(number, drain_in_time)
+    upstream.accept_long_urls(uvicorn_drains)
 
 
-def uvicorns_config() -> Any:
-    """The configuration of the uvicorn that runs here, once bound_the_drain was called; None where none does."""
-    return next((drain.__self__.config for drain in uvicorns_drain.values()), None)
-
-
-def leave(number: int, frame: object) -> None:
-    bound_the_end()
+def exit_with_0(number: int, frame: object) -> None:
+    cut_off_later()
     sys.exit(0)
 
 
-def drain_and_leave_in_time(number: int, frame: object) -> None:
-    bound_the_end()
-    uvicorns_drain[number](number, frame)
+def drain_in_time(number: int, frame: object) -> None:
+    cut_off_later()
+    uvicorn_drains[number](number, frame)
 
 
-def is_uvicorns(handler: object) -> bool:
-    return getattr(handler, "__module__", "").startswith("uvicorn.")
-
-
-def drain_and_leave() -> None:
-    """End as by SIGTERM, but wait for what is in flight however long it takes."""
-    if drain := uvicorns_drain.get(signal.SIGTERM):
+def drain() -> None:
+    """End as by SIGTERM, but wait for the requests in flight however long they take."""
+    if drain := uvicorn_drains.get(signal.SIGTERM):
         drain(signal.SIGTERM, None)
     else:
         sys.exit(0)
 
 
 @cache
-def bound_the_end() -> None:
-    """Whatever is still running in DRAIN_S is cut off, with 0 all the same: an SQL thread cannot be interrupted."""
+def cut_off_later() -> None:
+    """End the process with 0 in DRAIN_S, whatever is still running. Nothing else interrupts an SQL thread."""
     timer = threading.Timer(DRAIN_S, cut_off)
     timer.daemon = True
     timer.start()

@@ -1,20 +1,100 @@
-"""Everything of Datasette, uvicorn and datasette-scale-to-zero that is private or patched."""
+"""Everything of Datasette, uvicorn and datasette-scale-to-zero that is private or patched, and nothing else.
+
+PRIVATE says of each what it is, in which version it was seen and what a server without it lacks. `check` warns about
+what is gone; the functions below then do without it.
+"""
 
 from __future__ import annotations
 
+import logging
+import signal
 import sqlite3
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import wraps
-from typing import Any, TypeVar
+from types import SimpleNamespace
+from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
+import datasette_scale_to_zero
+
 T = TypeVar("T")
+log = logging.getLogger("datasette_guard")
+LOGGED_CHARACTERS = 500  # of a URL
+URL_BYTES = 300_000  # of a URL and headers, so that an image too large for a URL is refused with a sentence
+
+
+class Private(NamedTuple):
+    """A name that its project may change without notice."""
+
+    seen_in: str
+    lacks: str  # without it, completes "this server has no ..."
+
+
+PRIVATE = {
+    "Datasette._metadata_local": Private(
+        "Datasette 0.65.5 and 1.0a41", "check for an allow_sql that Datasette 1.0 ignores"
+    ),
+    "Database.connect": Private("Datasette 0.65.5 and 1.0a41", "connections for the SQL functions of other plugins"),
+    "datasette.handle_exception.handle_exception": Private(
+        "Datasette 0.65.5 and 1.0a41", "statuses and sentences for requests that Datasette fails on"
+    ),
+    "datasette.handle_exception.rich": Private(
+        "Datasette 0.65.5 and 1.0a41", "way to keep rich from printing the local variables of requests"
+    ),
+    "datasette_scale_to_zero.start_that_loop": Private(
+        "datasette-scale-to-zero 0.3.2", "wait for requests in flight before datasette-scale-to-zero ends it"
+    ),
+    "datasette_scale_to_zero.get_config": Private(
+        "datasette-scale-to-zero 0.3.2", "support for an empty duration, nor a wait for requests in flight"
+    ),
+    "datasette_scale_to_zero.do_exit": Private(
+        "datasette-scale-to-zero 0.3.2", "request to datasette-scale-to-zero's shutdown_url"
+    ),
+    "uvicorn.Server.handle_exit": Private("uvicorn 0.54.0", "bound on the seconds that ending takes"),
+    "uvicorn.Config.h11_max_incomplete_event_size": Private(
+        "uvicorn 0.54.0", "sentence for URLs and headers of more than 64 KiB"
+    ),
+    "uvicorn.access": Private("uvicorn 0.54.0", "bound on the length of URLs in the access log"),
+}
+warned: set[str] = set()
+
+
+def check(name: str, there: bool) -> bool:
+    """`there`, after one warning in the life of the process if it is False."""
+    if not there and name not in warned:
+        warned.add(name)
+        private = PRIVATE[name]
+        log.warning("%s is not what it was in %s: this server has no %s", name, private.seen_in, private.lacks)
+    return there
+
+
+def check_at_start(datasette) -> None:
+    """Warn about each private name of Datasette and datasette-scale-to-zero that is gone, and turn rich off.
+
+    Where rich is installed, Datasette prints all local variables of a request that fails, and answers an unknown path
+    with 500, because rich finds no exception to print.
+    """
+    from datasette import database, handle_exception  # here: these load all plugins, this one unfinished among them
+
+    check("Datasette._metadata_local", hasattr(datasette, "_metadata_local"))
+    check("Database.connect", hasattr(database.Database, "connect"))
+    check("datasette.handle_exception.handle_exception", hasattr(handle_exception, "handle_exception"))
+    if check("datasette.handle_exception.rich", hasattr(handle_exception, "rich")):
+        handle_exception.rich = None
+    for name in ("start_that_loop", "get_config", "do_exit"):
+        check(f"datasette_scale_to_zero.{name}", hasattr(datasette_scale_to_zero, name))
+
+
+# Datasette
 
 
 def per_datasette(make: Callable[[Any], T]) -> Callable[[Any], T]:
     """A function of a Datasette that is called once for each, and gives that result from then on.
 
-    The result must not refer to the Datasette, because neither would then ever be freed.
+    Nothing is put on the Datasette object. The result must not refer to the Datasette, because neither would then ever
+    be freed.
     """
     results: WeakKeyDictionary[Any, T] = WeakKeyDictionary()
 
@@ -28,8 +108,105 @@ def per_datasette(make: Callable[[Any], T]) -> Callable[[Any], T]:
 
 
 def connect(datasette, database: str) -> sqlite3.Connection:
-    """A new read-only connection to a database, without the functions that plugins add.
+    """A new read-only connection to a database, without the functions that plugins add. The caller closes it.
 
-    Raises KeyError for a database that Datasette does not know. The caller closes it.
+    Raises KeyError for a database that Datasette does not have, and RuntimeError where Database.connect is gone.
     """
-    return datasette.get_database(database).connect()
+    connect_to = getattr(datasette.get_database(database), "connect", None)
+    if connect_to is None:
+        raise RuntimeError("this version of Datasette opens no connections for plugins: Database.connect is gone")
+    return connect_to()
+
+
+def local_metadata(datasette) -> dict:
+    """The metadata that the server was started with."""
+    return getattr(datasette, "_metadata_local", None) or {}
+
+
+def respond_to(datasette, request, exception: Exception) -> Any:
+    """Datasette's own response to an exception, or None, which leaves the exception to Datasette."""
+    from datasette import handle_exception
+
+    respond = getattr(handle_exception, "handle_exception", None)
+    return respond and respond(datasette, request, exception)
+
+
+# datasette-scale-to-zero: its loop ends the process by sys.exit in the midst of requests, and takes each request, that
+# of a health check too, for a sign of life. It crashes on a duration of "", which is what an empty variable gives.
+
+
+def take_over_scale_to_zero(watch: Callable[[Any], None]) -> None:
+    """From now on `watch` is called with a Datasette that may idle, in place of datasette-scale-to-zero's own loop."""
+    plugin = datasette_scale_to_zero
+    if hasattr(plugin, "get_config"):
+        plugin.get_config = without_empty_durations(plugin.get_config)
+        if hasattr(plugin, "start_that_loop"):
+            plugin.start_that_loop = watch
+
+
+def without_empty_durations(read_config: Callable[[Any], dict]) -> Callable[[Any], dict]:
+    """datasette-scale-to-zero's reader of its configuration, for which an empty duration is now none."""
+
+    def read(datasette) -> dict:
+        settings = datasette.plugin_config("datasette-scale-to-zero") or {}
+        if isinstance(settings, dict):
+            durations = ("duration", "max_age", "max-age")
+            settings = {name: value for name, value in settings.items() if value != "" or name not in durations}
+        return read_config(SimpleNamespace(plugin_config=lambda name: settings))
+
+    return read
+
+
+def idle_durations(datasette) -> tuple[int | None, int | None]:
+    """Seconds without a request, and seconds of life, after which datasette-scale-to-zero would end the server."""
+    config = datasette_scale_to_zero.get_config(datasette)
+    return config["duration"], config["max_age"]
+
+
+def tell_shutdown_url(datasette) -> None:
+    """Send datasette-scale-to-zero's request to shutdown_url, if it is configured."""
+    with suppress(SystemExit):  # by which it ends the process; here shutdown.py does
+        getattr(datasette_scale_to_zero, "do_exit", lambda datasette: None)(datasette)
+
+
+# uvicorn
+
+
+def uvicorn_handlers(signals: Iterable[signal.Signals]) -> dict[int, Any]:
+    """Signal -> the method of the running uvicorn that begins its drain. Empty where there is none."""
+    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in signals}
+    found = {
+        number: handler
+        for number, handler in handlers.items()
+        if getattr(handler, "__module__", "").startswith("uvicorn.") and hasattr(handler, "__self__")
+    }
+    check("uvicorn.Server.handle_exit", bool(found) or "uvicorn" not in sys.modules)
+    return found
+
+
+def accept_long_urls(handlers: dict[int, Any]) -> None:
+    """From now on uvicorn reads URLs and headers of URL_BYTES. By itself it answers 65,537 with a bare 400."""
+    name = "h11_max_incomplete_event_size"
+    for handler in handlers.values():
+        config = getattr(handler.__self__, "config", None)
+        if check(f"uvicorn.Config.{name}", hasattr(config, name)):
+            setattr(config, name, URL_BYTES)
+
+
+def shorten_access_log() -> None:
+    """From now on uvicorn's access log cuts URLs after LOGGED_CHARACTERS: some carry a picture."""
+    logging.getLogger("uvicorn.access").addFilter(shorten_url)
+
+
+def shorten_url(record: logging.LogRecord) -> bool:
+    """True, which keeps a log record, after cutting its URL.
+
+    Its arguments are client, method, URL, HTTP version and status.
+    """
+    arguments = record.args
+    there = isinstance(arguments, tuple) and len(arguments) == 5
+    if check("uvicorn.access", there) and isinstance(arguments, tuple):
+        url = str(arguments[2])
+        if len(url) > LOGGED_CHARACTERS:
+            record.args = (*arguments[:2], f"{url[:LOGGED_CHARACTERS]}...", *arguments[3:])
+    return True

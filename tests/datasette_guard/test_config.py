@@ -29,6 +29,18 @@ from datasette.app import Datasette
             {"limits": {"requests": True}},
             "plugins.datasette-guard.limits.requests is True; expected a whole number from 1 to 2147483647",
         ),
+        (
+            {"token": ""},
+            "plugins.datasette-guard.token is ''; expected a string that is not empty: set the variable that it names, or leave the key out for a public instance",
+        ),
+        (
+            {"token": {"$env": "NO_SUCH_VARIABLE"}},
+            "plugins.datasette-guard.token is None; expected a string that is not empty: set the variable that it names, or leave the key out for a public instance",
+        ),
+        (
+            {"token": ["a"]},
+            "plugins.datasette-guard.token is list; expected a string that is not empty: set the variable that it names, or leave the key out for a public instance",
+        ),
     ],
 )
 def test_bad_configuration_stops_the_start_with_a_sentence_naming_the_key(config, sentence):

@@ -19,7 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conftest import ROOT, shipped_metadata
-from datasette_guard.crawlers import is_refused
+from datasette_guard import path_below, runs_sql
+from datasette_guard.crawlers import is_crawler
 from serving import environment, serving
 
 pytestmark = pytest.mark.filterwarnings(
@@ -171,7 +172,7 @@ def test_a_body_that_is_too_long_is_refused_announced_or_not(announced, server):
 
 
 def test_excess_load_gets_503_and_retry_after_and_no_more(server):
-    """Four requests may be in flight: of ten at once, six are sent away at once, and whoever comes back is served."""
+    """Four requests may be in flight: of ten at once, six get 503 immediately. A client that tries again is served."""
     answers: list[httpx.Response] = []
     clients = [
         threading.Thread(target=lambda: answers.append(httpx.get(f"{server}/slow?s=2", timeout=30))) for _ in range(10)
@@ -357,10 +358,10 @@ def test_people_and_their_programs_are_served(agent, server):
 
 
 def test_which_crawlers_are_refused_can_be_chosen():
-    assert not is_refused(GOOGLEBOT, ("ai-crawler",))
-    assert is_refused(GPTBOT, ("ai-crawler",))
-    assert not is_refused(GPTBOT, ())
-    assert is_refused("curl/8.5.0", ("http-library",))
+    assert not is_crawler(GOOGLEBOT, ("ai-crawler",))
+    assert is_crawler(GPTBOT, ("ai-crawler",))
+    assert not is_crawler(GPTBOT, ())
+    assert is_crawler("curl/8.5.0", ("http-library",))
 
 
 @pytest.mark.parametrize("tag", ["ai-crawler", "search-engine", "http-library", "seo"])
@@ -369,17 +370,9 @@ def test_a_crawler_is_whom_a_pattern_of_the_list_finds_read_as_regular_expressio
 
     agents = {agent[:512] for one in CRAWLER_USER_AGENTS_DATA for agent in one.get("instances", ())} | {CHROME, ""}
     patterns = [re.compile(one["pattern"]) for one in CRAWLER_USER_AGENTS_DATA if tag in one.get("tags", ())]
-    refused = {agent for agent in agents if is_refused(agent, (tag,))}
+    refused = {agent for agent in agents if is_crawler(agent, (tag,))}
     assert refused == {agent for agent in agents if any(pattern.search(agent) for pattern in patterns)}
     assert 1 < len(refused) < len(agents)
-
-
-def test_only_patterns_with_operators_are_compiled_for_that_takes_long():
-    from datasette_guard.crawlers import REFUSED, patterns_of
-
-    texts, expressions = patterns_of(REFUSED)
-    assert "GPTBot" in " ".join(texts)
-    assert len(expressions) < 50 < 500 < len(texts)
 
 
 def test_the_tags_are_those_of_the_list():
@@ -525,13 +518,36 @@ def test_the_log_has_the_beginning_of_a_url_and_no_picture(demo_dir, tmp_path):
     assert 'xxx... HTTP/1.1" 200' in lines[0]
 
 
-def test_a_fault_of_ours_stays_500(demo_dir, monkeypatch):
-    """Only what fails in Datasette itself is the request's fault."""
-    from datasette_clip.pages import about as views
+@pytest.mark.parametrize(
+    ("base_url", "scope", "path"),
+    [
+        ("/", {"path": "/-/clip"}, "/-/clip"),
+        ("/", {"path": "/-/clip", "raw_path": b"/-%2Fclip?sql=/x"}, "/-%2Fclip"),
+        ("/", {"path": "//-/clip", "raw_path": b"//-/clip"}, "//-/clip"),
+        ("/clip/", {"path": "/clip/-/clip"}, "/-/clip"),
+        ("/clip/", {"path": "/clip/", "raw_path": b"/clip/"}, "/"),
+        ("/clip/", {"path": "/-/clip"}, "/-/clip"),
+        ("/clip/", {"path": "/clip"}, "/clip"),
+        ("/", {"path": "/é"}, "/Ã©"),
+        ("/", {"path": "/x", "raw_path": b"/\xff"}, "/ÿ"),
+    ],
+)
+def test_the_path_below_base_url_is_the_one_that_datasettes_router_finds(base_url, scope, path):
+    assert path_below(base_url, scope) == path
 
-    async def broken(datasette):
-        raise KeyError("ours")
 
-    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
-    monkeypatch.setattr(views, "report", broken)
-    assert ask(Datasette(memory=True), "/-/clip.json").status_code == 500
+@pytest.mark.parametrize(
+    ("path", "runs"),
+    [("/", True), ("/t.json", True), ("/t/-/query", True), ("/-/versions", False), ("/-/clip", False), ("/nope", True)],
+)
+def test_sql_runs_for_every_path_but_those_of_the_server(path, runs):
+    assert runs_sql(path) is runs
+
+
+def test_declared_paths_run_sql_below_and_keep_no_server_awake(monkeypatch):
+    from datasette_guard import declare, gate
+
+    monkeypatch.setattr(gate, "sql_paths", [])
+    assert not runs_sql("/-/mine/a")
+    declare(run_sql_below=["/-/mine/"])
+    assert (runs_sql("/-/mine/a"), runs_sql("/-/mine")) == (True, False)

@@ -74,14 +74,24 @@ def test_the_token_is_never_shown(private):
 
 
 def test_an_actor_of_any_other_kind_does_as_well(private):
-    """As whoever came in by `datasette --root`, or by a plugin for signing in: Datasette's signed cookie says so."""
+    """An actor of `datasette --root` or of a plugin for signing in, which Datasette's signed cookie holds."""
     cookie = private.sign({"a": {"id": "root"}}, "actor")
     assert ask(private, QUERY, cookies={"ds_actor": cookie}).status_code == 200
     assert ask(private, QUERY, cookies={"ds_actor": f"{cookie}x"}).status_code == 403
 
 
+def test_the_environments_token_overrules_the_configurations(monkeypatch):
+    metadata = {"plugins": {"datasette-guard": {"token": "of-the-file"}}}
+    datasette = Datasette(memory=True, metadata=metadata)
+    monkeypatch.delenv("CLIP_TOKEN", raising=False)
+    assert [ask(datasette, "/").status_code, ask(datasette, "/", **bearer("of-the-file")).status_code] == [403, 200]
+    monkeypatch.setenv("CLIP_TOKEN", "of-the-environment")
+    assert ask(datasette, "/", **bearer("of-the-file")).status_code == 403
+    assert ask(datasette, "/", **bearer("of-the-environment")).status_code == 200
+
+
 def test_where_the_token_would_not_hold_the_start_is_refused(private, monkeypatch):
-    monkeypatch.setattr(access, "permission", lambda actor: None)
+    monkeypatch.setattr(access, "permission", lambda datasette, actor: None)
     with pytest.raises(click.ClickException) as raised:
         asyncio.run(private.invoke_startup())
     assert raised.value.message == (

@@ -32,7 +32,7 @@ class Running:
         self.process, self.url, self.log = process, url, log
 
     def ends_with_0(self, seconds: float) -> bool:
-        """Whether it ends within these seconds, with 0 and without a traceback."""
+        """True if it ends within these seconds, with 0 and without a traceback."""
         try:
             code = self.process.wait(seconds)
         except subprocess.TimeoutExpired:

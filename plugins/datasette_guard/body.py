@@ -1,0 +1,82 @@
+"""The body of a request: how many bytes may arrive, alone and beside all other bodies, and how slowly."""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+
+from datasette.utils.asgi import Base400
+
+from .answer import CROWDED, Load
+from .config import Limits
+
+
+class BodyTooLarge(Base400):
+    """The body of a request is longer than plugins.datasette-guard.limits.body_bytes."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE.value
+
+
+class BodyStalled(Base400):
+    """A client sends no more of a body for plugins.datasette-guard.limits.stalled_s."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT.value
+
+
+class TooMuchToReceive(Base400):
+    """All bodies together are longer than plugins.datasette-guard.limits.receiving_bytes. The client may try again."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE.value
+
+
+class Body:
+    """An ASGI `receive` with bounds. As a context: its bytes count among those that are held until its end.
+
+    Raises BodyTooLarge, whatever length was announced, TooMuchToReceive and BodyStalled.
+    """
+
+    def __init__(self, receive, load: Load, limits: Limits) -> None:
+        self.receive, self.load, self.limits = receive, load, limits
+        self.arrived_bytes = self.held_bytes = 0
+        self.complete = False
+        self.peeked: dict | None = None  # a message that is received but not yet returned
+
+    def __enter__(self) -> Body:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.load.receiving_bytes -= self.held_bytes
+
+    async def client_has_left(self) -> bool:
+        """True if the client has disconnected. Only for requests without a body."""
+        self.peeked = await self()
+        return self.peeked["type"] == "http.disconnect"
+
+    async def __call__(self) -> dict:
+        message, self.peeked = self.peeked or await self.next_message(), None
+        if self.arrived_bytes > self.limits.body_bytes:
+            raise BodyTooLarge(body_too_large(f"{self.arrived_bytes} bytes or more", self.limits))
+        self.hold()
+        return message
+
+    async def next_message(self) -> dict:
+        try:  # after the end of a body there is nothing but the client's leaving, which may take its time
+            async with asyncio.timeout(None if self.complete else self.limits.stalled_s):
+                message = await self.receive()
+        except TimeoutError:
+            raise BodyStalled(f"nothing more of the body came for {self.limits.stalled_s} s") from None
+        self.arrived_bytes += len(message.get("body", b""))
+        self.complete = not message.get("more_body", False)
+        return message
+
+    def hold(self) -> None:
+        """Count the bytes that have arrived among those held. Raises TooMuchToReceive if there is no room for them."""
+        more = self.arrived_bytes - self.held_bytes
+        if more and self.load.receiving_bytes + more > self.limits.receiving_bytes:
+            raise TooMuchToReceive(f"{CROWDED}.receiving_bytes)")
+        self.load.receiving_bytes += more
+        self.held_bytes += more
+
+
+def body_too_large(size: str, limits: Limits) -> str:
+    return f"body of {size}; at most {limits.body_bytes} are accepted (plugins.datasette-guard.limits.body_bytes)"

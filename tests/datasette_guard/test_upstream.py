@@ -1,0 +1,123 @@
+"""Private names of other projects: one that is gone gives one warning, and the server answers without it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from types import SimpleNamespace
+
+import datasette_scale_to_zero
+import pytest
+import uvicorn
+from datasette.app import Datasette
+from datasette.database import Database
+
+from datasette_guard import connect, upstream
+
+
+@pytest.fixture(autouse=True)
+def nothing_warned_yet(monkeypatch):
+    monkeypatch.setattr(upstream, "warned", set())
+
+
+def status_of_home(datasette: Datasette) -> int:
+    async def ask() -> int:
+        upstream.check_at_start(datasette)
+        return (await datasette.client.get("/")).status_code
+
+    return asyncio.run(ask())
+
+
+def without(monkeypatch, name: str) -> None:
+    """Have a private name be gone for the guard, which must go on."""
+    datasette_names = {"start_that_loop", "get_config", "do_exit"}
+    attribute = name.rpartition(".")[2]
+    if attribute in datasette_names:
+        rest = {n: getattr(datasette_scale_to_zero, n) for n in datasette_names - {attribute}}
+        monkeypatch.setattr(upstream, "datasette_scale_to_zero", SimpleNamespace(**rest))
+        upstream.take_over_scale_to_zero(print)
+        upstream.tell_shutdown_url(None) if attribute == "do_exit" else None
+    elif name == "Database.connect":
+        monkeypatch.setattr("datasette.database.Database", type("Database", (), {}))
+    elif name.startswith("datasette.handle_exception."):
+        monkeypatch.delattr(name)
+    else:
+        server = uvicorn.Server(uvicorn.Config(app=print))
+        if attribute == "h11_max_incomplete_event_size":
+            del server.config.h11_max_incomplete_event_size
+            upstream.accept_long_urls({signal.SIGTERM: server.handle_exit})
+        elif attribute == "handle_exit":
+            monkeypatch.setattr(signal, "getsignal", lambda number: print)
+            assert upstream.uvicorn_handlers([signal.SIGTERM]) == {}
+        else:
+            record = logging.LogRecord("uvicorn.access", 20, "", 1, "%s", ("x" * 1000,), None)
+            assert upstream.shorten_url(record)
+            assert len(record.getMessage()) == 1000
+
+
+@pytest.mark.parametrize("name", upstream.PRIVATE)
+def test_without_it_the_server_warns_once_and_answers(name, monkeypatch, caplog):
+    datasette = Datasette(memory=True)
+    asyncio.run(datasette.invoke_startup())
+    if name == "Datasette._metadata_local":
+        del datasette._metadata_local
+        datasette.metadata = lambda key=None, **_: None if key else {}  # which reads it, in 0.65
+        assert upstream.local_metadata(datasette) == {}
+    else:
+        without(monkeypatch, name)
+    assert status_of_home(datasette) == 200
+    assert status_of_home(datasette) == 200
+    private = upstream.PRIVATE[name]
+    warnings = [record.getMessage() for record in caplog.records if record.name == "datasette_guard"]
+    assert warnings == [f"{name} is not what it was in {private.seen_in}: this server has no {private.lacks}"]
+
+
+def test_all_of_it_is_there_in_the_versions_that_are_installed(caplog):
+    assert status_of_home(Datasette(memory=True)) == 200
+    server = uvicorn.Server(uvicorn.Config(app=print))
+    upstream.accept_long_urls({signal.SIGTERM: server.handle_exit})
+    assert server.config.h11_max_incomplete_event_size == upstream.URL_BYTES
+    assert not [record for record in caplog.records if record.name == "datasette_guard"]
+
+
+def test_a_connection_reads_a_database_and_one_that_cannot_be_made_has_a_sentence(monkeypatch):
+    datasette = Datasette(memory=True)
+    conn = connect(datasette, "_memory")
+    assert conn.execute("select 1").fetchone()[0] == 1
+    conn.close()
+    with pytest.raises(KeyError):
+        connect(datasette, "nope")
+    monkeypatch.delattr(Database, "connect")
+    with pytest.raises(RuntimeError, match=r"Database\.connect is gone"):
+        connect(datasette, "_memory")
+
+
+def test_an_unknown_path_gets_404_where_rich_is_installed_and_rich_prints_nothing(monkeypatch):
+    printed = SimpleNamespace(get_console=lambda: pytest.fail("rich prints"))
+    monkeypatch.setattr("datasette.handle_exception.rich", printed)
+    datasette = Datasette(memory=True)
+    asyncio.run(datasette.invoke_startup())
+    assert asyncio.run(datasette.client.get("/nope")).status_code == 404
+
+
+def test_what_is_kept_for_a_datasette_is_freed_with_it():
+    import gc
+    import weakref
+
+    kept = upstream.per_datasette(lambda datasette: [1])
+    one = type("Datasette", (), {})()
+    assert kept(one) is kept(one)
+    reference = weakref.ref(one)
+    del one
+    gc.collect()
+    assert reference() is None
+
+
+@pytest.mark.parametrize(("empty", "duration"), [("duration", None), ("max_age", None), ("max-age", None)])
+def test_an_empty_duration_is_none(empty, duration, monkeypatch):
+    monkeypatch.setenv("FOR_SO_LONG", "")
+    settings = {empty: {"$env": "FOR_SO_LONG"}}
+    datasette = Datasette(memory=True, metadata={"plugins": {"datasette-scale-to-zero": settings}})
+    assert status_of_home(datasette) == 200
+    assert upstream.idle_durations(datasette) == (None, None)
