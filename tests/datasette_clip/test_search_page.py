@@ -193,7 +193,7 @@ def test_a_condition_leaves_only_some_rows(datasette):
     assert html.unescape(re.search(r'name="where" value="([^"]*)"', page)[1]) == where
     assert all("where=" in link for link in links_in(page, "clip-like|clip-sign"))
     none = call(datasette, asking(q="a heart", where="0")).text
-    assert "No row of the collection fits this condition." in none
+    assert "No row of the collection meets this condition." in none
 
 
 @pytest.mark.parametrize(
