@@ -24,7 +24,7 @@ from .sql import search as sql_search
 declare(uncounted_paths=[paths.HEALTH], run_sql_below=[f"{paths.SEARCH}/", f"{paths.THUMBNAIL}/"])
 
 
-@hookimpl
+@hookimpl(tryfirst=True)  # before others return coroutines, which Python reports as never awaited if this raises
 def startup(datasette):
     config_of(datasette)
     text_opening()

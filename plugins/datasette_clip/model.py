@@ -139,7 +139,7 @@ class Withheld:
 
     def __init__(self, send) -> None:
         self.send, self.raised_before = send, last_raised
-        self.start: dict = {}
+        self.start: dict | None = None
         self.passes: bool | None = None  # None until the body begins
 
     async def __call__(self, message: dict) -> None:
@@ -148,10 +148,12 @@ class Withheld:
             return
         if self.passes is None:
             self.passes = last_raised == self.raised_before
-            if self.passes:
-                await self.send(self.start)
-        if self.passes:
-            await self.send(message)
+        if not self.passes:
+            return
+        if self.start:  # another one comes if sending the body raised
+            start, self.start = self.start, None
+            await self.send(start)
+        await self.send(message)
 
 
 async def run_repeatable(app, scope: dict, receive, send, engine: Engine) -> None:
