@@ -18,6 +18,7 @@ from datasette.utils.sqlite import sqlite3
 
 from .config import Limits
 from .sql_limits import ResultTooLarge
+from .upstream import exception_of
 
 
 class Fault(NamedTuple):
@@ -76,20 +77,17 @@ class OutOfMemory(Base400):
 
 def translate(exception: Exception, limits: Limits, in_flight: int = 1) -> Exception:
     """Map an exception to the one Datasette should answer with: itself, unless it is a known fault."""
-    from datasette.database import QueryInterrupted  # here: these load all plugins, this one unfinished among them
-    from datasette.views.base import DatasetteError
-
     if isinstance(exception, Base400):
         return exception
     if isinstance(exception, MemoryError) and limits.sqlite_bytes:
         return out_of_memory(limits, in_flight)
-    if isinstance(exception, QueryInterrupted):
+    if isinstance(exception, exception_of("datasette.database.QueryInterrupted")):
         return BadRequest("the query took longer than Datasette's setting sql_time_limit_ms allows")
     if isinstance(exception, ResultTooLarge):
         return BadRequest(str(exception))
     place = place_of(exception)
-    if isinstance(exception, DatasetteError) and exception.status == 500 and place:
-        exception.status = 400  # 500 is the default, for sentences such as "Cannot sort table by nope"
+    if isinstance(exception, exception_of("datasette.views.base.DatasetteError")) and exception.status == 500 and place:
+        exception.status = 400  # 500 is the default, also for sentences such as "Cannot sort table by nope"
     for fault in FAULTS:
         if fault.place == place and isinstance(exception, fault.exceptions):
             return BadRequest(fault.sentence.format(error=exception))

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import wraps
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
@@ -42,6 +43,12 @@ PRIVATE = {
     ),
     "datasette.handle_exception.rich": Private(
         "Datasette 0.65.5 and 1.0a41", "way to keep rich from printing the local variables of requests"
+    ),
+    "datasette.views.base.DatasetteError": Private(
+        "Datasette 0.65.5 and 1.0a41", "status 400 for sentences such as: Cannot sort table by nope"
+    ),
+    "datasette.database.QueryInterrupted": Private(
+        "Datasette 0.65.5 and 1.0a41", "sentence for queries that take too long"
     ),
     "datasette_scale_to_zero.start_that_loop": Private(
         "datasette-scale-to-zero 0.3.2", "wait for requests in flight before datasette-scale-to-zero ends it"
@@ -81,6 +88,8 @@ def check_at_start(datasette) -> None:
     check("Datasette._metadata_local", hasattr(datasette, "_metadata_local"))
     check("Database.connect", hasattr(database.Database, "connect"))
     check("datasette.handle_exception.handle_exception", hasattr(handle_exception, "handle_exception"))
+    for name in ("datasette.views.base.DatasetteError", "datasette.database.QueryInterrupted"):
+        check(name, exception_of(name) != ())
     if check("datasette.handle_exception.rich", hasattr(handle_exception, "rich")):
         handle_exception.rich = None
     for name in ("start_that_loop", "get_config", "do_exit"):
@@ -121,6 +130,12 @@ def connect(datasette, database: str) -> sqlite3.Connection:
 def local_metadata(datasette) -> dict:
     """The metadata that the server was started with."""
     return getattr(datasette, "_metadata_local", None) or {}
+
+
+def exception_of(name: str) -> Any:
+    """Datasette's exception of this name, or (), of which no exception is an instance."""
+    module, _, attribute = name.rpartition(".")
+    return getattr(import_module(module), attribute, ())
 
 
 def respond_to(datasette, request, exception: Exception) -> Any:

@@ -40,7 +40,7 @@ def without(monkeypatch, name: str) -> None:
         upstream.tell_shutdown_url(None) if attribute == "do_exit" else None
     elif name == "Database.connect":
         monkeypatch.setattr("datasette.database.Database", type("Database", (), {}))
-    elif name.startswith("datasette.handle_exception."):
+    elif name.startswith("datasette."):
         monkeypatch.delattr(name)
     else:
         server = uvicorn.Server(uvicorn.Config(app=print))
