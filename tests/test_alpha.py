@@ -206,7 +206,7 @@ def test_metadata_that_would_no_longer_close_sql_stops_the_start(metadata, place
 def test_where_the_token_would_not_hold_the_start_is_refused(alpha_bin, tmp_path):
     """A plugin takes our answers away, as a version of Datasette would that asks for them in other words."""
     (tmp_path / "plugins").mkdir()
-    deaf = "import datasette_clip\ndatasette_clip.permissions.resources_left = lambda actor: None\n"
+    deaf = "from datasette_guard import access\naccess.allowed_resources = lambda datasette, actor: None\n"
     (tmp_path / "plugins" / "deaf.py").write_text(deaf)
     found = refusal(alpha_bin, tmp_path, "--plugins-dir", str(tmp_path / "plugins"), CLIP_TOKEN="a-secret")
     assert found == (

@@ -6,6 +6,7 @@ caller knows.
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import re
@@ -36,10 +37,10 @@ SIGN = re.compile(r"\s*([+-])\s")
 
 @dataclass(frozen=True)
 class Term:
-    """kind: one of KINDS. value: the text, the id, or a string with the bytes of an image or of a vector blob."""
+    """kind: one of KINDS. value: the text, the id, or an image or vector blob, as bytes or as a string of them."""
 
     kind: str
-    value: str
+    value: str | bytes
     weight: float = 1.0
 
 
@@ -123,7 +124,9 @@ def written(terms: Sequence[Term]) -> str:
     for term in terms:
         kind = "" if term.kind == "text" else f"{term.kind}:"
         weight = "" if abs(term.weight) == 1 else f"{np.format_float_positional(abs(term.weight), trim='-')}*"
-        value = term.value if PLAIN.fullmatch(term.value) else '"' + re.sub(r'(["\\])', r"\\\1", term.value) + '"'
+        value = term.value if isinstance(term.value, str) else base64.urlsafe_b64encode(term.value).decode().rstrip("=")
+        if not PLAIN.fullmatch(value):
+            value = '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'
         parts += ["-" if math.copysign(1, term.weight) < 0 else "+", f"{weight}{kind}{value}"]
     return " ".join(parts[1:] if parts[0] == "+" else parts)
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_clip_onnx.errors import InputError, VectorError
-from llm_clip_onnx.vectors import LITTLE_FLOAT32
+from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.vectors import LITTLE_FLOAT32, unit_embedding
 
 from .collection import Collection, cursor_of, quoted, rows
 from .index.sign_bits import Chunk, shortlist
@@ -65,7 +65,7 @@ def search(
         raise InputError(f"k is {k}; expected a whole number from 1, of the rows to answer")
     if offset < 0:
         raise InputError(f"offset is {offset}; expected a whole number from 0")
-    wanted, unit_query = k + offset, direction(query)
+    wanted, unit_query = k + offset, unit_embedding(query)
     index = index_of(conn, collection, query.size)
     hits: list[Hit] = []
     for end in SEGMENTS if index else ():  # so that a page's rows do not depend on how many pages are asked for
@@ -173,15 +173,6 @@ def tell(index: Index, what: str) -> None:
     if (version := (index.facts.id, index.facts.version)) not in _told:
         _told.add(version)
         log.warning("%s, and search is slow until `llm clip index` is run again", what)
-
-
-def direction(query: NDArray[np.floating]) -> NDArray[np.float64]:
-    """The query as a unit vector [embed_dim] float64. Raises VectorError where it has no direction."""
-    wide = query.astype(np.float64)
-    norm = math.sqrt(wide.dot(wide))
-    if not 0 < norm < math.inf:
-        raise VectorError("a vector of zeros, infinities or NaN has no direction, so no cosine")
-    return wide / norm
 
 
 def scan(

@@ -14,8 +14,8 @@ from sqlite_utils import Database
 from sqlite_utils.utils import Format, RowError, RowsFromFileError, rows_from_file
 
 from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.images.signatures import SUFFIXES
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif", ".heic", ".heif"}
 FORMATS = {
     ".csv": Format.CSV,
     ".tsv": Format.TSV,

@@ -11,7 +11,8 @@ from dataclasses import replace
 from PIL import Image
 
 from llm_clip_onnx.errors import InputError
-from llm_clip_onnx.images.preprocess import TURNED, Preprocess, orientation, read_bytes, resized
+from llm_clip_onnx.images.preprocess import TURNED, orientation, read_bytes, resized
+from llm_clip_onnx.model_dir import Preprocess
 
 from .collection import Collection, columns_of, quoted, rows
 from .search import Id, quoted_key, source

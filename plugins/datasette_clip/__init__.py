@@ -1,32 +1,30 @@
-"""THE DOORS: a Datasette plugin that serves the model in SQL, JSON and pages. It only wires."""
+"""THE DOORS: a Datasette plugin with the model as SQL functions, JSON endpoints and pages. Only hooks are here."""
 
 from __future__ import annotations
 
 from datasette_guard import declare, is_server
 
-from .model import text_opening, wait_for_opening
+from .model import open_towers_outside_sql, text_opening
 
 if is_server():
-    text_opening()  # before the rest of Datasette, and of this, is even imported
+    text_opening()  # before the rest of Datasette and of this plugin is imported
 
 from datasette import hookimpl
 
-from .api import embed_classify
+from . import paths
+from .api import embed_classify, thumbnail
 from .api import search as search_api
 from .config import config_of
-from .cross_origin import only_reads, unasked
-from .pages import about, classify
+from .cross_origin import changes_nothing, without_origin
+from .pages import about, classify, compare, links
 from .pages import search as search_page
 from .sql import functions
 from .sql import search as sql_search
 
-COLLECTION = "(?P<database>[^/.]+)/(?P<collection>[^/.]+)"  # each tilde-encoded, as in Datasette's own URLs
-HEALTH = "/-/clip/health"
-
-declare(uncounted_paths=[HEALTH], run_sql_below=[f"{search_api.SEARCH}/", f"{search_api.THUMBNAIL}/"])
+declare(uncounted_paths=[paths.HEALTH], run_sql_below=[f"{paths.SEARCH}/", f"{paths.THUMBNAIL}/"])
 
 
-@hookimpl
+@hookimpl(tryfirst=True)  # before others return coroutines, which Python reports as never awaited if this raises
 def startup(datasette):
     config_of(datasette)
     text_opening()
@@ -35,13 +33,13 @@ def startup(datasette):
 @hookimpl
 def asgi_wrapper(datasette):
     base_url = datasette.setting("base_url")
-    waiting, unasking = wait_for_opening(base_url), unasked(base_url)
-    return lambda app: waiting(unasking(app))
+    with_towers, from_anywhere = open_towers_outside_sql(base_url), without_origin(base_url)
+    return lambda app: with_towers(from_anywhere(app))
 
 
 @hookimpl
-def skip_csrf(datasette, scope):  # Datasette 0.65's; these only read, so there is nothing to forge
-    return only_reads(scope, datasette.setting("base_url"))
+def skip_csrf(datasette, scope):  # Datasette 0.65's
+    return changes_nothing(scope, datasette.setting("base_url"))
 
 
 @hookimpl(trylast=True)  # after datasette-llm-embed, whose functions ours replace
@@ -51,38 +49,37 @@ def prepare_connection(conn, database, datasette):
 
 
 @hookimpl
-def register_routes():
-    return [
-        (r"^/-/clip$", about.clip_page),
-        (r"^/-/clip\.json$", about.clip_json),
-        (rf"^{HEALTH}$", about.health),
-        (r"^/-/clip/embed\.json$", embed_classify.embed_json),
-        (r"^/-/clip/classify\.json$", embed_classify.classify_json),
-        (rf"^{classify.CLASSIFY}$", classify.classify_page),
-        (rf"^{classify.COMPARE}$", classify.compare_page),
-        (rf"^{search_api.SEARCH}$", search_page.collections_page),
-        (rf"^{search_api.SEARCH}/{COLLECTION}$", search_page.search_page),
-        (rf"^{search_api.SEARCH}/{COLLECTION}\.json$", search_api.search_json),
-        (rf"^{search_api.THUMBNAIL}/{COLLECTION}$", search_api.thumbnail),
-    ]
-
-
-@hookimpl
 def menu_links(datasette, actor):
-    links = {"/-/clip": "CLIP embeddings", classify.CLASSIFY: "Classify an image"}
-    return search_page.in_menu(datasette, actor, links)
+    return links.menu(datasette, actor)
 
 
 @hookimpl
 def database_actions(datasette, actor, database):
-    return search_page.in_actions(datasette, actor, database)
+    return links.actions(datasette, actor, database)
 
 
 @hookimpl
 def table_actions(datasette, actor, database, table):
-    return search_page.in_actions(datasette, actor, database, table)
+    return links.actions(datasette, actor, database, table)
 
 
 @hookimpl
 def extra_template_vars(datasette, request, view_name):
-    return search_page.on_home_page(datasette, request, view_name)
+    return links.home_page_variables(datasette, request, view_name)
+
+
+@hookimpl
+def register_routes():
+    return [
+        (rf"^{paths.ABOUT}$", about.clip_page),
+        (rf"^{paths.ABOUT}\.json$", about.clip_json),
+        (rf"^{paths.HEALTH}$", about.health),
+        (rf"^{paths.EMBED}\.json$", embed_classify.embed_json),
+        (rf"^{paths.CLASSIFY}\.json$", embed_classify.classify_json),
+        (rf"^{paths.CLASSIFY}$", classify.classify_page),
+        (rf"^{paths.COMPARE}$", compare.compare_page),
+        (rf"^{paths.SEARCH}$", search_page.collections_page),
+        (rf"^{paths.SEARCH}{paths.COLLECTION}$", search_page.search_page),
+        (rf"^{paths.SEARCH}{paths.COLLECTION}\.json$", search_api.search_json),
+        (rf"^{paths.THUMBNAIL}{paths.COLLECTION}$", thumbnail.thumbnail),
+    ]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
-import click
-
-from llm_clip_onnx.errors import ConfigError
+from datasette_guard import ConfigError, per_datasette, read_limits, read_object
 
 PLUGIN = "datasette-clip"
 GUARD = "datasette-guard"
@@ -23,8 +21,8 @@ MOVED_LIMITS = (
 class Limits:
     """What clients can ask of the model, sizes in bytes.
 
-    embedding: requests that wait for, or are in, the endpoints' own embedding, before 503. items: texts and images in
-    one request. prompts: labels times prompt templates given with one request. text_bytes: one text.
+    embedding: requests to endpoints and pages that are being embedded or wait for that, before 503. items: texts
+    and images in one request. prompts: labels times prompt templates given with one request. text_bytes: one text.
     """
 
     embedding: int = 16
@@ -46,15 +44,10 @@ class Config:
     keys: dict[str, str] = field(default_factory=dict, repr=False)
 
 
+@per_datasette
 def config_of(datasette) -> Config:
-    """The configuration of this Datasette, read once. Raises ClickException, which ends `datasette serve`."""
-    if not hasattr(datasette, "_clip_config"):
-        keys = datasette.plugin_config("datasette-llm-embed")
-        try:
-            datasette._clip_config = read_config(datasette.plugin_config(PLUGIN), read_keys(keys))
-        except ConfigError as error:
-            raise click.ClickException(str(error)) from error
-    return datasette._clip_config
+    """The configuration of this Datasette, read once. Raises ConfigError, which ends `datasette serve`."""
+    return read_config(datasette.plugin_config(PLUGIN), read_keys(datasette.plugin_config("datasette-llm-embed")))
 
 
 def read_keys(settings: object) -> dict[str, str]:
@@ -72,7 +65,7 @@ def read_keys(settings: object) -> dict[str, str]:
 
 
 def read_config(settings: object, keys: dict[str, str]) -> Config:
-    """The configuration in metadata.json's object, with defaults for what it does not say.
+    """The configuration in metadata.json's object, with defaults for keys it does not have.
 
     Raises ConfigError naming the key that is unknown, has moved to the guard or has a value that cannot be used.
     """
@@ -91,17 +84,6 @@ def check_moved(place: str, settings: object, moved: Collection[str]) -> None:
             raise ConfigError(f"plugins.{place}.{name} has moved: write it as plugins.{new_place}.{name}")
 
 
-def read_object(place: str, settings: object, known: Collection[str]) -> dict:
-    """An object with no other keys than those known. Raises ConfigError."""
-    if settings is None:
-        return {}
-    if not isinstance(settings, dict):
-        raise ConfigError(f"plugins.{place} is {type(settings).__name__}; expected an object with {', '.join(known)}")
-    if unknown := sorted(map(str, settings.keys() - known)):
-        raise ConfigError(f"plugins.{place}.{unknown[0]} is not a key of this plugin; expected {', '.join(known)}")
-    return settings
-
-
 def read_models(models: object) -> tuple[str, ...]:
     if not isinstance(models, list) or not models or not all(isinstance(m, str) and m for m in models):
         raise ConfigError(f'plugins.{PLUGIN}.models is {models!r}; expected a list of model ids such as ["clip"]')
@@ -115,25 +97,21 @@ def read_collections(settings: object) -> dict[str, dict[str, dict[str, str]]]:
     for database, collections in settings.items():
         if not isinstance(collections, dict):
             raise ConfigError(f"{place}.{database} is {collections!r}; expected an object of names and collections")
-        for name, one in collections.items():
-            if not isinstance(one, dict):
-                raise ConfigError(f"{place}.{database}.{name} is {one!r}; expected an object with table and vector")
+        for name, collection in collections.items():
+            if not isinstance(collection, dict):
+                raise ConfigError(
+                    f"{place}.{database}.{name} is {collection!r}; expected an object with table and vector"
+                )
     return settings
 
 
-def read_limits(settings: object) -> Limits:
+def read_clip_limits(settings: object) -> Limits:
     check_moved(f"{PLUGIN}.limits", settings, MOVED_LIMITS)
-    settings = read_object(f"{PLUGIN}.limits", settings, [limit.name for limit in fields(Limits)])
-    for name, value in settings.items():
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**31:
-            raise ConfigError(
-                f"plugins.{PLUGIN}.limits.{name} is {value!r}; expected a whole number from 1 to 2147483647"
-            )
-    return Limits(**settings)
+    return read_limits(f"{PLUGIN}.limits", settings, Limits)
 
 
 READERS: dict[str, Callable[[object], Any]] = {
     "models": read_models,
     "collections": read_collections,
-    "limits": read_limits,
+    "limits": read_clip_limits,
 }

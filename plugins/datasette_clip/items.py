@@ -1,42 +1,53 @@
-"""What a request to the endpoints asks for: texts, images and vectors in their order, and options.
+"""What a request brings: texts, images and vectors in their order, and options.
 
-They come in the query string, a form, files, JSON, or the body itself is an image. An item that cannot be read carries
-the sentence why, and spoils no other.
+They come in the query string, a form, files or JSON, or the body itself is an image. Strings that carry images and
+vectors are decoded here, once. An item that cannot be read keeps the sentence why, and the others are answered.
 """
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote_to_bytes
 
+from datasette.utils.asgi import Base400
 from python_multipart import create_form_parser
 from python_multipart.exceptions import FormParserError
 
 from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.images.signatures import format_of
 
-from . import image_strings
-from .config import PLUGIN, Limits
-from .image_strings import is_image
+from .config import PLUGIN, Config, Limits
 
-KINDS = {
+KIND_OF_FIELD = {
     "text": "text", "texts": "text", "img": "image", "image": "image", "images": "image", "vector": "vector",
     "vectors": "vector",
 }  # fmt: skip
-FORMATS = ("float", "base64", "hex")
-TRUE, FALSE = ("1", "true", "on", "yes"), ("0", "false", "off", "no", "")
+VECTOR_FORMATS = ("float", "base64", "hex")
+TRUE_WORDS, FALSE_WORDS = ("1", "true", "on", "yes"), ("0", "false", "off", "no", "")
+MULTIPART, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
 OPTIONS = ("labels", "templates", "k", "format", "normalize", "orient")
 MAX_ESCAPES = 100_000  # of an urlencoded form: parse_qsl takes some 230 bytes of memory for each
 OTHER_FIELDS = 100  # of a form, beside items and prompts
 MAX_PARTS = 100_000  # of JSON, each of which takes some 80 bytes
 IGNORED = {"csrftoken"}  # Datasette's own, in every form
+HEX = re.compile(r"[0-9a-fA-F]+")  # a group of two would take 60 bytes of memory for each
+BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
+DATA_URI = re.compile(r"data:[^,]{0,200},", re.IGNORECASE)
+TO_BASE64 = str.maketrans({"-": "+", "_": "/", " ": "+", "\n": None, "\r": None, "\t": None})  # a + in a URL is a space
 
 
 @dataclass(frozen=True)
-class Input:
-    """A text, image bytes or a vector blob, as `kind` says, or the sentence why it is none; answers call it `name`."""
+class Item:
+    """One thing to embed. kind: text, image or vector. content: a str, image bytes or a vector blob.
+
+    name: what responses call it. error: the sentence why it cannot be read, None if it can.
+    """
 
     name: str
     kind: str
@@ -45,13 +56,13 @@ class Input:
 
 
 @dataclass
-class Asked:
-    """inputs: in their order. labels: the name of a set, or labels given with the request. k: of labels to answer.
+class EmbedRequest:
+    """A request to embed or classify. labels: the name of a label set, or labels. k: how many labels to answer.
 
-    templates: prompt templates for labels given. format: of vectors. normalize: to norm 1. orient: see pixels_of.
+    templates: prompt templates for labels. format: of vectors. normalize: to norm 1. orient: see Engine.embed_images.
     """
 
-    inputs: list[Input] = field(default_factory=list)
+    items: list[Item] = field(default_factory=list)
     labels: str | tuple[str, ...] | None = None
     templates: tuple[str, ...] | None = None
     k: int = 5
@@ -60,71 +71,124 @@ class Asked:
     orient: str | None = None
 
 
-async def pieces_of(request) -> list[bytes]:
-    """The body of a request, whose size the gate bounds, as it arrived."""
-    pieces, more = [], True
+async def receive_body(request) -> list[bytes]:
+    """The body of a request as it arrived, in chunks. The guard bounds its size. Raises InputError on a disconnect."""
+    chunks, more = [], True
     while more:
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise InputError("the client left before all of the body had arrived")
-        pieces.append(message.get("body", b""))
+        chunks.append(message.get("body", b""))
         more = message.get("more_body", False)
-    return pieces
+    return chunks
 
 
-def taken(pieces: list[bytes]) -> Iterator[bytes]:
-    """The pieces in their order, each let go of once the next is asked for, so that no body is held twice."""
-    pieces.reverse()
-    while pieces:
-        yield pieces.pop()
+def drain(chunks: list[bytes]) -> Iterator[bytes]:
+    """The chunks in their order. The list is emptied meanwhile, so that no body is in memory twice."""
+    chunks.reverse()
+    while chunks:
+        yield chunks.pop()
 
 
-def read(query: str, content_type: str, pieces: list[bytes], limits: Limits) -> Asked:
-    """What a query string, and a body of this content type, ask for; of the body nothing is left in `pieces`.
+def bytes_of(text: str) -> bytes:
+    """The bytes in a string of base64url, base64, a data URI or hex digits. Raises InputError for any other string.
 
-    Raises InputError where that makes no sense.
+    Base64 may lack its padding and be folded into lines. A space in it is a + that a form has decoded.
     """
-    pairs = Pairs(limits)
-    pairs.add_query(query)
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind == "multipart/form-data":
-        read_multipart(content_type, pieces, pairs)
-        return asked_of(pairs.inputs, pairs.options)
-    body = b"".join(pieces)
-    pieces.clear()
+    if not isinstance(text, str):
+        raise InputError(f"{type(text).__name__} is not a string; expected base64url, base64, a data URI or hex digits")
+    if head := DATA_URI.match(text):
+        body = text[head.end() :]
+        if not head[0][:-1].lower().endswith(";base64"):
+            return unquote_to_bytes(body)
+        text = body.replace("%2B", "+").replace("%2F", "/").replace("%3D", "=")
+    text = text.strip()
+    if len(text) % 2 == 0 and HEX.fullmatch(text):
+        return bytes.fromhex(text)
+    digits = text.translate(TO_BASE64)
+    if not BASE64.fullmatch(digits) or len(digits.rstrip("=")) % 4 == 1:
+        raise InputError(
+            f"a string of {len(text)} characters is no image; expected base64url, base64, a data URI or hex digits"
+        )
+    return base64.b64decode(digits.rstrip("=") + "=" * (-len(digits.rstrip("=")) % 4))
+
+
+def base64url(blob: bytes) -> str:
+    """Bytes as base64url without padding, which `bytes_of` reads."""
+    return base64.urlsafe_b64encode(blob).decode().rstrip("=")
+
+
+def is_image(blob: bytes) -> bool:
+    """True if bytes begin as an image and can be opened as one. A vector blob may happen to begin as one."""
+    from llm_clip_onnx.images.preprocess import open_image  # here: Datasette's start does not wait for Pillow
+
+    if format_of(blob) is None:
+        return False
+    try:
+        open_image(blob)
+    except InputError:
+        return False
+    return True
+
+
+def check_text(config: Config, item: object) -> None:
+    """Raises InputError for a text that is longer than is accepted."""
+    if isinstance(item, str) and (size := len(item.encode(errors="replace"))) > config.limits.text_bytes:
+        raise InputError(
+            f"text of {size} bytes; at most {config.limits.text_bytes} are accepted "
+            f"(plugins.{PLUGIN}.limits.text_bytes)"
+        )
+
+
+def media_type(content_type: str) -> str:
+    """The media type of a Content-Type header, without its parameters, in small letters."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+def read_embed_request(query: str, content_type: str, chunks: list[bytes], limits: Limits) -> EmbedRequest:
+    """The request to embed or classify in a query string and a body. It empties `chunks`. Raises InputError."""
+    fields = RequestFields(limits)
+    fields.add_query(query)
+    kind = media_type(content_type)
+    if kind == MULTIPART:
+        read_multipart(content_type, chunks, fields)
+        return embed_request(fields)
+    body = b"".join(chunks)
+    chunks.clear()
     if not body:
         pass
     elif kind == "application/json":
-        return read_json(body, pairs)
-    elif kind == "application/x-www-form-urlencoded" and not is_image(body):  # which curl --data-binary says of a photo
-        pairs.add_query(body.decode("utf-8", errors="replace"))
+        read_json(body, fields)
+    elif kind == URLENCODED and not is_image(body):  # curl --data-binary sends a photo with this content type
+        fields.add_query(body.decode("utf-8", errors="replace"))
     else:
-        pairs.add_input(Input("body", "image", body))
-    return asked_of(pairs.inputs, pairs.options)
+        fields.add_item(Item("body", "image", body))
+    return embed_request(fields)
 
 
-class Pairs:
-    """Collects names and values as they come: inputs in their order, and lists of the options' values."""
+class RequestFields:
+    """The fields of a request as they come: items in their order, and lists of the options' values."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.inputs: list[Input] = []
+        self.items: list[Item] = []
         self.options: dict[str, Any] = {}
 
-    def add_input(self, one: Input) -> None:
-        if len(self.inputs) >= self.limits.items:
+    def add_item(self, item: Item) -> None:
+        if len(self.items) >= self.limits.items:
             raise InputError(
                 f"there are more than {self.limits.items} texts and images; at most so many are accepted in one "
                 f"request (plugins.{PLUGIN}.limits.items)"
             )
-        self.inputs.append(one)
+        self.items.append(item)
 
     @property
     def most_fields(self) -> int:
+        """How many fields are read."""
         return OTHER_FIELDS + self.limits.items + self.limits.prompts
 
     def add_query(self, query: str) -> None:
-        """Take the fields of a query string or a form. Raises InputError where there are too many, reading none."""
+        """Add the fields of a query string or a form. Raises InputError, adding none, if there are too many."""
         if (fields := query.count("&") + 1) > self.most_fields:
             raise InputError(f"there are {fields} fields; at most {self.most_fields} are read")
         if (escapes := query.count("%")) > MAX_ESCAPES:
@@ -135,9 +199,9 @@ class Pairs:
             self.add(name, value)
 
     def add(self, name: str, value: str) -> None:
-        if kind := KINDS.get(name):
-            position = sum(one.kind == kind for one in self.inputs)
-            self.add_input(input_of(kind, f"{kind}s[{position}]", value))
+        if kind := KIND_OF_FIELD.get(name):
+            position = sum(item.kind == kind for item in self.items)
+            self.add_item(read_item(kind, f"{kind}s[{position}]", value))
         elif name in OPTIONS:
             self.options.setdefault(name, []).append(value)
         elif name not in IGNORED:
@@ -146,78 +210,115 @@ class Pairs:
             )
 
 
-def input_of(kind: str, name: str, value: object) -> Input:
-    """An input of a value as it comes in a field or in JSON: images and vectors are strings that hold bytes."""
+class NoForm(Base400):
+    """The body of a request to a page is not a form."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE.value
+
+
+class FormFields(RequestFields):
+    """The fields of a form under any name, and its files."""
+
+    def add(self, name: str, value: str) -> None:
+        self.options.setdefault(name, []).append(value)
+
+    def add_item(self, item: Item) -> None:
+        self.items.append(item)
+
+    def all(self, name: str) -> list[str]:
+        """The values of a field."""
+        return self.options.get(name, [])
+
+    def last(self, name: str, default: str = "") -> str:
+        """The last value of a field."""
+        return self.options.get(name, [default])[-1]
+
+
+def read_form(query: str, content_type: str, chunks: list[bytes], limits: Limits) -> FormFields:
+    """The fields of a query string and a form. Raises NoForm, and InputError for a form that cannot be read."""
+    fields = FormFields(limits)
+    fields.add_query(query)
+    kind = media_type(content_type)
+    if kind == MULTIPART:
+        read_multipart(content_type, chunks, fields)
+    elif body := b"".join(chunks):
+        if kind != URLENCODED or is_image(body):
+            raise NoForm(f"the body is no form; expected {MULTIPART} with files, or {URLENCODED}")
+        fields.add_query(body.decode("utf-8", errors="replace"))
+    return fields
+
+
+def read_item(kind: str, name: str, value: object) -> Item:
+    """An item from a field or from JSON, where images and vectors are strings (see `bytes_of`)."""
     if not isinstance(value, str):
-        return Input(name, kind, error=f"{type(value).__name__} is not a string")
+        return Item(name, kind, error=f"{type(value).__name__} is not a string")
     if kind == "text":
-        return Input(name, kind, value)
+        return Item(name, kind, value)
     try:
-        return Input(name, kind, image_strings.bytes_of(value))
+        return Item(name, kind, bytes_of(value))
     except InputError as error:
-        return Input(name, kind, error=str(error))
+        return Item(name, kind, error=str(error))
 
 
-def read_multipart(content_type: str, pieces: list[bytes], pairs: Pairs) -> None:
-    """Files are images, whatever their field is called; other fields are as in a query string."""
+def read_multipart(content_type: str, chunks: list[bytes], fields: RequestFields) -> None:
+    """Add the fields of multipart/form-data. Every file is an image, whatever the name of its field."""
 
     def on_file(file) -> None:
         name = (file.file_name or b"").decode("utf-8", errors="replace")
-        if name or file.size:  # a form whose file was not chosen sends neither
-            pairs.add_input(Input(name or f"images[{len(pairs.inputs)}]", "image", file.file_object.getvalue()))
+        if name or file.size:  # a form sends neither if no file was chosen
+            fields.add_item(Item(name or f"images[{len(fields.items)}]", "image", file.file_object.getvalue()))
 
-    def on_field(one) -> None:
-        name, value = ((part or b"").decode("utf-8", errors="replace") for part in (one.field_name, one.value))
-        pairs.add(name, value)
+    def on_field(part) -> None:
+        name, value = ((text or b"").decode("utf-8", errors="replace") for text in (part.field_name, part.value))
+        fields.add(name, value)
 
-    # Nothing can be written to a container's disk.
-    limits = {"MAX_MEMORY_FILE_SIZE": sum(map(len, pieces)) + 1, "MAX_FIELDS": pairs.most_fields}
+    # A container may have no disk to write to, so files stay in memory.
+    limits = {"MAX_MEMORY_FILE_SIZE": sum(map(len, chunks)) + 1, "MAX_FIELDS": fields.most_fields}
     try:
         parser = create_form_parser({"Content-Type": content_type.encode("latin-1")}, on_field, on_file, limits)
-        for piece in taken(pieces):
-            parser.write(piece)
+        for chunk in drain(chunks):
+            parser.write(chunk)
         parser.finalize()
     except FormParserError as error:
         raise InputError(f"the body is no multipart/form-data that can be read: {error}") from error
 
 
-def read_json(body: bytes, pairs: Pairs) -> Asked:
-    """{"texts": [...], "images": [base64...], "vectors": [...]} and options, which win over the query string's."""
+def read_json(body: bytes, fields: RequestFields) -> None:
+    """Add {"texts": [...], "images": [base64...], "vectors": [...]} and options, which win over the query string's."""
     try:
         if sum(map(body.count, b",[{:")) > MAX_PARTS:
             raise InputError(f"the body is JSON of more than {MAX_PARTS} parts; expected texts and images")
-        found = json.loads(body)
+        content = json.loads(body)
     except InputError:
         raise
     except (ValueError, RecursionError) as error:
         raise InputError(f"the body is no JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise InputError(f'the body is a JSON {type(found).__name__}; expected {{"texts": [...], "images": [...]}}')
-    for name, value in found.items():
-        if kind := KINDS.get(name):
+    if not isinstance(content, dict):
+        raise InputError(f'the body is a JSON {type(content).__name__}; expected {{"texts": [...], "images": [...]}}')
+    for name, value in content.items():
+        if kind := KIND_OF_FIELD.get(name):
             values = value if isinstance(value, list) else [value]
-            for position, one in enumerate(values):
-                pairs.add_input(input_of(kind, f"{name}[{position}]", one))
+            for position, item in enumerate(values):
+                fields.add_item(read_item(kind, f"{name}[{position}]", item))
         elif name in OPTIONS:
-            pairs.options[name] = value if isinstance(value, list) else [value]
+            fields.options[name] = value if isinstance(value, list) else [value]
             if name == "labels" and isinstance(value, list):
-                pairs.options[name] = [json.dumps(value)]  # labels of one's own, though it be one
+                fields.options[name] = [json.dumps(value)]  # a list of one label is no name of a label set
         else:
             raise InputError(f"{name!r} is not a key of this endpoint; expected texts, images, {', '.join(OPTIONS)}")
-    return asked_of(pairs.inputs, pairs.options)
 
 
-def asked_of(inputs: list[Input], options: dict[str, list]) -> Asked:
-    """Raises InputError naming the first option whose value cannot be used."""
-    asked = Asked(inputs)
+def embed_request(fields: RequestFields) -> EmbedRequest:
+    """The request in these fields. Raises InputError naming the first option whose value cannot be used."""
+    request, options = EmbedRequest(fields.items), fields.options
     if labels := options.get("labels"):
-        asked.labels = labels[0] if len(labels) == 1 else tuple(labels)
+        request.labels = labels[0] if len(labels) == 1 else tuple(labels)
     if templates := options.get("templates"):
-        asked.templates = tuple(templates)
+        request.templates = tuple(templates)
     for name in ("k", "format", "normalize", "orient"):
         if options.get(name):
-            setattr(asked, name, READERS[name](options[name][-1]))
-    return asked
+            setattr(request, name, OPTION_READERS[name](options[name][-1]))
+    return request
 
 
 def read_k(value: object) -> int:
@@ -228,16 +329,16 @@ def read_k(value: object) -> int:
 
 
 def read_format(value: object) -> str:
-    if value not in FORMATS:
-        raise InputError(f"format is {value!r}; expected {', '.join(FORMATS)}")
+    if value not in VECTOR_FORMATS:
+        raise InputError(f"format is {value!r}; expected {', '.join(VECTOR_FORMATS)}")
     return str(value)
 
 
 def read_normalize(value: object) -> bool:
     text = str(value).lower()
-    if text not in TRUE + FALSE:
+    if text not in TRUE_WORDS + FALSE_WORDS:
         raise InputError(f"normalize is {value!r}; expected 1 or 0")
-    return text in TRUE
+    return text in TRUE_WORDS
 
 
 def read_orient(value: object) -> str | None:
@@ -246,4 +347,4 @@ def read_orient(value: object) -> str | None:
     return "exif" if value else None
 
 
-READERS = {"k": read_k, "format": read_format, "normalize": read_normalize, "orient": read_orient}
+OPTION_READERS = {"k": read_k, "format": read_format, "normalize": read_normalize, "orient": read_orient}

@@ -1,4 +1,4 @@
-"""Labels as visitors give them: the name of a label set, or labels of their own; and how answers are written."""
+"""Labels of a request: the name of a label set, or a list of labels; and matches as JSON."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ DIGITS = 6  # of probabilities and cosines, where float32 embeddings have no mor
 def classifier_of(
     engine: Engine, limits: Limits, labels: str | Sequence[str] | None, templates: Sequence[str] | None = None
 ) -> Classifier:
-    """The classifier of a label set's name, of labels as a JSON list or a sequence; of the first set, where it is None.
+    """The classifier of a label set's name, or of labels as a JSON list or a sequence; None means the default set.
 
-    Raises InputError where it is none of these, where there are too many, and ModelDirError.
+    Raises InputError for any other value and for too many labels, and ModelDirError.
     """
     if labels is None:
         labels = default_set(engine)
@@ -40,22 +40,22 @@ def classifier_of(
             f"labels is {type(labels).__name__}; expected the name of a label set or a JSON list of labels"
         )
     if not isinstance(labels, str):
-        return classifier_of_own(engine, limits, labels, templates or zero_shot.DEFAULT_TEMPLATES)
+        return classifier_of_list(engine, limits, labels, templates or zero_shot.DEFAULT_TEMPLATES)
     if templates:
         raise InputError(f"label set {labels!r} has its own templates; templates go with labels given one by one")
     return engine.label_set(labels)
 
 
 def default_set(engine: Engine) -> str:
-    """imagenet, or else the first label set of the model. Raises InputError where it has none."""
+    """The label set imagenet if the model has it, else its first one. Raises InputError if it has none."""
     names = sets_of(engine)
     if not names:
         raise InputError("no labels are given, and this model has no label set; expected labels, one by one")
     return label_sets.IMAGENET if label_sets.IMAGENET in names else names[0]
 
 
-def classifier_of_own(engine: Engine, limits: Limits, labels: Sequence[str], templates: Sequence[str]) -> Classifier:
-    """The classifier of labels that came with a request. Raises InputError also where there are too many."""
+def classifier_of_list(engine: Engine, limits: Limits, labels: Sequence[str], templates: Sequence[str]) -> Classifier:
+    """The classifier of labels in a request. Raises InputError also for too many prompts."""
     if (prompts := len(labels) * len(templates)) > limits.prompts:
         raise InputError(
             f"{len(labels)} labels in {len(templates)} templates are {prompts} prompts; at most {limits.prompts} are "
@@ -64,8 +64,8 @@ def classifier_of_own(engine: Engine, limits: Limits, labels: Sequence[str], tem
     return engine.classifier(labels, templates)
 
 
-def matches_as_json(matches: Sequence[Match]) -> list[dict]:
-    """[{"label", "probability", "cosine"}...] as SQL and the endpoints answer it."""
+def matches_json(matches: Sequence[Match]) -> list[dict]:
+    """[{"label", "probability", "cosine"}...] as SQL and the endpoints return it."""
     return [
         {
             "label": match.label,
@@ -77,13 +77,13 @@ def matches_as_json(matches: Sequence[Match]) -> list[dict]:
 
 
 def sets_of(engine: Engine) -> list[str]:
-    """Names of the label sets that this model can use."""
+    """Names of the label sets that this model can use, sorted."""
     return [name for name in label_sets.names_of(engine.path) if is_usable(engine, name)]
 
 
 def is_usable(engine: Engine, name: str) -> bool:
     try:
         engine.label_set(name)
-    except Exception:  # whatever it is, whoever asks for the set hears it
+    except Exception:  # any: a client that names the set gets the sentence
         return False
     return True

@@ -1,19 +1,56 @@
-"""Opens the text tower in the background while Datasette starts, and lets requests that may need it wait outside SQL.
+"""The one way to the engine: when its towers are opened, who may use it, and the threads in which requests embed.
 
-Inside SQL the wait would count: the clock of Datasette's one-second limit runs while a function works.
+The clock of Datasette's one-second limit runs on while an SQL function works, so both towers are opened outside SQL:
+the text tower while Datasette starts, the image tower when an SQL function first needs it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
+import itertools
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
-from urllib.parse import unquote_to_bytes
+from http import HTTPStatus
+from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakSet
 
-from llm_clip_onnx.errors import ClipError
+from datasette.utils.asgi import Base400
 
-FOR_IMAGES = re.compile(rb"clip_(?:image|classify)", re.IGNORECASE)
+from datasette_guard import path_below, per_datasette, runs_sql
+from llm_clip_onnx import MODEL_ID
+from llm_clip_onnx.errors import ClipError, InputError
+
+from .config import PLUGIN, Config, config_of
+from .paths import is_read_only
+
+if TYPE_CHECKING:
+    from llm_clip_onnx.engine import Engine
+
+T = TypeVar("T")
+
+
+def get_engine() -> Engine:
+    """The engine of this process. Raises ModelDirError, and ImportError if onnxruntime cannot be imported."""
+    from llm_clip_onnx.engine import default_engine  # here: Datasette's start does not wait for onnxruntime
+
+    return default_engine()
+
+
+def permitted_engine(config: Config) -> Engine:
+    """The engine. Raises InputError if clients may not call our model, and as get_engine."""
+    check_model(config, MODEL_ID)
+    return get_engine()
+
+
+def check_model(config: Config, model_id: str) -> None:
+    """Raises InputError for a model that clients may not call."""
+    if model_id not in config.models:
+        raise InputError(f"model {model_id!r} is not on the list plugins.{PLUGIN}.models, {list(config.models)}")
+
+
+# Opening the text tower
 
 
 @cache
@@ -26,45 +63,177 @@ def text_opening() -> Future[str | None]:
 
 
 def open_text() -> str | None:
-    """Open the text tower, if it is not open: None, or the sentence that says why it cannot be opened."""
+    """Open the text tower if it is closed: None, or the sentence that says why it cannot be opened."""
     try:
-        from llm_clip_onnx.engine import default_engine  # here, so that importing onnxruntime overlaps too
-
-        default_engine().open_text()
+        get_engine().open_text()
     except ClipError as error:
         return str(error)
-    except Exception as error:  # whatever it is, the server is to start and to say it
+    except Exception as error:  # any: the server starts and says why on its pages
         return f"{type(error).__name__}: {error}"
     return None
 
 
-def open_image() -> str | None:
-    """As open_text, of the image tower."""
+# Opening the image tower
+
+
+class ImageTowerClosed(Exception):
+    """An SQL function needs the image tower: it is opened outside SQL, then the request runs again."""
+
+
+settled: WeakSet[Engine] = WeakSet()  # engines whose image tower is open, or could not be opened outside SQL
+repeatable = 0  # requests in flight that will run again after ImageTowerClosed; the event loop counts them
+raised_ids = itertools.count(1)
+last_raised = 0  # SQL's threads write it, the event loop compares it
+
+
+def need_image_tower(engine: Engine) -> None:
+    """Call this inside SQL before an image is embedded. Raises ImageTowerClosed if that tower is to be opened first.
+
+    Nothing is raised on a connection outside any request: there the tower is opened inside SQL.
+    """
+    global last_raised
+    if repeatable and is_image_tower_unsettled(engine):
+        last_raised = next(raised_ids)
+        raise ImageTowerClosed("the image tower is closed; once it is open the request runs again")
+
+
+def is_image_tower_unsettled(engine: Engine) -> bool:
+    return engine not in settled and "image" not in engine.open_towers
+
+
+def open_image(engine: Engine) -> None:
+    """Open the image tower if it is closed. If that fails, the next SQL function that needs it raises the reason."""
     try:
-        from llm_clip_onnx.engine import default_engine
+        engine.open_image()
+    except Exception:  # any: SQL functions try again and raise it where its sentence reaches the log
+        pass
+    finally:
+        settled.add(engine)
 
-        default_engine().open_image()
-    except Exception as error:
-        return str(error)
-    return None
+
+def unsettled_engine() -> Engine | None:
+    """The engine if its image tower was not opened yet, None if it was or if there is no engine."""
+    try:
+        engine = get_engine()
+    except Exception:  # any: there is nothing to open
+        return None
+    return engine if is_image_tower_unsettled(engine) else None
 
 
-def wait_for_opening(base_url: str):
-    """An ASGI wrapper by which requests wait while the text tower is still being opened, and those whose SQL names a
-    function for images while the image tower is.
+class Recorder:
+    """`receive` that can give its messages again from the first one."""
 
-    Those to /-/ do not: no SQL runs there.
+    def __init__(self, receive) -> None:
+        self.receive, self.position = receive, 0
+        self.messages: list[dict] = []
+
+    async def __call__(self) -> dict:
+        if self.position == len(self.messages):
+            self.messages.append(await self.receive())
+        self.position += 1
+        return self.messages[self.position - 1]
+
+
+class Withheld:
+    """`send` that holds a response's start until its body begins, and drops both if the request is to run again."""
+
+    def __init__(self, send) -> None:
+        self.send, self.raised_before = send, last_raised
+        self.start: dict | None = None
+        self.passes: bool | None = None  # None until the body begins
+
+    async def __call__(self, message: dict) -> None:
+        if message["type"] == "http.response.start":
+            self.start = message
+            return
+        if self.passes is None:
+            self.passes = last_raised == self.raised_before
+        if not self.passes:
+            return
+        if self.start:  # another one comes if sending the body raised
+            start, self.start = self.start, None
+            await self.send(start)
+        await self.send(message)
+
+
+async def run_repeatable(app, scope: dict, receive, send, engine: Engine) -> None:
+    """Run a request. If ImageTowerClosed was raised meanwhile, drop its response, open the tower, and run it again."""
+    global repeatable
+    recorder, withheld = Recorder(receive), Withheld(send)
+    repeatable += 1
+    try:
+        await app(scope, recorder, withheld)
+    finally:
+        repeatable -= 1
+    if withheld.passes is False:
+        await asyncio.to_thread(open_image, engine)
+        recorder.position = 0
+        await app(scope, recorder, send)
+
+
+def open_towers_outside_sql(base_url: str):
+    """An ASGI wrapper in which requests that may run SQL wait for the text tower, and for the image tower if needed.
+
+    A request that changes nothing runs again after the image tower was opened. For any other the tower is opened first.
     """
 
     def wrap(app):
-        async def waiting(scope, receive, send):
-            may_run_sql = scope["type"] == "http" and not scope["path"].startswith(("/-/", f"{base_url}-/"))
-            if may_run_sql and not text_opening().done():
+        async def with_towers(scope, receive, send):
+            if scope["type"] != "http" or not runs_sql(path := path_below(base_url, scope)):
+                return await app(scope, receive, send)
+            if not text_opening().done():
                 await asyncio.shield(asyncio.wrap_future(text_opening()))
-            if may_run_sql and FOR_IMAGES.search(unquote_to_bytes(scope.get("query_string", b""))):
-                await asyncio.to_thread(open_image)
+            if (engine := unsettled_engine()) is None:
+                return await app(scope, receive, send)
+            if scope["method"] in ("GET", "HEAD") or is_read_only(path):
+                return await run_repeatable(app, scope, receive, send, engine)
+            await asyncio.to_thread(open_image, engine)
             await app(scope, receive, send)
 
-        return waiting
+        return with_towers
 
     return wrap
+
+
+# Embedding for endpoints and pages: neither the event loop nor SQL waits for it
+
+
+class Crowded(Base400):
+    """More requests are to be embedded than plugins.datasette-clip.limits.embedding. The client may try again."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE.value
+
+
+class EmbeddingQueue:
+    """Counts the requests that are being embedded or wait for it."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.count = limit, 0
+
+    @contextmanager
+    def slot(self) -> Iterator[None]:
+        """A context for the work of one request. Raises Crowded if the queue is full."""
+        if self.count >= self.limit:
+            raise Crowded(f"this server is answering as much as it may at once (plugins.{PLUGIN}.limits.embedding)")
+        self.count += 1
+        try:
+            yield
+        finally:
+            self.count -= 1
+
+
+@per_datasette
+def embedding_queue(datasette) -> EmbeddingQueue:
+    """The queue of this Datasette."""
+    return EmbeddingQueue(config_of(datasette).limits.embedding)
+
+
+@cache
+def executor(for_images: bool) -> ThreadPoolExecutor:
+    """Two threads for images, and one for everything else, so that texts do not wait for photographs."""
+    return ThreadPoolExecutor(2 if for_images else 1, thread_name_prefix="clip-images" if for_images else "clip-words")
+
+
+async def in_thread(function: Callable[..., T], *arguments, for_images: bool = False) -> T:
+    """What `function(*arguments)` returns or raises, run in one of the threads for embedding."""
+    return await asyncio.get_running_loop().run_in_executor(executor(for_images), function, *arguments)

@@ -12,7 +12,7 @@ from .access import ensure_instance, is_1, may, may_view_table
 from .config import ConfigError, config_of, limits_of, read_limits, read_object
 from .cors import HEADERS as CORS_HEADERS
 from .faults import translate
-from .gate import declare, gate, path_below, query_fits, runs_sql
+from .gate import declare, gate_around, path_below, query_fits, runs_sql
 from .idle import clock_of, start_watch
 from .memory import collect_soon
 from .shutdown import is_server
@@ -54,7 +54,7 @@ def startup(datasette):
 
 @hookimpl(trylast=True)  # outermost
 def asgi_wrapper(datasette):
-    return gate(datasette)
+    return gate_around(datasette)
 
 
 @hookimpl

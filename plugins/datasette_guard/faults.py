@@ -7,6 +7,7 @@ traceback in the log.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import traceback
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from datasette.utils.sqlite import sqlite3
 
 from .config import Limits
 from .sql_limits import ResultTooLarge
+from .upstream import exception_of
 
 
 class Fault(NamedTuple):
@@ -28,7 +30,11 @@ class Fault(NamedTuple):
 
 
 ROUTER = "datasette.app:route_path"
+OF_DATASETTE = {"datasette", "asgi_csrf"}
+BETWEEN = sys.stdlib_module_names | {"asyncinject"}  # packages that Datasette's own code calls itself through
 VALUE = (sqlite3.Error, sqlite3.Warning, OverflowError, UnicodeEncodeError)
+NOT_A_NUMBER = "a field is no whole number: {error}"
+NOT_BOOLEAN = "a field is neither on nor off"
 BAD_FORM = "the body is a form that is not UTF-8"
 BAD_JSON = (json.JSONDecodeError, KeyError, TypeError, RecursionError)
 FAULTS = (  # seen in Datasette 0.65.5 and 1.0a41 while fuzzing
@@ -40,16 +46,20 @@ FAULTS = (  # seen in Datasette 0.65.5 and 1.0a41 while fuzzing
     Fault(BAD_JSON, "datasette.facets:load_facet_configs", "a facet is neither a column nor JSON: {error}"),
     Fault(BAD_JSON, "datasette.facets:facet_results", 'a facet is neither a column nor JSON such as {{"simple": "a"}}'),
     Fault(TypeError, "datasette.utils:actor_matches_allow", "actor is no JSON object"),
-    Fault(ValueAsBooleanError, "datasette.utils:value_as_boolean", "a field is neither on nor off"),
+    Fault(ValueAsBooleanError, "datasette.utils:value_as_boolean", NOT_BOOLEAN),
+    Fault(ValueAsBooleanError, "datasette.views.table:table_view_traced", NOT_BOOLEAN),  # 1.0, which raises it again
+    Fault(ValueAsBooleanError, "datasette.views.database:get", NOT_BOOLEAN),  # 1.0, as above
     Fault(IndexError, "datasette.utils:path_from_row_pks", "this page cannot show the BLOBs of a view; its .json can"),
+    Fault(UnicodeDecodeError, "asgi_csrf:cookies_from_scope", "the Cookie header is not UTF-8"),  # 0.65
+    Fault(IndexError, "asgi_csrf:app_wrapped_with_csrf", "the body is a form without a boundary"),  # 0.65
     Fault(UnicodeDecodeError, "datasette.app:__call__", "the path has bytes that are not ASCII"),
     Fault(UnicodeDecodeError, "datasette.utils.asgi:post_vars", BAD_FORM),
     Fault(UnicodeDecodeError, "datasette.views.database:data", BAD_FORM),  # 0.65
     Fault(UnicodeDecodeError, "datasette.views.database:post", BAD_FORM),  # 1.0
-    Fault(ValueError, "datasette.views.database:data", "a field is no whole number: {error}"),  # 0.65
-    Fault(ValueError, "datasette.views.database:get", "a field is no whole number: {error}"),  # 1.0
-    Fault(ValueError, "datasette.views.table:_data_traced", "a field is no whole number: {error}"),  # 0.65
-    Fault(ValueError, "datasette.views.table:table_view_data", "a field is no whole number: {error}"),  # 1.0
+    Fault(ValueError, "datasette.views.database:data", NOT_A_NUMBER),  # 0.65
+    Fault(ValueError, "datasette.views.database:get", NOT_A_NUMBER),  # 1.0
+    Fault(ValueError, "datasette.views.table:_data_traced", NOT_A_NUMBER),  # 0.65
+    Fault(ValueError, "datasette.views.table:table_view_data", NOT_A_NUMBER),  # 1.0
     Fault(AssertionError, "datasette.views.table:post", "{error}"),  # 0.65: You may only POST to a canned query
     Fault(AssertionError, "datasette.views.table:table_view_traced", "{error}"),  # 1.0: Invalid format: x
     Fault(AssertionError, "datasette.views.database:get", "{error}"),  # 1.0, as above
@@ -67,20 +77,17 @@ class OutOfMemory(Base400):
 
 def translate(exception: Exception, limits: Limits, in_flight: int = 1) -> Exception:
     """Map an exception to the one Datasette should answer with: itself, unless it is a known fault."""
-    from datasette.database import QueryInterrupted  # here: these load all plugins, this one unfinished among them
-    from datasette.views.base import DatasetteError
-
     if isinstance(exception, Base400):
         return exception
     if isinstance(exception, MemoryError) and limits.sqlite_bytes:
         return out_of_memory(limits, in_flight)
-    if isinstance(exception, QueryInterrupted):
+    if isinstance(exception, exception_of("datasette.database.QueryInterrupted")):
         return BadRequest("the query took longer than Datasette's setting sql_time_limit_ms allows")
     if isinstance(exception, ResultTooLarge):
         return BadRequest(str(exception))
     place = place_of(exception)
-    if isinstance(exception, DatasetteError) and exception.status == 500 and place:
-        exception.status = 400  # 500 is the default, for sentences such as "Cannot sort table by nope"
+    if isinstance(exception, exception_of("datasette.views.base.DatasetteError")) and exception.status == 500 and place:
+        exception.status = 400  # 500 is the default, also for sentences such as "Cannot sort table by nope"
     for fault in FAULTS:
         if fault.place == place and isinstance(exception, fault.exceptions):
             return BadRequest(fault.sentence.format(error=exception))
@@ -107,7 +114,7 @@ def place_of(exception: Exception) -> str:
             if not getattr(frame.f_locals.get("view"), "__module__", "").startswith("datasette."):
                 return ""
             places = [place]
-        elif module.partition(".")[0] not in sys.stdlib_module_names:
+        elif module.partition(".")[0] not in BETWEEN:
             places.append(place)
     inside = places if ROUTER in places else places[-1:]  # outside the router other packages only pass requests on
-    return inside[-1] if inside and all(place.startswith("datasette.") for place in inside) else ""
+    return inside[-1] if inside and all(re.split("[.:]", place)[0] in OF_DATASETTE for place in inside) else ""

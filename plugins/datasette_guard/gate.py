@@ -67,7 +67,7 @@ def query_fits(datasette, query: str) -> bool:
     return refuse_size(limits_of(datasette), query.encode(), 0) is None
 
 
-def gate(datasette):
+def gate_around(datasette):
     """An ASGI wrapper around a Datasette, to be the outermost."""
     base_url = datasette.setting("base_url")
 

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import wraps
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
@@ -39,6 +40,15 @@ PRIVATE = {
     "Database.connect": Private("Datasette 0.65.5 and 1.0a41", "connections for the SQL functions of other plugins"),
     "datasette.handle_exception.handle_exception": Private(
         "Datasette 0.65.5 and 1.0a41", "statuses and sentences for requests that Datasette fails on"
+    ),
+    "datasette.handle_exception.rich": Private(
+        "Datasette 0.65.5 and 1.0a41", "way to keep rich from printing the local variables of requests"
+    ),
+    "datasette.views.base.DatasetteError": Private(
+        "Datasette 0.65.5 and 1.0a41", "status 400 for sentences such as: Cannot sort table by nope"
+    ),
+    "datasette.database.QueryInterrupted": Private(
+        "Datasette 0.65.5 and 1.0a41", "sentence for queries that take too long"
     ),
     "datasette_scale_to_zero.start_that_loop": Private(
         "datasette-scale-to-zero 0.3.2", "wait for requests in flight before datasette-scale-to-zero ends it"
@@ -68,12 +78,20 @@ def check(name: str, there: bool) -> bool:
 
 
 def check_at_start(datasette) -> None:
-    """Warn about each private name of Datasette and datasette-scale-to-zero that is gone."""
+    """Warn about each private name of Datasette and datasette-scale-to-zero that is gone, and turn rich off.
+
+    Where rich is installed, Datasette prints all local variables of a request that fails, and answers an unknown path
+    with 500, because rich finds no exception to print.
+    """
     from datasette import database, handle_exception  # here: these load all plugins, this one unfinished among them
 
     check("Datasette._metadata_local", hasattr(datasette, "_metadata_local"))
     check("Database.connect", hasattr(database.Database, "connect"))
     check("datasette.handle_exception.handle_exception", hasattr(handle_exception, "handle_exception"))
+    for name in ("datasette.views.base.DatasetteError", "datasette.database.QueryInterrupted"):
+        check(name, exception_of(name) != ())
+    if check("datasette.handle_exception.rich", hasattr(handle_exception, "rich")):
+        handle_exception.rich = None
     for name in ("start_that_loop", "get_config", "do_exit"):
         check(f"datasette_scale_to_zero.{name}", hasattr(datasette_scale_to_zero, name))
 
@@ -112,6 +130,12 @@ def connect(datasette, database: str) -> sqlite3.Connection:
 def local_metadata(datasette) -> dict:
     """The metadata that the server was started with."""
     return getattr(datasette, "_metadata_local", None) or {}
+
+
+def exception_of(name: str) -> Any:
+    """Datasette's exception of this name, or (), of which no exception is an instance."""
+    module, _, attribute = name.rpartition(".")
+    return getattr(import_module(module), attribute, ())
 
 
 def respond_to(datasette, request, exception: Exception) -> Any:

@@ -15,7 +15,7 @@ An 8-bit tower has its 8-bit matrices twice, and of the two only one is ever ope
     text.uint8.bin  for text.onnx: unsigned levels, exact on every processor
     text.int8.bin   for text.int8.onnx: signed levels, faster where they are exact too
 
-Nothing here opens a tower.
+It opens no tower and reads no image, and imports neither onnxruntime nor Pillow nor numpy.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .errors import ModelDirError
-from .images.preprocess import Preprocess
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -44,6 +43,18 @@ LABELS = "labels"
 PIECE_BYTES = 8_000_000
 FILES = (TEXT_TOWER, TEXT_WEIGHTS, IMAGE_TOWER, IMAGE_WEIGHTS, PROBE, VOCAB, MERGES, TEXT_REFERENCE, IMAGE_REFERENCE)
 ENDS_OF_8_BITS = (UNSIGNED, SIGNED, SIGNED_TOWER)  # what an 8-bit tower has beside those
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How the checkpoint's images become pixels: resized to `shortest_side`, cropped, scaled and normalised."""
+
+    shortest_side: int  # pixels
+    crop: int  # pixels; the image tower reads [3, crop, crop]
+    resample: int  # Pillow's number of the filter
+    mean: tuple[float, float, float]  # per channel, after scaling
+    std: tuple[float, float, float]
+    scale: float  # a level, 0 to 255, times this
 
 
 @dataclass(frozen=True)

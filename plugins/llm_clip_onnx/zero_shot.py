@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InputError, VectorError
-from .vectors import unit
+from .errors import InputError
+from .vectors import check_same_size, unit, unit_embedding
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 PLACE = "{}"
@@ -97,14 +97,8 @@ def classify(classifier: Classifier, embedding: NDArray[np.float32], logit_scale
     """
     if k < 1:
         raise InputError(f"k is {k}; expected a whole number from 1, of the labels to answer")
-    if embedding.shape != classifier.vectors.shape[1:]:
-        raise VectorError(
-            f"{embedding.size} and {classifier.vectors.shape[1]} dimensions; both vectors must come from one model"
-        )
-    norm = np.linalg.norm(embedding.astype(np.float64))
-    if not 0 < norm < np.inf:
-        raise VectorError("a vector of zeros, infinities or NaN has no direction, so no cosine")
-    cosines = np.clip(classifier.vectors.astype(np.float64) @ embedding.astype(np.float64) / norm, -1, 1)
+    check_same_size(embedding.size, classifier.vectors.shape[1])
+    cosines = np.clip(classifier.vectors.astype(np.float64) @ unit_embedding(embedding), -1, 1)
     merged: dict[str, Match] = {}
     for label, probability, cosine in zip(classifier.labels, probabilities(cosines, logit_scale), cosines):
         known = merged.get(label, Match(label, 0.0, -1.0))

@@ -169,7 +169,7 @@ def test_bad_files_are_named_at_the_end_and_all_others_are_embedded(photos, env)
     (photos / "gone.jpg").symlink_to("nowhere.jpg")
     Path(os.fsdecode(bytes(photos) + b"/\xff.jpg")).write_bytes(picture(8))
     said = embed(photos, env=env, ok=False)
-    assert said[0] == "0.jpg: 3-byte blob is not an image Pillow can open; expected JPEG, PNG, WebP or GIF bytes"
+    assert said[0] == "0.jpg: 3-byte blob is not an image; expected JPEG, PNG, WebP, GIF, BMP or AVIF"
     assert said[1].startswith("cut.jpg: 900-byte JPEG image cannot be decoded: ")
     assert said[2] == f"gone.jpg: {photos}/gone.jpg cannot be read: No such file or directory"
     assert said[3].endswith(".jpg: its name or text is not UTF-8, so SQLite cannot hold it; rename it")

@@ -100,7 +100,7 @@ def test_garbage_is_collected_by_a_thread_that_holds_no_lock(tmp_path):
         with ThreadPoolExecutor(25) as pool:
             assert set(pool.map(ask, range(400))) == {400}
         time.sleep(1.5)
-        assert client.get(f"{url}/collections").json() == ["clip-collecting"]
+        assert client.get(f"{url}/collections").json() == ["guard-memory"]
 
 
 def test_scale_to_zero_and_block_robots_are_there_as_they_are(server):

@@ -22,14 +22,14 @@ from PIL import Image, ImageDraw, ImageOps
 
 from browser import chromium
 from conftest import ROOT
-from datasette_clip.inference import inference_of
-from datasette_clip.pages import classify as pages
-from datasette_clip.pages.pictures import Fields, base64url
+from datasette_clip.items import FormFields, base64url
+from datasette_clip.model import embedding_queue
+from datasette_clip.pages import classify, compare
+from datasette_clip.paths import CLASSIFY, COMPARE
 from llm_clip_onnx import vectors, zero_shot
 from nasty import photo, saved, turned
 from serving import environment, serving
 
-CLASSIFY, COMPARE = pages.CLASSIFY, pages.COMPARE
 STATIC = ROOT / "plugins/datasette_clip/static"
 TOO_LONG = "These labels with this picture are too long for a link."
 TEMPLATES = STATIC.parent / "templates"
@@ -136,7 +136,7 @@ def test_a_picture_is_answered_with_the_labels_of_the_engine(datasette, demo_eng
 def test_labels_are_changed_without_the_file_and_without_embedding_it_again(datasette, demo_engine, monkeypatch):
     first = post(datasette, CLASSIFY, [("heart.png", drawn("heart"))], labels="emoji")
     [jpeg] = jpeg_in(first.text)
-    monkeypatch.setattr("datasette_clip.pages.classify.pictures.jpeg_of", None)  # would raise
+    monkeypatch.setattr("datasette_clip.pages.pictures.jpeg_of", None)  # would raise
     again = post(datasette, CLASSIFY, **kept_in(first.text), labels="emoji", own="\r\n".join(OWN))
     assert rows_of(again.text) == expected(demo_engine, demo_engine.classifier(OWN), jpeg)
     assert kept_in(again.text)["vector"] == kept_in(first.text)["vector"]
@@ -179,9 +179,9 @@ def test_a_new_file_takes_the_place_of_the_picture_that_was_kept(datasette):
     ],
 )
 def test_which_labels_are_meant(fields, chosen, own):
-    collected = Fields(None)
+    collected = FormFields(None)
     collected.options = fields
-    assert pages.words_of(collected) == {"chosen": chosen, "own": own}
+    assert classify.chosen_labels(collected) == {"chosen": chosen, "own": own}
 
 
 def test_what_a_refused_request_took_is_given_back_too(datasette, monkeypatch):
@@ -285,12 +285,12 @@ def test_no_link_is_longer_than_what_is_read_of_one(datasette):
         (
             [("notes.txt", b"abc")],
             {},
-            "notes.txt: 3-byte blob is not an image Pillow can open; expected JPEG, PNG, WebP or GIF bytes",
+            "notes.txt: 3-byte blob is not an image; expected JPEG, PNG, WebP, GIF, BMP or AVIF",
         ),
         (
             [("empty.png", b"")],
             {},
-            "empty.png: 0-byte blob is not an image Pillow can open; expected JPEG, PNG, WebP or GIF bytes",
+            "empty.png: 0-byte blob is not an image; expected JPEG, PNG, WebP, GIF, BMP or AVIF",
         ),
         (
             [("a.png", drawn("face"))],
@@ -330,7 +330,7 @@ def test_a_crowded_server_says_so_on_the_page_and_keeps_the_picture(demo_dir, mo
     metadata = {"plugins": {"datasette-clip": {"limits": {"embedding": 1}}}}
     datasette = Datasette(memory=True, metadata=metadata)
     kept = kept_in(post(datasette, CLASSIFY, [("heart.png", drawn("heart"))]).text)
-    with inference_of(datasette).place():
+    with embedding_queue(datasette).slot():
         response = post(datasette, CLASSIFY, **kept, own="a heart")
         empty = get(datasette, CLASSIFY)
     assert (response.status_code, empty.status_code) == (503, 200)
@@ -512,7 +512,7 @@ def test_texts_are_changed_and_images_added_and_removed_without_sending_any_agai
     second = post(datasette, COMPARE, FILES[2:], **kept_in(first), texts="a face").text
     assert kept_in(second)["name"] == [name for name, _ in FILES]
     assert cells_of(second) == cells_of(post(datasette, COMPARE, FILES, texts="a face").text)
-    monkeypatch.setattr("datasette_clip.pages.classify.pictures.jpeg_of", None)  # would raise
+    monkeypatch.setattr("datasette_clip.pages.pictures.jpeg_of", None)  # would raise
     third = post(datasette, COMPARE, **kept_in(second), texts="a face", remove="1").text
     assert kept_in(third)["name"] == ["face.png", "circle.png"]
     assert cells_of(third) == [cells_of(second)[0], cells_of(second)[2]]
@@ -533,7 +533,7 @@ def test_an_image_that_cannot_be_read_spoils_no_other(datasette):
         (
             [("a", b"abc")],
             "a face",
-            "a: 3-byte blob is not an image Pillow can open; expected JPEG, PNG, WebP or GIF bytes",
+            "a: 3-byte blob is not an image; expected JPEG, PNG, WebP, GIF, BMP or AVIF",
         ),
         (
             FILES,
@@ -594,15 +594,15 @@ def test_images_may_come_before_texts(datasette):
 @pytest.mark.parametrize("share", np.linspace(0, 1, 21))
 def test_every_number_of_the_heat_map_can_be_read(share):
     """4.5 is what WCAG 2.2 asks of text."""
-    colours = pages.colours(share)
+    colours = compare.colours(share)
     background = np.array(list(bytes.fromhex(colours["background"][1:])))
-    assert pages.contrast(background, 0.0 if colours["ink"] == "black" else 1.0) >= 4.5
+    assert compare.contrast(background, 0.0 if colours["ink"] == "black" else 1.0) >= 4.5
 
 
 def test_contrast_is_that_of_wcag():
-    assert pages.contrast(np.array([255, 255, 255]), 0) == pytest.approx(21)
-    assert pages.contrast(np.array([8, 8, 8]), 1) == pytest.approx(20.03, abs=0.005)  # where the curve is a line
-    assert pages.contrast(np.array([118, 118, 118]), 1) == pytest.approx(4.54, abs=0.005)  # the well-known #767676
+    assert compare.contrast(np.array([255, 255, 255]), 0) == pytest.approx(21)
+    assert compare.contrast(np.array([8, 8, 8]), 1) == pytest.approx(20.03, abs=0.005)  # where the curve is a line
+    assert compare.contrast(np.array([118, 118, 118]), 1) == pytest.approx(4.54, abs=0.005)  # the well-known #767676
 
 
 def test_one_image_and_one_text_make_a_table_too(datasette):

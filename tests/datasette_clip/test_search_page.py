@@ -22,14 +22,14 @@ from test_pages import drawn, errors_in, transfer, upload
 
 from browser import chromium
 from conftest import ROOT
-from datasette_clip.inference import inference_of
+from datasette_clip.model import embedding_queue
 from datasette_clip.pages import search as search_pages
 from serving import environment, serving
 
 LIST = "/-/clip/search"
 PAGE, JSON = f"{LIST}/photos/emoji", f"{LIST}/photos/emoji.json"
 ROWS = 60
-K = search_pages.K
+K = search_pages.ROWS
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # as in test_pages.py
 
 
@@ -193,7 +193,7 @@ def test_a_condition_leaves_only_some_rows(datasette):
     assert html.unescape(re.search(r'name="where" value="([^"]*)"', page)[1]) == where
     assert all("where=" in link for link in links_in(page, "clip-like|clip-sign"))
     none = call(datasette, asking(q="a heart", where="0")).text
-    assert "No row of the collection fits this condition." in none
+    assert "No row of the collection meets this condition." in none
 
 
 @pytest.mark.parametrize(
@@ -223,14 +223,14 @@ def test_what_cannot_be_answered_is_a_sentence_that_loses_nothing_typed(fields, 
 def test_a_file_that_is_no_image_is_named(datasette):
     response = call(datasette, PAGE, "POST", data={"q": "red"}, files=[("image", ("notes.txt", b"abc"))])
     assert response.status_code == 400
-    assert errors_in(response.text) == ["notes.txt: 3-byte blob is not an image Pillow can open; expected JPEG, PNG, WebP or GIF bytes"]  # fmt: skip
+    assert errors_in(response.text) == ["notes.txt: 3-byte blob is not an image; expected JPEG, PNG, WebP, GIF, BMP or AVIF"]  # fmt: skip
     assert box_in(response.text) == "red"
 
 
 def test_a_crowded_server_says_so_on_the_page(photos, demo_dir, monkeypatch):
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
     datasette = serve(photos, metadata={"plugins": {"datasette-clip": {"limits": {"embedding": 1}}}})
-    with inference_of(datasette).place():
+    with embedding_queue(datasette).slot():
         response = call(datasette, asking(q="red"))
     assert (response.status_code, box_in(response.text)) == (503, "red")
     assert errors_in(response.text)[0].endswith("(plugins.datasette-clip.limits.embedding)")

@@ -74,7 +74,7 @@ def test_the_token_is_never_shown(private):
 
 
 def test_an_actor_of_any_other_kind_does_as_well(private):
-    """As whoever came in by `datasette --root`, or by a plugin for signing in: Datasette's signed cookie says so."""
+    """An actor of `datasette --root` or of a plugin for signing in, which Datasette's signed cookie holds."""
     cookie = private.sign({"a": {"id": "root"}}, "actor")
     assert ask(private, QUERY, cookies={"ds_actor": cookie}).status_code == 200
     assert ask(private, QUERY, cookies={"ds_actor": f"{cookie}x"}).status_code == 403

@@ -80,16 +80,22 @@ def test_it_idles_and_ends_with_0_without_clip(tmp_path):
         assert process.wait(30) == 0
 
 
-def test_a_token_of_the_configuration_protects_without_clip(tmp_path):
-    with running(tmp_path, token={"$env": "SECRET"}) as (url, _, _):
-        for path in ("/", "/_memory.json?sql=select+1", "/-/plugins.json"):
+@pytest.mark.parametrize("version", ["0.65", "1.0a"])
+def test_a_token_of_the_configuration_protects_without_clip(version, tmp_path, request):
+    bin = BIN if version == "0.65" else request.getfixturevalue("alpha_bin")
+    with running(tmp_path, bin, token={"$env": "SECRET"}) as (url, _, log):
+        versions = httpx.get(f"{url}/-/versions.json", headers=BEARER).json()
+        assert versions["datasette"]["version"].startswith(version)
+        for path in ("/", "/_memory.json", "/-/plugins.json"):
             assert httpx.get(url + path).status_code == 403
             assert httpx.get(url + path, headers={"authorization": "Bearer another"}).status_code == 403
             response = httpx.get(url + path, headers=BEARER)
             assert response.status_code == 200
             assert "a-secret" not in response.text
         assert httpx.get(f"{url}/robots.txt").status_code == 200
-        assert "a-secret" not in httpx.get(f"{url}/-/metadata.json", headers=BEARER).text
+        for path in ("/-/metadata.json", "/-/config.json"):
+            assert "a-secret" not in httpx.get(url + path, headers=BEARER).text
+    assert "is not what it was" not in log.read_text()
 
 
 @pytest.mark.parametrize("token", [{"$env": "NOT_SET"}, {"$env": "NO_TIME"}, "", None, 5, " "])

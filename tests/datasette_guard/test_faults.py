@@ -108,8 +108,19 @@ def test_a_known_fault_gets_400_and_its_sentence(method, path, body, sentence, d
 
 
 def test_the_table_names_functions_of_datasette():
-    assert all(fault.place.startswith("datasette.") for fault in FAULTS)
+    assert all(fault.place.startswith(("datasette.", "asgi_csrf:")) for fault in FAULTS)
     assert len({(str(fault.exceptions), fault.place) for fault in FAULTS}) == len(FAULTS)
+
+
+def test_a_cookie_that_is_not_utf_8_gets_400_and_a_sentence(datasette):
+    response = ask(datasette, "/", headers={"cookie": b"\xff"})
+    assert (response.status_code, response.text) == (400, "the Cookie header is not UTF-8")
+
+
+def test_a_form_without_a_boundary_gets_400_and_a_sentence(datasette):
+    headers = {"cookie": "a=b", "content-type": "multipart/form-data"}
+    response = ask(datasette, "/t", "POST", headers=headers, content=b"x")
+    assert (response.status_code, response.text) == (400, "the body is a form without a boundary")
 
 
 def test_memory_is_the_queries_fault_only_if_sqlites_is_bounded():

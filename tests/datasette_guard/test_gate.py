@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conftest import ROOT, shipped_metadata
+from datasette_guard import path_below, runs_sql
 from datasette_guard.crawlers import is_crawler
 from serving import environment, serving
 
@@ -171,7 +172,7 @@ def test_a_body_that_is_too_long_is_refused_announced_or_not(announced, server):
 
 
 def test_excess_load_gets_503_and_retry_after_and_no_more(server):
-    """Four requests may be in flight: of ten at once, six are sent away at once, and whoever comes back is served."""
+    """Four requests may be in flight: of ten at once, six get 503 immediately. A client that tries again is served."""
     answers: list[httpx.Response] = []
     clients = [
         threading.Thread(target=lambda: answers.append(httpx.get(f"{server}/slow?s=2", timeout=30))) for _ in range(10)
@@ -515,3 +516,38 @@ def test_the_log_has_the_beginning_of_a_url_and_no_picture(demo_dir, tmp_path):
     assert "sql=select+1&img=xxx" in lines[0]
     assert len(lines[0]) < 700
     assert 'xxx... HTTP/1.1" 200' in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("base_url", "scope", "path"),
+    [
+        ("/", {"path": "/-/clip"}, "/-/clip"),
+        ("/", {"path": "/-/clip", "raw_path": b"/-%2Fclip?sql=/x"}, "/-%2Fclip"),
+        ("/", {"path": "//-/clip", "raw_path": b"//-/clip"}, "//-/clip"),
+        ("/clip/", {"path": "/clip/-/clip"}, "/-/clip"),
+        ("/clip/", {"path": "/clip/", "raw_path": b"/clip/"}, "/"),
+        ("/clip/", {"path": "/-/clip"}, "/-/clip"),
+        ("/clip/", {"path": "/clip"}, "/clip"),
+        ("/", {"path": "/é"}, "/Ã©"),
+        ("/", {"path": "/x", "raw_path": b"/\xff"}, "/ÿ"),
+    ],
+)
+def test_the_path_below_base_url_is_the_one_that_datasettes_router_finds(base_url, scope, path):
+    assert path_below(base_url, scope) == path
+
+
+@pytest.mark.parametrize(
+    ("path", "runs"),
+    [("/", True), ("/t.json", True), ("/t/-/query", True), ("/-/versions", False), ("/-/clip", False), ("/nope", True)],
+)
+def test_sql_runs_for_every_path_but_those_of_the_server(path, runs):
+    assert runs_sql(path) is runs
+
+
+def test_declared_paths_run_sql_below_and_keep_no_server_awake(monkeypatch):
+    from datasette_guard import declare, gate
+
+    monkeypatch.setattr(gate, "sql_paths", [])
+    assert not runs_sql("/-/mine/a")
+    declare(run_sql_below=["/-/mine/"])
+    assert (runs_sql("/-/mine/a"), runs_sql("/-/mine")) == (True, False)

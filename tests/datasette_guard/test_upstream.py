@@ -40,7 +40,7 @@ def without(monkeypatch, name: str) -> None:
         upstream.tell_shutdown_url(None) if attribute == "do_exit" else None
     elif name == "Database.connect":
         monkeypatch.setattr("datasette.database.Database", type("Database", (), {}))
-    elif name == "datasette.handle_exception.handle_exception":
+    elif name.startswith("datasette."):
         monkeypatch.delattr(name)
     else:
         server = uvicorn.Server(uvicorn.Config(app=print))
@@ -91,6 +91,14 @@ def test_a_connection_reads_a_database_and_one_that_cannot_be_made_has_a_sentenc
     monkeypatch.delattr(Database, "connect")
     with pytest.raises(RuntimeError, match=r"Database\.connect is gone"):
         connect(datasette, "_memory")
+
+
+def test_an_unknown_path_gets_404_where_rich_is_installed_and_rich_prints_nothing(monkeypatch):
+    printed = SimpleNamespace(get_console=lambda: pytest.fail("rich prints"))
+    monkeypatch.setattr("datasette.handle_exception.rich", printed)
+    datasette = Datasette(memory=True)
+    asyncio.run(datasette.invoke_startup())
+    assert asyncio.run(datasette.client.get("/nope")).status_code == 404
 
 
 def test_what_is_kept_for_a_datasette_is_freed_with_it():

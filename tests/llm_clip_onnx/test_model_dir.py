@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -140,3 +142,9 @@ def test_where_the_model_directory_is(tiny_dir, tmp_path, monkeypatch):
 def test_a_manifest_survives_its_file(tiny_dir):
     manifest = model_dir.read_manifest(tiny_dir)
     assert model_dir.Manifest.from_dict(json.loads(manifest.to_json())) == manifest
+
+
+def test_it_is_read_without_pillow_numpy_and_onnxruntime():
+    code = "import sys, llm_clip_onnx.model_dir; print(*{'PIL', 'numpy', 'onnxruntime'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"

@@ -64,6 +64,25 @@ def test_cosine_refuses_what_has_none(a, b, sentence):
     assert str(raised.value) == sentence
 
 
+def test_a_blob_of_another_size_than_the_models_is_refused_with_both_numbers():
+    blob = vectors.to_blob(np.ones(512, np.float32))
+    assert vectors.from_blob(blob, 512).tolist() == [1] * 512
+    with pytest.raises(VectorError) as raised:
+        vectors.from_blob(blob, 768)
+    assert str(raised.value) == "512 dimensions; vectors of this model have 768"
+
+
+@pytest.mark.parametrize("function", [vectors.check_direction, vectors.unit_embedding, vectors.norm])
+@pytest.mark.parametrize("numbers", [[0, 0], [math.inf, 1], [math.nan, 1]])
+def test_a_vector_without_a_direction_is_refused(numbers, function):
+    with pytest.raises(VectorError, match="a vector of zeros, infinities or NaN has no direction, so no cosine"):
+        function(np.float32(numbers))
+
+
+def test_the_smallest_vector_has_a_direction():
+    assert vectors.unit_embedding(np.float32([1e-45, 0])).tolist() == [1, 0]
+
+
 def test_unit_and_a_zero_vector():
     np.testing.assert_allclose(vectors.unit(np.float32([[3, 4], [0, 0]])), [[0.6, 0.8], [0, 0]], atol=1e-7)
 

@@ -1,1 +1,1 @@
-"""What answers as JSON: embed and classify, search, thumbnails."""
+"""The JSON endpoints: embed and classify, search; and thumbnails. Nothing here imports the pages."""

@@ -1,37 +1,55 @@
-"""Small pictures of a collection's rows: thumbnails that `llm clip index` made, or images as they are stored.
+"""The endpoint for the small picture of a row: the thumbnail that `llm clip index` made, or a small stored image.
 
-It makes none: what is stored is shown where it is small.
+It makes no thumbnails.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from datasette.utils.asgi import NotFound, Response
+
 from clip_collections.collection import Collection, columns_of, quoted, rows
 from clip_collections.search import quoted_key, source
+from datasette_guard import CORS_HEADERS
+from llm_clip_onnx.images.signatures import FORMATS, format_of
 
-LARGEST_BYTES = 100_000  # of an image that is shown as it is stored
-KINDS = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png", b"GIF8": "image/gif", b"RIFF": "image/webp"}
+from ..collection_refs import visible_collection
+
+LARGEST_BYTES = 100_000  # of a stored image that is shown
+SHOWN = ("JPEG", "PNG", "GIF", "WEBP")  # formats of stored images that are shown
 
 
-def pictured(conn, of: Collection, rowids: Sequence[int]) -> set[int]:
-    """Those of the rows that there is a small picture of, by rowid."""
+async def thumbnail(datasette, request) -> Response:
+    """The small picture of a row. Raises NotFound if it has none."""
+    ref = await visible_collection(datasette, request)
+    id_ = request.args.get("id") or ""
+    picture = await datasette.get_database(ref.database).execute_fn(lambda conn: picture_of(conn, ref.of, id_))
+    if not picture:
+        raise NotFound("there is no small picture of this row; llm clip index makes them")
+    headers = {"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}
+    headers |= CORS_HEADERS if datasette.cors else {}
+    return Response(picture[0], headers=headers, content_type=picture[1])
+
+
+def rowids_with_picture(conn, of: Collection, rowids: Sequence[int]) -> set[int]:
+    """Those of some rowids whose rows have a small picture."""
     among, key = ",".join(str(int(rowid)) for rowid in rowids), quoted_key(of)
-    found: set[int] = set()
+    pictured: set[int] = set()
     if "row" in columns_of(conn, "clip_thumbnails"):
         named = f"select rowid as row, {key} as id from {quoted(of.table)} where rowid in ({among})"
         made = (
             f"select row from ({named}) join clip_thumbnails using (id, row) where collection = ? and image is not null"
         )
-        found |= {row for (row,) in rows(conn, made, [of.name])}
+        pictured |= {row for (row,) in rows(conn, made, [of.name])}
     if of.image:
         small = f"rowid in ({among}) and length({quoted(of.image)}) between 1 and {LARGEST_BYTES}"
-        found |= {row for (row,) in rows(conn, f"select rowid {source(of, '', small, how=' not indexed')}")}
-    return found
+        pictured |= {row for (row,) in rows(conn, f"select rowid {source(of, '', small, how=' not indexed')}")}
+    return pictured
 
 
 def picture_of(conn, of: Collection, id: str) -> tuple[bytes, str] | None:
-    """The small picture of a row and its content type; None where there is none, or of a kind that browsers run."""
+    """The small picture of a row and its content type, None if it has none or one of a format not in SHOWN."""
     from clip_collections import thumbnails  # here: Datasette's start does not wait for Pillow
 
     image = thumbnails.thumbnail_of(conn, of, id)
@@ -40,5 +58,5 @@ def picture_of(conn, of: Collection, id: str) -> tuple[bytes, str] | None:
         small = f"{quoted_key(of)} = ? and length({column}) between 1 and {LARGEST_BYTES}"
         stored = rows(conn, f"select {column} {source(of, '', small)} limit 1", [id])
         image = stored[0][0] if stored and isinstance(stored[0][0], bytes) else None
-    kind = next((kind for begin, kind in KINDS.items() if image and image.startswith(begin)), None)
-    return (image, kind) if image and kind else None
+    begins_as = format_of(image) if image else None
+    return (image, FORMATS[begins_as].content_type) if image and begins_as in SHOWN else None

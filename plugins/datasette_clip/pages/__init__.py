@@ -1,1 +1,1 @@
-"""What answers as HTML: about, classify, compare, search."""
+"""The pages: about, classify, compare, search; and links between them and those of Datasette."""

@@ -1,4 +1,4 @@
-"""The pages /-/clip and /-/clip.json: what model this instance serves, how faithful it is, and how to call it."""
+"""The page /-/clip and its JSON: which model this instance serves, its fidelity and how to call it; and its health."""
 
 from __future__ import annotations
 
@@ -9,24 +9,28 @@ from urllib.parse import urlencode
 from datasette.utils import add_cors_headers
 from datasette.utils.asgi import Response
 
-from datasette_guard.access import ensure_instance, is_1, may
+from datasette_guard import ensure_instance
 from llm_clip_onnx import MODEL_ID
 
+from .. import paths
 from ..config import config_of
-from ..model import open_text, text_opening
+from ..model import get_engine, open_text, text_opening
+from .links import sql_database, sql_paths
 
 EXAMPLE_SQL = "select hex(llm_embed('clip', :q)) as x"
 
 
 async def why_not_ready() -> str | None:
-    """The sentence why no text can be embedded, or None: it can be."""
+    """The sentence why no text can be embedded, None if it can."""
     if text_opening().done():
-        return await asyncio.to_thread(open_text)  # at once where it is open; else somebody may have baked since
+        return await asyncio.to_thread(
+            open_text
+        )  # returns at once if it is open; else a model may have been baked since
     return "the text tower is being opened"
 
 
 async def report(datasette) -> dict:
-    """What /-/clip.json answers: whether the model is ready, or the sentence why not, and the facts of its manifest."""
+    """The content of /-/clip.json: if the model is ready, else why not, and the facts of its manifest."""
     why_not = await why_not_ready()
     facts: dict = {
         "ok": True,
@@ -35,52 +39,34 @@ async def report(datasette) -> dict:
         "models": list(config_of(datasette).models),
     }
     try:
-        from llm_clip_onnx.engine import default_engine
-
-        engine = default_engine()
-    except Exception:  # whatever it is, why_not says it
+        engine = get_engine()
+    except Exception:  # any: why_not says it
         return facts | {"open_towers": []}
-    known = {"open_towers": engine.open_towers, "logit_scale": round(engine.manifest.logit_scale, 4)}
-    known |= {"levels": engine.levels, "described": {name: t.described for name, t in engine.manifest.towers.items()}}
-    return facts | known | asdict(engine.manifest)
+    facts |= {"open_towers": engine.open_towers, "logit_scale": round(engine.manifest.logit_scale, 4)}
+    facts |= {"levels": engine.levels, "described": {name: t.described for name, t in engine.manifest.towers.items()}}
+    return facts | asdict(engine.manifest)
 
 
-async def calls(datasette, request) -> dict[str, str] | None:
-    """Links and addresses of an example query that works here for whoever asks; None where there is none."""
+async def example_calls(datasette, request) -> dict[str, str] | None:
+    """An example query with the URLs at which this client may run it, None if it may run no SQL here."""
     name = await sql_database(datasette, request.actor)
     if name is None or MODEL_ID not in config_of(datasette).models:
         return None
     query = urlencode({"sql": EXAMPLE_SQL, "q": "purple and gold"})
-    page, as_json = sql_paths(datasette, name)
-    json_url = datasette.absolute_url(request, f"{as_json}?{query}&_shape=array")
+    page, json_path = sql_paths(datasette, name)
+    json_url = datasette.absolute_url(request, f"{json_path}?{query}&_shape=array")
     return {"sql": EXAMPLE_SQL, "page": f"{page}?{query}", "json": json_url}
 
 
-async def sql_database(datasette, actor: dict | None) -> str | None:
-    """The first database in which an actor may run SQL, _memory before all others; None where there is none."""
-    names = sorted((name for name in datasette.databases if name != "_internal"), key=lambda name: name != "_memory")
-    for name in names:
-        if await may(datasette, actor, "execute-sql", name):
-            return name
-    return None
-
-
-def sql_paths(datasette, name: str) -> tuple[str, str]:
-    """Where a database answers SQL, as a page and as JSON: Datasette 1.0 only redirects from where 0.65 does."""
-    page = datasette.urls.database(name)
-    if is_1(datasette):
-        return f"{page}/-/query", f"{page}/-/query.json"
-    return page, datasette.urls.database(name, format="json")
-
-
 async def health() -> Response:
-    """200 where the model is ready, 503 and the sentence where it is not; for whoever asks, and keeps nobody awake."""
+    """200 if the model is ready, else 503 and the sentence why not. Needs no permission, and keeps no server awake."""
     why_not = await why_not_ready()
-    answer = {"ok": why_not is None, "error": why_not, "status": 503 if why_not else 200}
-    return Response.json(answer, status=answer["status"])
+    content = {"ok": why_not is None, "error": why_not, "status": 503 if why_not else 200}
+    return Response.json(content, status=content["status"])
 
 
 async def clip_json(datasette, request) -> Response:
+    """The facts of this instance's model, as JSON."""
     await ensure_instance(datasette, request)
     headers: dict[str, str] = {}
     if datasette.cors:
@@ -89,6 +75,7 @@ async def clip_json(datasette, request) -> Response:
 
 
 async def clip_page(datasette, request) -> Response:
+    """The facts of this instance's model, and how to call it."""
     await ensure_instance(datasette, request)
-    context = {"report": await report(datasette), "calls": await calls(datasette, request)}
+    context = {"paths": paths, "report": await report(datasette), "calls": await example_calls(datasette, request)}
     return Response.html(await datasette.render_template("clip.html", context, request=request))

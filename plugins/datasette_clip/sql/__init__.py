@@ -1,1 +1,1 @@
-"""The SQL functions: of the model, and of search."""
+"""The SQL functions: those of the model, and clip_search."""

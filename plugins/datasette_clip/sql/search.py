@@ -1,6 +1,6 @@
-"""Searching a collection: from what was asked, by way of one unit embedding, to the rows most like it.
+"""The SQL function clip_search, and the steps that api/search.py shares with it: a collection, a query's embedding.
 
-For SQL, where all of it runs on the connection that runs the query, and for search_views.py, which embeds elsewhere.
+In SQL all of it runs in the thread of the query; api/search.py embeds in threads of its own.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,114 +19,125 @@ from numpy.typing import NDArray
 from clip_collections import collection, query, search
 from clip_collections.collection import Collection
 from clip_collections.query import Term
+from datasette_guard import connect, per_datasette
 from llm_clip_onnx import MODEL_ID, vectors
-from llm_clip_onnx.errors import InputError, VectorError
+from llm_clip_onnx.errors import InputError
 
-from .. import image_strings
 from ..config import Config, config_of
+from ..items import bytes_of, check_text
 from ..labels import DIGITS
-from .functions import check_model, check_text, embedding_of, logged
+from ..model import permitted_engine
+from .functions import embed_outside_clock, embedding_of_value, logged
 
 if TYPE_CHECKING:
-    from llm_clip_onnx.engine import Engine  # imports onnxruntime, which Datasette's start does not wait for
+    from llm_clip_onnx.engine import Engine
 
 K = 20
 MAX_K = 1000
 
 
 def open_collection(conn, config: Config, database: str, name: str) -> Collection:
-    """A collection of a database, by llm's tables or by plugins.datasette-clip.collections. Raises InputError."""
+    """The collection of this name, by plugins.datasette-clip.collections, else by llm's tables. Raises InputError."""
     configured = config.collections.get(database, {})
     if name in configured:
         return collection.configured(conn, name, configured[name])
     return collection.open_collection(conn, name)
 
 
-def names_of(conn, config: Config, database: str) -> list[str]:
-    """Names of the collections of a database."""
+def collection_names(conn, config: Config, database: str) -> list[str]:
+    """Names of the collections of a database, sorted."""
     return sorted({*config.collections.get(database, {}), *collection.names_of(conn)})
 
 
-def stored(conn, of: Collection, terms: Sequence[Term]) -> dict[Term, NDArray[np.float32]]:
-    """The stored embeddings that a query names by id. Raises InputError for an id that there is none of."""
-    return {term: search.vector_of(conn, of, term.value) for term in terms if term.kind == "id"}
+def read_stored(conn, of: Collection, terms: Sequence[Term]) -> dict[Term, NDArray[np.float32]]:
+    """The stored embeddings of a query's terms of kind id. Raises InputError for an id that the collection lacks."""
+    return {term: search.vector_of(conn, of, str(term.value)) for term in terms if term.kind == "id"}
 
 
-def embedded(
-    engine: Engine, config: Config, terms: Sequence[Term], known: Mapping[Term, NDArray[np.float32]]
+def embed_query(
+    engine: Engine,
+    config: Config,
+    terms: Sequence[Term],
+    stored: Mapping[Term, NDArray[np.float32]],
+    embed_item: Callable[[str | bytes], NDArray[np.float32]],
 ) -> NDArray[np.float32]:
-    """The unit embedding [embed_dim] of a query, of whose terms some are known. Raises InputError and VectorError."""
+    """The unit embedding [embed_dim] of a query, with the stored embeddings of its terms of kind id.
 
-    def embedding(term: Term) -> NDArray[np.float32]:
-        if term in known:
-            return known[term]
+    Raises InputError, VectorError, and what `embed_item` raises for a text or an image.
+    """
+
+    def embed_term(term: Term) -> NDArray[np.float32]:
+        if term in stored:
+            return stored[term]
         if term.kind == "text":
             check_text(config, term.value)
-            return engine.embed_text([term.value])[0]
-        content = image_strings.bytes_of(term.value)
+            return embed_item(term.value)
+        content = term.value if isinstance(term.value, bytes) else bytes_of(term.value)
         if term.kind == "image":
-            return engine.embed_item(content)
-        found = vectors.from_blob(content)
-        if found.size != engine.manifest.embed_dim:
-            raise VectorError(f"{found.size} dimensions; vectors of this model have {engine.manifest.embed_dim}")
-        return found
+            return embed_item(content)
+        return vectors.from_blob(content, engine.manifest.embed_dim)
 
-    return query.combined(terms, embedding)
+    return query.combined(terms, embed_term)
 
 
-def clip_search(datasette, database: str, name: str | None, asked: str | bytes | None, k: int | None = K) -> str | None:
+def clip_search(datasette, database: str, name: str | None, q: str | bytes | None, k: int | None = K) -> str | None:
     """The k rows of a collection most like a query, as JSON: [{"id", "score", "rowid"}...], the best first.
 
-    asked: a query (see query.py), or a BLOB, which is an image or a vector blob. Raises InputError, VectorError and
-    ModelDirError.
+    q: a query (see clip_collections/query.py), or a BLOB with an image or a vector blob. Raises InputError, VectorError
+    and ModelDirError.
     """
-    from llm_clip_onnx.engine import default_engine
-
     config = config_of(datasette)
-    if name is None or asked is None or k is None:
+    if name is None or q is None or k is None:
         return None
-    check_model(config, MODEL_ID)
     check_k(k)
-    engine, conn = default_engine(), connection_of(datasette, database)
+    engine, conn = permitted_engine(config), connection_of(datasette, database)
     with sqlite_timelimit(conn, datasette.setting("sql_time_limit_ms")):
         of = open_collection(conn, config, database, name)
         collection.check_model(of, MODEL_ID, engine.manifest.embed_dim)
-        if isinstance(asked, bytes):
-            embedding = embedding_of(config, asked)
+        if isinstance(q, bytes):
+            embedding = embedding_of_value(config, engine, q)
         else:
-            terms = query.parse(str(asked))
-            embedding = embedded(engine, config, terms, stored(conn, of, terms))
+            terms = query.parse(str(q))
+            embed_item = partial(embed_outside_clock, engine)
+            embedding = embed_query(engine, config, terms, read_stored(conn, of, terms), embed_item)
         hits = search.search(conn, of, embedding, k)
-    return json.dumps([hit_as_json(hit) for hit in hits], ensure_ascii=False)
+    return json.dumps([hit_json(hit) for hit in hits], ensure_ascii=False)
 
 
-def hit_as_json(hit: search.Hit) -> dict:
-    return {"id": plain(hit.id), "score": round(hit.score, DIGITS), "rowid": hit.rowid}
+def hit_json(hit: search.Hit) -> dict:
+    return {"id": json_value(hit.id), "score": round(hit.score, DIGITS), "rowid": hit.rowid}
 
 
-def plain(value: object) -> object:
-    """A value as JSON can have it: bytes as Datasette writes them."""
+def json_value(value: object) -> object:
+    """An SQL value in JSON, bytes as Datasette writes them."""
     if isinstance(value, bytes):
         return {"$base64": True, "encoded": base64.b64encode(value).decode()}
     return value
 
 
+@per_datasette
+def connections_of(datasette) -> threading.local:
+    """The connections of SQL functions, as attributes by database. Each thread has its own."""
+    return threading.local()
+
+
 def connection_of(datasette, database: str):
-    """A connection of this thread to a database, for SQL functions: one that held its own would never be freed."""
-    known = datasette.__dict__.setdefault("_clip_connections", threading.local()).__dict__
-    if database not in known:
-        known[database] = datasette.get_database(database).connect()
-        known[database].text_factory = lambda text: str(text, "utf-8", "replace")  # as Datasette's own have it
-    return known[database]
+    """This thread's connection to a database. A function that held the connection it is on would never be freed."""
+    connections = connections_of(datasette).__dict__
+    if database not in connections:
+        connections[database] = connect(datasette, database)
+        connections[database].text_factory = lambda text: str(text, "utf-8", "replace")  # as Datasette's own
+    return connections[database]
 
 
 def register(conn, datasette, database: str) -> None:
-    """Put clip_search on a SQLite connection to a database."""
+    """Add clip_search to a SQLite connection to a database."""
     function = logged("clip_search", partial(clip_search, datasette, database))
     for arguments in (2, 3):
         conn.create_function("clip_search", arguments, function, deterministic=True)
 
 
 def check_k(k: object) -> None:
+    """Raises InputError for a k that is no whole number from 1 to MAX_K."""
     if not isinstance(k, int) or isinstance(k, bool) or not 0 < k <= MAX_K:
         raise InputError(f"k is {k!r}; expected a whole number from 1 to {MAX_K}, of the rows to answer")

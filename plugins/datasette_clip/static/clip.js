@@ -1,19 +1,19 @@
 /**
  * Calls a server of datasette-clip from any page: classifies images, embeds images and texts. No dependencies.
  *
- * An image is a File, Blob, ImageBitmap, HTMLImageElement or canvas. What the server refuses is an Error with its sentence.
+ * An image is a File, Blob, ImageBitmap, HTMLImageElement or canvas. If the server refuses a call, its sentence is thrown as an Error.
  */
 
 const LARGEST = 40000; // bytes of a JPEG, so that base64url of it fits a URL of 60,000
 
-/** What CLIP looks at of an image: its central square, upright, on white, `side` pixels wide, as a JPEG Blob. */
+/** The part of an image that CLIP looks at: its central square, upright, on white, `side` pixels wide, as a JPEG Blob. */
 export async function shrink(image, side = 224) {
   let from = image instanceof Blob ? await createImageBitmap(image) : image;
   const [width, height] = [from.naturalWidth || from.width, from.naturalHeight || from.height];
   let square = Math.min(width, height);
   let [x, y] = [(width - square) / 2, (height - square) / 2];
   do {
-    const to = square / 2 > side ? Math.ceil(square / 2) : side; // a canvas looks at 4 pixels for 1: halved, all count
+    const to = square / 2 > side ? Math.ceil(square / 2) : side; // a canvas averages 4 pixels at most, so halve at most
     const canvas = Object.assign(document.createElement("canvas"), { width: to, height: to });
     const context = Object.assign(canvas.getContext("2d"), { fillStyle: "white" });
     context.fillRect(0, 0, to, to);
@@ -35,16 +35,16 @@ export async function base64url(blob) {
 /**
  * The labels that fit an image best: {matches: [{label, probability, cosine}...], none_of_these, vector, ...}.
  *
- * labels: the name of a label set, or a list of labels; of the server's first set without. templates: a list of prompt
- * templates for a list of labels. k: how many come. method: GET, with the image in the URL, or POST. In place of the
- * image goes the `vector` of a former answer, to try other labels on.
+ * labels: the name of a label set, or a list of labels; without it the server's default set. templates: a list of prompt
+ * templates for a list of labels. k: how many labels come back. method: GET, with the image in the URL, or POST. The
+ * image may also be the `vector` of an earlier response, to try other labels.
  */
 export async function classify(server, image, { labels, templates = [], k = 5, method = "GET" } = {}) {
   const list = Array.isArray(labels) ? JSON.stringify(labels) : labels;
-  const fields = [...(list ? [["labels", list]] : []), ...templates.map((one) => ["templates", one]), ["k", k]];
+  const fields = [...(list ? [["labels", list]] : []), ...templates.map((template) => ["templates", template]), ["k", k]];
   const item = typeof image === "string" ? ["vector", image] : ["img", await shrink(image)];
-  const { results, ...known } = await ask(server, "classify", [item, ...fields], method);
-  return { ...known, ...results[0] };
+  const { results, ...common } = await ask(server, "classify", [item, ...fields], method);
+  return { ...common, ...results[0] };
 }
 
 /** The embedding of an image or of a text (a string): a Float32Array; of norm 1 where `normalize` is true. */

@@ -1,48 +1,48 @@
-/** Sends the form of /-/clip/classify or /-/clip/compare as it is changed, and puts the answer into the page. */
+/** Sends the form of /-/clip/classify or /-/clip/compare whenever it changes, and shows the response in the page. */
 import { shrink } from "./clip.js";
 import { onPictures } from "./picking.js";
 
-const TYPING_MS = 300; // after the last key, labels and texts are sent
+const TYPING_MS = 300; // from the last key until labels and texts are sent
 const form = document.querySelector(".clip-form");
 const result = document.querySelector("#clip-result");
 const status = document.querySelector("#clip-status");
 const several = "several" in form.dataset;
-let pending = []; // pictures that are chosen and not yet answered: [name, Blob]
-let asking = new AbortController();
+let pending = []; // [name, Blob] of pictures that have no response yet
+let newest = new AbortController(); // of the newest request; responses to older ones are not shown
 let timer;
 let takes = 0;
-let chosen = form.elements.labels?.value || form.elements.labels?.options[0].value; // the label set
-let before = []; // what a preview has taken the place of
+let chosenSet = form.elements.labels?.value || form.elements.labels?.options[0].value;
+let replaced = []; // nodes that a preview has replaced
 
-/** Shrinks pictures as CLIP sees them and sends them; what this browser cannot read goes as it is: the server says why. */
+/** Shrinks pictures to what CLIP sees and sends them. A file that this browser cannot read is sent as it is. */
 async function take(files, from) {
   for (const input of form.querySelectorAll("input[type=file]")) if (input !== from) input.value = "";
   const mine = ++takes;
   const side = Number(form.dataset.side);
   const taken = [];
   for (const file of [...files].slice(several ? 0 : -1)) taken.push([file.name, await shrink(file, side).catch(() => file)]);
-  if (!several && mine !== takes) return; // another has been chosen meanwhile
+  if (!several && mine !== takes) return; // the user has chosen another one meanwhile
   pending = several ? [...pending, ...taken] : taken;
   if (!several && taken[0][1].type === "image/jpeg") preview(...taken[0]);
   await send();
-  result.scrollIntoView({ block: "nearest" }); // on a telephone it is below the form
+  result.scrollIntoView({ block: "nearest" }); // it is below the form on a telephone
 }
 
-/** The picture, before the server has seen it. */
+/** Shows a picture before the server has responded. */
 function preview(name, blob) {
   const figure = document.createElement("figure");
   const image = Object.assign(new Image(224, 224), { src: URL.createObjectURL(blob), alt: `${name}, as CLIP will look at it` });
   figure.className = "clip-picture";
   figure.append(image);
-  if (!before.length) before = [...result.childNodes];
+  if (!replaced.length) replaced = [...result.childNodes];
   result.replaceChildren(...result.querySelectorAll("[type=hidden]"), figure);
 }
 
-/** Sends the form with the pictures that are pending; those that the server has seen go as their vectors alone. */
+/** Sends the form with the pending pictures. Of pictures that the server has seen it sends only the vectors. */
 async function send(button) {
   clearTimeout(timer);
-  asking.abort();
-  const mine = (asking = new AbortController());
+  newest.abort();
+  const mine = (newest = new AbortController());
   const body = new FormData(form);
   if (button?.name) body.append(button.name, button.value);
   body.delete("image");
@@ -59,16 +59,16 @@ async function send(button) {
     if (mine.signal.aborted) return;
     say(`The server cannot be reached (${error.message}). Nothing is lost: send it again.`);
   }
-  if (mine === asking) busy(false);
+  if (mine === newest) busy(false);
 }
 
-/** Puts an answer in place of the one before; or only its sentence, where the answer is not this page. */
+/** Shows a response in place of the previous one, or only its sentence if it is not this page. */
 function show(response, text, kept, ms) {
   const answered = new DOMParser().parseFromString(text, "text/html");
   const answer = answered.querySelector("#clip-result");
-  if (response.status < 500) pending = []; // also where it says 413, which it would say again
-  if (before.length && !pending.length) result.replaceChildren(...before);
-  if (!pending.length) before = [];
+  if (response.status < 500) pending = []; // also after 413, which would come again
+  if (replaced.length && !pending.length) result.replaceChildren(...replaced);
+  if (!pending.length) replaced = [];
   if (!answer) return say(response.headers.get("content-type")?.startsWith("text/plain") ? text : `The server answered ${response.status}.`);
   const focused = result.contains(document.activeElement);
   result.replaceChildren(...answer.childNodes);
@@ -79,7 +79,7 @@ function show(response, text, kept, ms) {
   status.textContent = answered.querySelector("#clip-status").textContent;
 }
 
-/** Puts pictures that were not sent, by their vectors, where the answer has left them out. */
+/** Adds the pictures that were not sent to the response, which has only their vectors. */
 function putBack(kept) {
   const [fields, images] = [result.querySelectorAll("[name=img]"), result.querySelectorAll("img")];
   result.querySelectorAll("[name=vector]").forEach(({ value }, at) => {
@@ -88,7 +88,7 @@ function putBack(kept) {
     fields[at].value = img;
     images[at].src = `data:image/jpeg;base64,${img.replaceAll("-", "+").replaceAll("_", "/")}`;
     for (const link of result.querySelectorAll("[data-most]")) {
-      link.href += img; // which is its last field
+      link.href += img; // the link ends with img=
       link.parentNode.hidden = link.search.length - 1 > link.dataset.most;
       link.parentNode.nextElementSibling.hidden = !link.parentNode.hidden;
     }
@@ -112,7 +112,7 @@ function unhide(part) {
   for (const element of part.querySelectorAll("[data-script]")) element.hidden = "copy" in element.dataset && !navigator.clipboard;
 }
 
-/** Whether there is a picture to ask about: typing alone asks for nothing. */
+/** True if the form has a picture. Without one, typing sends nothing. */
 function hasPicture() {
   return pending.length || new FormData(form).has("vector");
 }
@@ -122,15 +122,15 @@ form.addEventListener("submit", (event) => {
   send(event.submitter);
 });
 form.addEventListener("input", ({ target }) => {
-  if (target.name === "own") form.elements.labels.value = target.value.trim() ? "" : chosen;
+  if (target.name === "own") form.elements.labels.value = target.value.trim() ? "" : chosenSet;
   clearTimeout(timer);
   if (target.matches("textarea, [type=number]")) timer = setTimeout(() => hasPicture() && send(), TYPING_MS);
 });
 form.addEventListener("change", ({ target }) => {
   if (target.type === "file" && target.files.length) take(target.files, target);
   if (target.name === "labels") {
-    chosen = target.value || chosen;
-    if (form.elements.shown) form.elements.shown.value = form.elements.own.value; // the set is meant, not what was typed
+    chosenSet = target.value || chosenSet;
+    if (form.elements.shown) form.elements.shown.value = form.elements.own.value; // the user means the set, not the typed labels
     if (hasPicture() && (target.value || form.elements.own.value.trim())) send();
   }
 });
@@ -141,7 +141,7 @@ result.addEventListener("click", async ({ target }) => {
 });
 onPictures(form, take);
 addEventListener("pageshow", () => {
-  if (takes) return; // the page is as it was left
+  if (takes) return; // the page came from the browser's cache
   for (const input of form.querySelectorAll("[type=file]")) if (input.files.length) take(input.files, input);
 });
 unhide(document);

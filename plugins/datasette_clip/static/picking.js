@@ -1,7 +1,7 @@
-/** Calls `take(files)` for pictures that are dropped or pasted anywhere on a page, whose form says so meanwhile. */
+/** Calls `take(files)` for files that are dropped or pasted anywhere on a page. A file dragged over it marks the form. */
 export function onPictures(form, take) {
   document.addEventListener("dragover", (event) => {
-    if (!event.dataTransfer.types.includes("Files")) return; // text, for a field
+    if (!event.dataTransfer.types.includes("Files")) return; // text goes into a field
     event.preventDefault();
     form.classList.add("clip-over");
   });
@@ -13,7 +13,7 @@ export function onPictures(form, take) {
     take(event.dataTransfer.files);
   });
   document.addEventListener("paste", (event) => {
-    if (!event.clipboardData.files.length) return; // text, for a field
+    if (!event.clipboardData.files.length) return; // text goes into a field
     event.preventDefault();
     take(event.clipboardData.files);
   });

@@ -1,29 +1,29 @@
-/** Searches a collection while one types: asks for the same page, shows what it found, and keeps the URL a link to it. */
+/** Searches a collection while the user types: fetches the same page, shows its rows, and keeps the URL a link to them. */
 import { base64url, shrink } from "./clip.js";
 import { onPictures } from "./picking.js";
 
-const TYPING_MS = 80; // after the last key, the words are sent
-const SETTLED_MS = 2000; // what has stood for so long, "back" comes back to
+const TYPING_MS = 80; // from the last key until the words are sent
+const SETTLED_MS = 2000; // a query that stood so long gets an entry in the history
 const form = document.querySelector("#clip-form");
 const box = document.querySelector("#clip-q");
-const asked = document.querySelector("#clip-asked"); // a picture, beside the words
+const picture = document.querySelector("#clip-asked"); // the picture of the query
 const result = document.querySelector("#clip-result");
 const status = document.querySelector("#clip-status");
-let asking = new AbortController(); // the newest question; an answer to an older one is not shown
+let newest = new AbortController(); // of the newest request; responses to older ones are not shown
 let timer;
-let typedAt = -Infinity; // when words were last sent as they were typed
+let typedAt = -Infinity; // when typed words were last sent
 
-/** Makes what comes next the newest question. */
+/** Aborts the newest request. The caller's request is now the newest. */
 function begin() {
   clearTimeout(timer);
-  asking.abort();
-  return (asking = new AbortController());
+  newest.abort();
+  return (newest = new AbortController());
 }
 
-/** The URL of what the form asks, with the picture as its vector where that is known: it is shorter, and embedded. */
+/** The URL of the form's query. If `short`, a picture goes as its vector, which is shorter and already embedded. */
 function urlOf({ short = false } = {}) {
   const fields = new FormData(form);
-  const vector = short && asked.querySelector("[data-vector]")?.dataset.vector;
+  const vector = short && picture.querySelector("[data-vector]")?.dataset.vector;
   if (vector) fields.set("img", `vector:${vector}`);
   const search = new URLSearchParams();
   for (const [name, value] of fields) {
@@ -32,7 +32,7 @@ function urlOf({ short = false } = {}) {
   return form.action + (search.size ? `?${search}` : "");
 }
 
-/** The page of a URL, parsed, or null where it is not the newest question any more, or there is no answer. */
+/** The page of a URL, parsed; null if it is no longer the newest request, or if there is no page. */
 async function ask(mine, url, options = {}) {
   busy(true);
   const begun = performance.now();
@@ -40,20 +40,20 @@ async function ask(mine, url, options = {}) {
   try {
     const response = await fetch(url, { signal: mine.signal, ...options });
     const text = await response.text();
-    if (mine !== asking) return null;
+    if (mine !== newest) return null;
     const page = new DOMParser().parseFromString(text, "text/html");
     if (page.querySelector("#clip-result")) answered = page;
     else say(response.headers.get("content-type")?.startsWith("text/plain") ? text : `The server answered ${response.status}.`);
   } catch (error) {
-    if (mine === asking) say(`The server cannot be reached (${error.message}). Nothing is lost: search again.`);
+    if (mine === newest) say(`The server cannot be reached (${error.message}). Nothing is lost: search again.`);
   }
-  if (mine === asking) busy(false);
+  if (mine === newest) busy(false);
   const took = (performance.now() - begun).toFixed(1);
   for (const span of answered?.querySelectorAll("[data-round-trip]") ?? []) span.textContent = `, there and back ${took} ms`;
   return answered;
 }
 
-/** Searches for what the form says. `typed`: or is being typed. */
+/** Searches by the form. `typed`: the user is still typing. */
 async function search({ typed = false } = {}) {
   const mine = begin();
   remember(urlOf(), { typed });
@@ -61,17 +61,17 @@ async function search({ typed = false } = {}) {
   if (page) show(page);
 }
 
-/** Goes to a page, form and all. `remembered`: whether its URL is the one that is shown already. */
+/** Goes to a page, with its form. `remembered`: its URL is in the history already. */
 async function go(url, { remembered = false, mine = begin(), ...options } = {}) {
   const page = await ask(mine, url, options);
   if (!page) return;
   for (const input of form.querySelectorAll("#clip-q, #clip-where")) input.value = page.getElementById(input.id)?.value ?? "";
-  asked.replaceChildren(...page.querySelector("#clip-asked").childNodes);
+  picture.replaceChildren(...page.querySelector("#clip-asked").childNodes);
   show(page);
   if (!remembered) remember(urlOf());
 }
 
-/** Puts what was found in place of what was there; a sentence of what went wrong comes before it. */
+/** Shows the rows of a page in place of the previous ones. An error comes above them. */
 function show(page) {
   const answer = page.querySelector("#clip-result");
   const wrong = answer.querySelector("[role=alert]");
@@ -85,7 +85,7 @@ function show(page) {
   announce(page);
 }
 
-/** The rows that follow, after those that are there. */
+/** Appends the rows that follow. */
 async function more(link) {
   const page = await ask(begin(), link.href);
   const grid = page?.querySelector("#clip-grid");
@@ -101,11 +101,11 @@ async function more(link) {
 
 function announce(page) {
   const said = page.querySelector("#clip-status").textContent;
-  if (status.textContent !== said) status.textContent = said; // else it is read aloud at every key
+  if (status.textContent !== said) status.textContent = said; // else screen readers say it at every key
   document.title = page.title;
 }
 
-/** Puts a URL into the history: in place of what was typed just before, or after what has settled. */
+/** Puts a URL into the history. It replaces the last entry while the user types. */
 function remember(url, { typed = false } = {}) {
   const continued = typed && performance.now() - typedAt < SETTLED_MS;
   typedAt = typed ? performance.now() : -Infinity;
@@ -114,17 +114,17 @@ function remember(url, { typed = false } = {}) {
     if (continued) history.replaceState(null, "", url);
     else history.pushState(null, "", url);
   } catch {
-    // Safari takes 100 in 30 seconds
+    // Safari allows 100 in 30 seconds
   }
 }
 
-/** Shrinks a picture as CLIP sees it and searches by it; what this browser cannot read goes as it is. */
+/** Shrinks a picture to what CLIP sees and searches by it. A file that this browser cannot read is sent as it is. */
 async function take(files, from) {
   const mine = begin();
   const file = files[files.length - 1];
   for (const input of form.querySelectorAll("input[type=file]")) if (input !== from) input.value = "";
   const small = await shrink(file, Number(form.dataset.side)).catch(() => null);
-  if (mine !== asking) return;
+  if (mine !== newest) return;
   for (const input of form.querySelectorAll("input[type=file]")) input.value = "";
   const url = new URL(urlOf());
   url.searchParams.delete("img");
@@ -143,7 +143,7 @@ function say(sentence) {
   const paragraph = Object.assign(document.createElement("p"), { className: "message-error", textContent: sentence });
   paragraph.setAttribute("role", "alert");
   result.prepend(paragraph);
-  result.classList.add("clip-stale"); // the rows below are of the question before
+  result.classList.add("clip-stale"); // the rows below are those of the previous query
   status.textContent = "";
 }
 
@@ -170,7 +170,7 @@ document.querySelector(".clip-page").addEventListener("click", (event) => {
   const act = {
     go: () => go(link.href),
     q: () => ((box.value = link.dataset.q), search()),
-    remove: () => (asked.replaceChildren(), search()),
+    remove: () => (picture.replaceChildren(), search()),
     more: () => more(link),
   };
   const name = Object.keys(act).find((name) => name in link.dataset);

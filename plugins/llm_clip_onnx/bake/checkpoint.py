@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import CheckpointError
-from ..images.preprocess import Preprocess
-from ..model_dir import Source, sha256_of
+from ..model_dir import Preprocess, Source, sha256_of
 from ..tokenizer import END, START
 
 CONFIG, MODULES, NOTICE = "config.json", "modules.json", "NOTICE.txt"

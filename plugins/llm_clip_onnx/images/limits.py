@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from ..errors import InputError
+from .signatures import FORMATS
 
 MAX_PIXELS = 25_000_000  # width * height of any image, however small its file
 MAX_SIDE = 100_000  # pixels; a row is held whole
@@ -25,7 +26,6 @@ PER_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2}  # bytes in Pillow's memory; of 
 # megapixels, and may: one took 98 MB and 0.8 s with pillow-heif 1.8.1.
 MAX_PIXELS_OF = {"WEBP": 2_100_000, "AVIF": 2_100_000, "HEIF": 13_000_000}
 MAX_WEBP_BYTES = 4_000_000  # of a file; Pillow holds a copy of it beside the frames
-NAMES = {"WEBP": "WebP", "HEIF": "HEIC"}
 
 # Pillow undoes 230 MB/s of a PNG's rows stored the slowest way: 25 megapixels of four channels took 1.0 to 1.1 s of a
 # core, 18 take 0.75 (Xeon Skylake-SP, the other core busy, 2026-11-22).
@@ -45,9 +45,8 @@ def check_size(image: Image.Image) -> None:
         raise InputError(f"{found} is too large: at most {MAX_PIXELS:,} pixels are read")
     if max(image.size) > MAX_SIDE:
         raise InputError(f"{found} is too long: sides of at most {MAX_SIDE:,} pixels are read")
-    limit = MAX_PIXELS_OF.get(image.format or "")
-    if limit is not None:
-        check_pixels(image, NAMES.get(image.format or "", image.format or ""), limit)
+    if image.format in MAX_PIXELS_OF:
+        check_pixels(image, FORMATS[image.format].name, MAX_PIXELS_OF[image.format])
 
 
 def check_pixels(image: Image.Image, kind: str, limit: int) -> None:

@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image, ImagePalette
 
 from ..errors import InputError
+from .signatures import PNG_SIGNATURE
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
 KEPT = (b"IHDR", b"PLTE", b"tRNS", b"eXIf")  # a text or a colour profile of 1 kB may inflate to 1 MB, and often
 MAX_CHUNKS = 20_000  # Pillow reads each in Python
 INPUT_BYTES = 65_536  # given to zlib at once, which copies what it could not use
@@ -41,7 +41,7 @@ def read_png(blob: bytes) -> Png:
 
     Raises InputError for more chunks than are read.
     """
-    kept, at, count, last = [SIGNATURE], len(SIGNATURE), 0, b""
+    kept, at, count, last = [PNG_SIGNATURE], len(PNG_SIGNATURE), 0, b""
     parts: list[tuple[int, int]] = []
     while at + 8 <= len(blob) and last != b"IEND":
         length, kind = int.from_bytes(blob[at : at + 4], "big"), blob[at + 4 : at + 8]

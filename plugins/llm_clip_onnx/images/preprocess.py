@@ -13,15 +13,16 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from ..errors import InputError
+from ..model_dir import Preprocess
 from . import limits as image_limits
 from . import png_strips
+from .signatures import BUILT_IN, EXPECTED, FORMATS, format_of
 
 LARGE = 4_000_000  # pixels; from there PNG is decoded in strips and JPEG at a scale
 STRIP = 500_000  # pixels of a decoded image that are made RGB at once
@@ -33,7 +34,6 @@ SUPPORT = 3  # pixels, of those in and out the larger: how far Pillow's widest f
 SHARP = 2
 SMALL, SMALL_BYTES = 500_000, 200_000  # pixels, and bytes of the file
 ORIENTS = (None, "exif")
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")  # of all that Pillow knows, some start other programs
 one_at_a_time = threading.Lock()  # is an image decoded, so that three at once do not need three times the memory
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # image_limits.MAX_PIXELS is the lower bound
@@ -47,18 +47,6 @@ TURNED = {  # EXIF orientation: how the image is brought upright. Source: exif_t
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-@dataclass(frozen=True)
-class Preprocess:
-    """What a checkpoint says about pixels: sides in pixels, Pillow's number of a filter, mean and std per channel."""
-
-    shortest_side: int
-    crop: int
-    resample: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    scale: float
 
 
 # What is made of the rows of an image, as looked_at makes what CLIP looks at.
@@ -115,11 +103,12 @@ def read_image(image: Image.Image, how: Preprocess, orient: str | None) -> Image
 def read_bytes(blob: bytes, how: Preprocess, orient: str | None, look: Look | None = None) -> Image.Image:
     """What CLIP looks at of an image file, RGB, crop x crop, or what `look` makes of it. Raises InputError."""
     look = look or looked_at
-    if blob.startswith(png_strips.SIGNATURE):
+    begins_as = format_of(blob)
+    if begins_as == "PNG":
         return read_png(blob, how, orient, look)
-    if blob.startswith(b"\xff\xd8\xff"):
+    if begins_as == "JPEG":
         return read_jpeg(blob, how, orient, look)
-    if blob.startswith(b"GIF8"):
+    if begins_as == "GIF":
         image_limits.check_gif(blob)
     image = open_image(blob)
     image_limits.check_size(image)
@@ -166,7 +155,7 @@ def open_image(blob: bytes) -> Image.Image:
     """
     from PIL import AvifImagePlugin, WebPImagePlugin  # noqa: F401  # without these, Pillow imports all of its plugins
 
-    formats = FORMATS + (("HEIF",) if "HEIF" in Image.OPEN else ())
+    formats = BUILT_IN + tuple(name for name in FORMATS if FORMATS[name].plugin and name in Image.OPEN)
     return checked(lambda: Image.open(io.BytesIO(blob), formats=formats), blob)
 
 
@@ -179,9 +168,7 @@ def checked(opening, blob: bytes) -> Image.Image:
             f"{len(blob)}-byte image is too large: at most {image_limits.MAX_PIXELS:,} pixels are read"
         ) from error
     except Exception as error:  # Pillow's readers raise what they like on bytes that only begin well
-        raise InputError(
-            f"{len(blob)}-byte blob is not an image Pillow can open; expected JPEG, PNG, WebP or GIF bytes"
-        ) from error
+        raise InputError(f"{len(blob)}-byte blob is not an image; expected {EXPECTED}") from error
 
 
 def undecodable(image: Image.Image, error: Exception, blob: bytes | None = None) -> InputError:

@@ -18,7 +18,8 @@ from conftest import ROOT
 from hostile import SAMPLES, split
 from llm_clip_onnx.errors import InputError
 from llm_clip_onnx.images import png_strips, preprocess
-from llm_clip_onnx.images.preprocess import Preprocess, pixels_of
+from llm_clip_onnx.images.preprocess import pixels_of
+from llm_clip_onnx.model_dir import Preprocess
 from nasty import broken, chunk, images, photo, png, saved, with_alpha
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -71,7 +72,7 @@ def test_what_is_no_image_is_refused_with_a_sentence(name):
     assert any(
         part in str(raised.value)
         for part in (
-            "is not an image Pillow can open; expected JPEG, PNG, WebP or GIF bytes",
+            "is not an image; expected JPEG, PNG, WebP, GIF, BMP or AVIF",
             "cannot be decoded",
             "is too large",
         )
@@ -81,7 +82,7 @@ def test_what_is_no_image_is_refused_with_a_sentence(name):
 @pytest.mark.parametrize(
     ("image", "sentence"),
     [
-        (b"abc", "3-byte blob is not an image Pillow can open; expected JPEG, PNG, WebP or GIF bytes"),
+        (b"abc", "3-byte blob is not an image; expected JPEG, PNG, WebP, GIF, BMP or AVIF"),
         (broken()["12000 x 12000"], "image of 12000 x 12000 pixels is too large: at most 25,000,000 pixels are read"),
         (
             saved(Image.new("RGBA", (2100, 1001)), "WEBP"),
@@ -108,7 +109,8 @@ def test_a_truncated_jpeg_is_refused_not_filled_up():
 PEAK = """
 import io, re, sys
 from PIL import Image
-from llm_clip_onnx.preprocess import Preprocess, pixels_of
+from llm_clip_onnx.images.preprocess import pixels_of
+from llm_clip_onnx.model_dir import Preprocess
 image = io.BytesIO()
 Image.new(sys.argv[1], (int(sys.argv[2]),) * 2, "teal").save(image, "PNG")
 image, how = image.getvalue(), Preprocess(224, 224, 3, (0, 0, 0), (1, 1, 1), 1 / 255)
@@ -307,7 +309,7 @@ def test_another_orient_is_refused(orient):
 def test_heic_is_read_where_a_plugin_has_taught_pillow_that(monkeypatch):
     """A stand-in for pillow-heif, which registers under the same name; it reads a PNG after 12 bytes of HEIC."""
     blob = b"\0\0\0\x18ftypheic" + saved(photo(), "PNG")
-    with pytest.raises(InputError, match="is not an image Pillow can open"):
+    with pytest.raises(InputError, match="is not an image"):
         pixels_of(blob, processor(32))
 
     def opened(stream, name):
@@ -323,7 +325,8 @@ def test_opening_an_image_does_not_import_every_reader_of_pillow():
     code = """
 import sys
 from llm_clip_onnx.errors import InputError
-from llm_clip_onnx.preprocess import Preprocess, pixels_of
+from llm_clip_onnx.images.preprocess import pixels_of
+from llm_clip_onnx.model_dir import Preprocess
 from nasty import animation, photo, saved
 how = Preprocess(32, 32, 3, (0, 0, 0), (1, 1, 1), 1 / 255)
 for blob in (saved(photo(), "PNG"), saved(photo(), "JPEG"), animation(), b"nothing"):
@@ -333,7 +336,7 @@ for blob in (saved(photo(), "PNG"), saved(photo(), "JPEG"), animation(), b"nothi
         pass
 print(*(name for name in sys.modules if name.startswith("PIL.") and name.endswith("ImagePlugin")))
 """
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "tests/support")}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert "PIL.WebPImagePlugin" in done.stdout
     assert "PIL.PsdImagePlugin" not in done.stdout

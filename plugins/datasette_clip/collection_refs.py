@@ -1,0 +1,79 @@
+"""Which collections a client may see and search, and where: a database and a collection in it."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from dataclasses import dataclass
+from functools import partial
+
+from datasette.utils import tilde_decode
+from datasette.utils.asgi import Forbidden, NotFound
+
+from clip_collections.collection import Collection
+from datasette_guard import ensure_instance, may, may_view_table
+from llm_clip_onnx import MODEL_ID
+from llm_clip_onnx.errors import ClipError
+
+from .config import Config, config_of
+from .paths import search_path
+from .sql.search import collection_names, open_collection
+
+log = logging.getLogger("datasette_clip")
+
+
+@dataclass(frozen=True)
+class CollectionRef:
+    """A database and a collection in it that the client may see."""
+
+    database: str
+    of: Collection
+
+
+async def visible_collection(datasette, request) -> CollectionRef:
+    """The collection that a URL names. Raises NotFound if there is none, Forbidden if the client may not see it."""
+    await ensure_instance(datasette, request)
+    database, name = (tilde_decode(request.url_vars[part]) for part in ("database", "collection"))
+    if database not in datasette.databases or database == "_internal":
+        raise NotFound(f"there is no database {database!r}")
+    if not await may(datasette, request.actor, "view-database", database):
+        raise Forbidden("view-database")
+
+    def open_named(conn):
+        try:
+            return open_collection(conn, config_of(datasette), database, name)
+        except (ClipError, sqlite3.Error) as error:  # its sentence lists other collections: only for the log
+            log.warning("%s: %s", database, error)
+            raise NotFound(f"there is no collection {name!r} in database {database!r}") from error
+
+    of = await datasette.get_database(database).execute_fn(open_named)
+    if not await may_view_table(datasette, request.actor, database, of.table):
+        raise Forbidden("view-table")
+    return CollectionRef(database, of)
+
+
+async def searchable_collections(datasette, actor, within: str | None = None) -> list[dict[str, str]]:
+    """The collections that an actor may search, in all databases or within one: database, table, name and path."""
+    links = []
+    for database in [name for name in datasette.databases if name != "_internal" and within in (None, name)]:
+        if not await may(datasette, actor, "view-database", database):
+            continue
+        read = partial(collections_of_model, config=config_of(datasette), database=database)
+        for of in await datasette.get_database(database).execute_fn(read):
+            if await may_view_table(datasette, actor, database, of.table):
+                path = search_path(datasette, database, of.name)
+                links.append({"database": database, "table": of.table, "name": of.name, "path": path})
+    return links
+
+
+def collections_of_model(conn, config: Config, database: str) -> list[Collection]:
+    """The collections of a database whose vectors may be of our model."""
+    collections = []
+    for name in collection_names(conn, config, database):
+        try:
+            of = open_collection(conn, config, database, name)
+        except (ClipError, sqlite3.Error):
+            continue  # a search of it says why
+        if of.model in (None, MODEL_ID) and of.embed_dim:
+            collections.append(of)
+    return collections

@@ -1,0 +1,65 @@
+"""Links: from Datasette's own pages into ours, and from ours to Datasette's page of a query."""
+
+from __future__ import annotations
+
+from urllib.parse import urlencode
+
+from datasette_guard import is_1, may, query_fits
+
+from ..collection_refs import searchable_collections
+from ..paths import ABOUT, CLASSIFY, SEARCH
+
+
+async def home_page_variables(datasette, request, view_name: str) -> dict:
+    """The variables of templates/index.html; none for other pages."""
+    if view_name != "index":
+        return {}
+    return {"clip_collections": await searchable_collections(datasette, request.actor if request else None)}
+
+
+async def menu(datasette, actor) -> list[dict[str, str]]:
+    """Links of Datasette's menu. Search is among them if the actor may search a collection."""
+    links = {ABOUT: "CLIP embeddings", CLASSIFY: "Classify an image"}
+    for database in datasette.databases:
+        if await searchable_collections(datasette, actor, database):
+            links[SEARCH] = "Search by text or image"
+            break
+    return [{"href": datasette.urls.path(path), "label": label} for path, label in links.items()]
+
+
+async def actions(datasette, actor, database: str, table: str | None = None) -> list[dict[str, str]]:
+    """Links of a database's menu, or of a table's, to search its collections."""
+    return [
+        {"href": link["path"], "label": f"Search {link['name']} by text or image"}
+        for link in await searchable_collections(datasette, actor, database)
+        if table in (None, link["table"])
+    ]
+
+
+async def sql_database(datasette, actor: dict | None) -> str | None:
+    """The first database in which an actor may run SQL, _memory before all others; None if there is none."""
+    names = sorted((name for name in datasette.databases if name != "_internal"), key=lambda name: name != "_memory")
+    for name in names:
+        if await may(datasette, actor, "execute-sql", name):
+            return name
+    return None
+
+
+def sql_paths(datasette, database: str) -> tuple[str, str]:
+    """The paths of SQL queries to a database, as a page and as JSON. Datasette 1.0 redirects from those of 0.65."""
+    page = datasette.urls.database(database)
+    if is_1(datasette):
+        return f"{page}/-/query", f"{page}/-/query.json"
+    return page, datasette.urls.database(database, format="json")
+
+
+async def sql_page_path(datasette, request, query: dict[str, str]) -> str | None:
+    """The path of Datasette's page of a query: None if the client may run no SQL, "" if the path is too long."""
+    database = await sql_database(datasette, request.actor)
+    return database and fitting_path(datasette, sql_paths(datasette, database)[0], query)
+
+
+def fitting_path(datasette, path: str, query: dict[str, str]) -> str:
+    """A path with a query string, or "" if the guard would refuse it as too long."""
+    encoded = urlencode(query)
+    return f"{path}?{encoded}" if query_fits(datasette, encoded) else ""

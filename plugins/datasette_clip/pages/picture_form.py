@@ -1,0 +1,67 @@
+"""What /-/clip/classify and /-/clip/compare share: a form with pictures and lines of text, answered in its page.
+
+The pages work without scripts. static/pages.js sends the same form whenever it changes, and shows the response.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from datasette.utils.asgi import Response
+
+from datasette_guard import collect_soon, ensure_instance
+from llm_clip_onnx.errors import InputError
+
+from .. import paths
+from ..config import config_of
+from ..failures import WITH_SENTENCE, status_of, unknown_method
+from ..items import FormFields, read_form, receive_body
+from .pictures import pictures_of, read_pictures
+
+if TYPE_CHECKING:
+    from llm_clip_onnx.engine import Engine
+
+K = "5"
+LINE = re.compile(r"\S[^\r\n]*")
+
+Page = dict[str, Any]  # the variables of a template
+Fill = Callable[[Any, Any, FormFields, Page], Awaitable[None]]  # of a Datasette and a request
+
+
+async def render_form(datasette, request, template: str, fill: Fill) -> Response:
+    """The page that `fill` fills. If that raises, the page has the sentence and everything filled in so far."""
+    await ensure_instance(datasette, request)
+    if sentence := unknown_method(request, "page"):
+        return Response.text(sentence, status=405)
+    page: Page = {"paths": paths, "errors": [], "pictures": [], "side": 224, "sets": {}, "k": K}
+    status, config = 200, config_of(datasette)
+    try:
+        chunks, content_type = await receive_body(request), request.headers.get("content-type", "")
+        fields = await asyncio.to_thread(read_form, request.query_string, content_type, chunks, config.limits)
+        page["pictures"] = await asyncio.to_thread(pictures_of, fields)
+        await fill(datasette, request, fields, page)
+    except WITH_SENTENCE as error:
+        page["errors"].append(str(error))
+        status = status_of(error)
+    finally:
+        collect_soon()  # the body and the decoded images are large
+    page["pictures"] = [one for one in page["pictures"] if one.img or one.vector]  # a page cannot keep others
+    return Response.html(await datasette.render_template(template, page, request=request), status=status)
+
+
+async def read_page_pictures(datasette, request, engine: Engine, page: Page) -> None:
+    """Keep the pictures of the page that can be read. Raises InputError with the first sentence if none can."""
+    good, sentences = await read_pictures(request, engine, config_of(datasette), page["pictures"])
+    page["pictures"] = good
+    if not good:
+        raise InputError(sentences[0])
+    page["errors"] += sentences
+
+
+def lines_of(text: str, most: int) -> list[str]:
+    """The lines of a text that are not empty. If there are more than `most`, one more than that."""
+    return [line[0].strip() for line in islice(LINE.finditer(text), most + 1)]

@@ -1,0 +1,26 @@
+"""Every URL of ours, below base_url: for hooks, pages, templates and tests."""
+
+from __future__ import annotations
+
+from datasette.utils import tilde_encode
+
+ABOUT, HEALTH = "/-/clip", "/-/clip/health"
+EMBED, CLASSIFY, COMPARE = "/-/clip/embed", "/-/clip/classify", "/-/clip/compare"
+SEARCH, THUMBNAIL = "/-/clip/search", "/-/clip/thumbnail"  # SEARCH itself lists the collections
+COLLECTION = "/(?P<database>[^/.]+)/(?P<collection>[^/.]+)"  # each tilde-encoded, as in Datasette's own URLs
+READ_ONLY = {f"{EMBED}.json", f"{CLASSIFY}.json", CLASSIFY, COMPARE}  # paths that take a POST and change nothing
+
+
+def is_read_only(path: str) -> bool:
+    """True if a POST to this path (see datasette_guard.path_below) changes nothing."""
+    return path in READ_ONLY or path.startswith(f"{SEARCH}/")
+
+
+def search_path(datasette, database: str, collection: str) -> str:
+    """The path of a collection's search page, with base_url."""
+    return datasette.urls.path(f"{SEARCH}/{tilde_encode(database)}/{tilde_encode(collection)}")
+
+
+def thumbnail_path(datasette, database: str, collection: str) -> str:
+    """The path of a collection's thumbnails, with base_url."""
+    return datasette.urls.path(f"{THUMBNAIL}/{tilde_encode(database)}/{tilde_encode(collection)}")
