@@ -48,7 +48,7 @@ class Input:
 class Asked:
     """inputs: in their order. labels: the name of a set, or labels given with the request. k: of labels to answer.
 
-    templates: prompt templates for labels given. format: of vectors. normalize: to norm 1. orient: see pixels_of.
+    templates: prompt templates for labels given. format: of vectors. normalize: to norm 1. orient: see to_pixels.
     """
 
     inputs: list[Input] = field(default_factory=list)
