@@ -11,7 +11,7 @@ from dataclasses import replace
 from PIL import Image
 
 from llm_clip_onnx.errors import InputError
-from llm_clip_onnx.images.preprocess import TURNED, orientation, read_bytes, resized
+from llm_clip_onnx.images.preprocess import EXIF_TRANSPOSE, decode, exif_orientation, resize_strips
 from llm_clip_onnx.model_dir import Preprocess
 
 from .collection import Collection, columns_of, quoted, rows
@@ -27,7 +27,7 @@ HOW = Preprocess(SIDE, SIDE, Image.Resampling.BICUBIC, (0, 0, 0), (1, 1, 1), 1)
 
 def thumbnail(image: bytes) -> bytes:
     """A JPEG of at most 30 KB of an image file, upright, what is transparent on white. Raises InputError."""
-    small = read_bytes(image, HOW, "exif", whole_image)
+    small = decode(image, HOW, "exif", whole_image)
     for quality in QUALITIES:
         stream = io.BytesIO()
         small.save(stream, "JPEG", quality=quality, optimize=True)
@@ -43,11 +43,11 @@ def whole_image(
     width, height = full or image.size
     longer = max(width, height)
     side = min(SIDE, longer)
-    square = resized(strips, image.size, [0, 0, *map(float, image.size)], replace(how, crop=side), orient)
+    square = resize_strips(strips, image.size, [0, 0, *map(float, image.size)], replace(how, crop=side), orient)
     shape = (max(1, round(width * side / longer)), max(1, round(height * side / longer)))
     small = square.resize(shape, Image.Resampling.BICUBIC)
-    turn = orientation(image)
-    return small.transpose(TURNED[turn]) if turn in TURNED else small
+    orientation = exif_orientation(image)
+    return small.transpose(EXIF_TRANSPOSE[orientation]) if orientation in EXIF_TRANSPOSE else small
 
 
 def thumbnail_or_none(image: object) -> bytes | None:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from . import label_sets, model_dir, towers, zero_shot
 from .errors import InputError, ModelDirError
-from .images.preprocess import one_at_a_time, pixels_of
+from .images.preprocess import decode_lock, to_pixels
 from .lazy import Lazy
 from .tokenizer import ids_of, open_tokenizer
 from .zero_shot import Classifier
@@ -38,7 +38,7 @@ class Engine:
 
     def __init__(self, path: Path, side_by_side: bool = False):
         self.path = path
-        self._lock: AbstractContextManager = nullcontext() if side_by_side else one_at_a_time
+        self._lock: AbstractContextManager = nullcontext() if side_by_side else decode_lock
         self.manifest = model_dir.read_manifest(path)
         self._text, self._image = Lazy(self._open_text), Lazy(self._open_image)
         self._cache: LRUCache[str, tuple[int, NDArray[np.float32]]] = LRUCache(
@@ -192,7 +192,7 @@ class Engine:
         return embedding
 
     def _embed_one_image(self, image: bytes | Image.Image, orient: str | None) -> NDArray[np.float32]:
-        pixels = pixels_of(image, self.manifest.preprocess, orient, self._lock)
+        pixels = to_pixels(image, self.manifest.preprocess, orient, self._lock)
         return towers.run_image(self._image.get(), pixels[None])[0]
 
 

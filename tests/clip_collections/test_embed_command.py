@@ -294,7 +294,7 @@ def test_side_by_side_an_engine_waits_for_nobody_and_embeds_the_same(demo_dir, m
     large = saved(photo(1000, 800), "JPEG")
     found = []
     for side_by_side in (True, False):
-        monkeypatch.setattr("llm_clip_onnx.engine.one_at_a_time", lock())
+        monkeypatch.setattr("llm_clip_onnx.engine.decode_lock", lock())
         found.append((Engine(demo_dir, side_by_side).embed_item(large).tobytes(), len(taken)))
     assert found == [(found[0][0], 0), (found[0][0], 1)]
 

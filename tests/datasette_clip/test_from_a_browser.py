@@ -15,7 +15,7 @@ from PIL import Image
 from browser import chromium
 from conftest import ROOT
 from llm_clip_onnx import vectors
-from llm_clip_onnx.images.preprocess import read_bytes
+from llm_clip_onnx.images.preprocess import decode
 from nasty import photo, saved, with_alpha
 from serving import BIN, another_origin, environment, serving
 
@@ -136,7 +136,7 @@ def test_shrink_makes_what_clip_looks_at(size, run, demo_engine):
     picture = saved(photo(60, 60).resize(size, Image.Resampling.BICUBIC), "PNG")
     found = as_image(run(AS_DATA + "return shrunk(blob)", data_uri(picture, "png")))
     assert found.size == (224, 224)
-    wanted = read_bytes(picture, demo_engine.manifest.preprocess, None)
+    wanted = decode(picture, demo_engine.manifest.preprocess, None)
     difference = np.abs(np.asarray(found, np.float32) - np.asarray(wanted, np.float32))
     assert difference.mean() < 6
 

@@ -113,14 +113,14 @@ def jpeg_of(blob: bytes, how: Preprocess) -> bytes:
 
     It has at most JPEG_BYTES unless the lowest quality takes more. Raises InputError for an image that cannot be read.
     """
-    from llm_clip_onnx.images.preprocess import one_at_a_time, open_image, read_bytes
+    from llm_clip_onnx.images.preprocess import decode, decode_lock, open_image
 
     image = open_image(blob)
     is_ready = (image.format, image.size, image.mode) == ("JPEG", (how.crop, how.crop), "RGB")
     if is_ready and len(blob) <= JPEG_BYTES and not image.getexif():
         return blob
-    with one_at_a_time:
-        seen = read_bytes(blob, how, "exif")
+    with decode_lock:
+        seen = decode(blob, how, "exif")
     for quality in QUALITIES:
         stream = io.BytesIO()
         seen.save(stream, "JPEG", quality=quality)

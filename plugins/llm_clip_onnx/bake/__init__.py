@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from .. import __version__, label_sets, model_dir
 from ..errors import CheckpointError, FidelityError, ModelDirError
-from ..images.preprocess import pixels_of
+from ..images.preprocess import to_pixels
 from ..model_dir import Agreement, File, Manifest, Matrix, Tower
 from ..tokenizer import ids_of, open_tokenizer
 from ..towers import available_cores, multiplies_signed, open_tower, run_image, run_text
@@ -201,7 +201,7 @@ def plan_image(_work: Path, checkpoint: Checkpoint, say: Say) -> TowerPlan:
 
     config, tensors, images = checkpoint.config, checkpoint.tensors, made_images()
     pixels, calibration = (
-        np.stack([pixels_of(image, checkpoint.preprocess) for image in some])
+        np.stack([to_pixels(image, checkpoint.preprocess) for image in some])
         for some in (images.values(), calibration_images())
     )
 

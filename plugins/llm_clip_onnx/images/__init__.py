@@ -1,1 +1,1 @@
-"""Image files to the pixels that the image tower reads, within bounds of memory and time."""
+"""Image bytes to the pixels that the image tower reads, within limits of memory and time."""

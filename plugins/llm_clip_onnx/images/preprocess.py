@@ -1,9 +1,9 @@
-"""Image bytes to pixels: what CLIP's image tower looks at, by Pillow and numpy.
+"""Image bytes to pixels, the input of CLIP's image tower, by Pillow and numpy.
 
-The reading is llm-clip's, as it is with transformers 5: RGB first, what is transparent laid on white (transformers 4
-and openai/CLIP dropped alpha), EXIF rotation ignored, 16-bit grey saturated, the first frame of an animation. `orient`
-names another. Only the part that the centre crop keeps is ever made RGB or resized, some rows at a time: transformers
-makes 224 x 1,120,000 pixels of a 1 x 5000 image first.
+An image is read as llm-clip reads it with transformers 5: RGB first, transparency on white (transformers 4 and
+openai/CLIP dropped alpha), EXIF rotation ignored, 16-bit grey saturated, the first frame of an animation. The argument
+`orient` selects another reading. Only the part inside the centre crop is converted to RGB and resized, some rows at a
+time: transformers first makes 224 x 1,120,000 pixels of a 1 x 5000 image.
 """
 
 from __future__ import annotations
@@ -20,25 +20,24 @@ from PIL import ExifTags, Image
 
 from ..errors import InputError
 from ..model_dir import Preprocess
-from . import limits as image_limits
-from . import png_strips
+from . import limits, png_strips
 from .signatures import BUILT_IN, EXPECTED, FORMATS, format_of
 
-LARGE = 4_000_000  # pixels; from there PNG is decoded in strips and JPEG at a scale
-STRIP = 500_000  # pixels of a decoded image that are made RGB at once
-SUPPORT = 3  # pixels, of those in and out the larger: how far Pillow's widest filter looks
-# A scaled JPEG's short side is at least this many times what is made of it. Of 40 made JPEGs of 7 to 25 megapixels the
-# pixels then are 0.5 of 255 levels off on average, at most 16, and the demo model's embeddings have a cosine of 0.9995
-# or more, centred 0.9985, to those of the full decode (at 4 times: 0.17 levels, 0.9994, 0.9988, which is what 8-bit
-# weights make of any difference; at 1: 1.9 levels, 0.9994, 0.998). Xeon Skylake-SP, 2026-11-22.
-SHARP = 2
-SMALL, SMALL_BYTES = 500_000, 200_000  # pixels, and bytes of the file
+LARGE_PIXELS = 4_000_000  # a larger PNG is decoded in strips, a larger JPEG at a scale
+STRIP_PIXELS = 500_000  # of a decoded image, converted to RGB at once
+FILTER_SUPPORT = 3  # pixels, of the larger of source and result: the reach of Pillow's widest filter
+# A scaled JPEG's short side is at least this many times the shortest_side of Preprocess. Of 40 made JPEGs of 7 to 25
+# megapixels the pixels then are 0.5 of 255 levels off on average, at most 16, and the demo model's embeddings have a
+# cosine of 0.9995 or more, centred 0.9985, to those of the full decode (at 4 times: 0.17 levels, 0.9994, 0.9988, which
+# is what 8-bit weights make of any difference; at 1: 1.9 levels, 0.9994, 0.998). Xeon Skylake-SP, 2026-11-22.
+SCALED_JPEG_MARGIN = 2
+SMALL_PIXELS, SMALL_BYTES = 500_000, 200_000  # of an image that is decoded without decode_lock, and of its file
 ORIENTS = (None, "exif")
-one_at_a_time = threading.Lock()  # is an image decoded, so that three at once do not need three times the memory
+decode_lock = threading.Lock()  # one large image in memory at a time
 
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # image_limits.MAX_PIXELS is the lower bound
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # limits.MAX_PIXELS is lower
 
-TURNED = {  # EXIF orientation: how the image is brought upright. Source: exif_transpose, PIL/ImageOps.py
+EXIF_TRANSPOSE = {  # EXIF orientation: the operation that turns the image upright. Source: PIL/ImageOps.py
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -48,20 +47,21 @@ TURNED = {  # EXIF orientation: how the image is brought upright. Source: exif_t
     8: Image.Transpose.ROTATE_90,
 }
 
+# Makes one small image of the strips of a large one. Called as resize_and_crop is, which is the usual one.
+Render = Callable[[Iterable[Image.Image], Image.Image, Preprocess, str | None, tuple[int, int] | None], Image.Image]
 
-# What is made of the rows of an image, as looked_at makes what CLIP looks at.
-Look = Callable[[Iterable[Image.Image], Image.Image, Preprocess, str | None, tuple[int, int] | None], Image.Image]
 
-
-def pixels_of(
-    image: bytes | Image.Image, how: Preprocess, orient: str | None = None, lock: AbstractContextManager = one_at_a_time
+def to_pixels(
+    image: bytes | Image.Image,
+    preprocess: Preprocess,
+    orient: str | None = None,
+    lock: AbstractContextManager = decode_lock,
 ) -> NDArray[np.float32]:
-    """The pixels of one image: [3, crop, crop] float32, scaled and normalised. `lock` is held while a large one is
-    decoded.
+    """The pixels of one image, scaled and normalised: [3, crop, crop] float32. Holds `lock` to decode a large one.
 
-    `orient` None reads as llm-clip does. "exif" turns the image upright as its EXIF says, and keeps the upper 8 of 16
-    bits of grey, which llm-clip makes white almost everywhere; alpha lies on white in both.
-    Raises InputError for another `orient`, for anything else than an image, for one that would cost too much memory or
+    `orient` None reads as llm-clip does. "exif" turns the image upright by its EXIF orientation, and keeps the upper 8
+    of 16 bits of grey, where llm-clip makes almost everything white; transparency is laid on white in both.
+    Raises InputError for another `orient`, for anything but an image, for an image that would cost too much memory or
     time, and for one whose data are cut short or broken.
     Source: preprocess, openai/CLIP clip/clip.py; rounding as transformers' CLIPImageProcessor does it with Pillow.
     """
@@ -70,216 +70,220 @@ def pixels_of(
     if not isinstance(image, bytes | Image.Image):
         raise InputError(f"{type(image).__name__} is not an image; expected bytes or a PIL image")
     with nullcontext() if is_small(image) else lock:
-        cropped = read_bytes(image, how, orient) if isinstance(image, bytes) else read_image(image, how, orient)
-    rgb = np.asarray(cropped, np.float32) * np.float32(how.scale)
-    normalised = (rgb - np.array(how.mean, np.float32)) / np.array(how.std, np.float32)
+        crop = decode(image, preprocess, orient) if isinstance(image, bytes) else _crop(image, preprocess, orient)
+    rgb = np.asarray(crop, np.float32) * np.float32(preprocess.scale)
+    normalised = (rgb - np.array(preprocess.mean, np.float32)) / np.array(preprocess.std, np.float32)
     return np.ascontiguousarray(normalised.transpose(2, 0, 1), np.float32)
 
 
 def is_small(image: bytes | Image.Image) -> bool:
-    """Whether decoding takes little of anything, so that it need not wait for the photographs of others."""
+    """True if decoding takes so little memory that it need not wait for the large images of other threads."""
     if isinstance(image, bytes) and len(image) > SMALL_BYTES:
         return False
     try:
         width, height = (open_image(image) if isinstance(image, bytes) else image).size
     except InputError:
         return False
-    return width * height <= SMALL
+    return width * height <= SMALL_PIXELS
 
 
-def read_image(image: Image.Image, how: Preprocess, orient: str | None) -> Image.Image:
-    """What CLIP looks at of an image of the caller's: RGB, crop x crop. Raises InputError.
-
-    It is decoded whole, if it is not yet, never at a scale: its memory is the caller's.
-    """
-    image_limits.check_size(image)
+def _crop(image: Image.Image, preprocess: Preprocess, orient: str | None) -> Image.Image:
+    """As `decode` of a caller's PIL image, which is decoded whole: its memory is the caller's."""
+    limits.check_dimensions(image)
     try:
         image.load()
-        return looked_at(whole(image), image, how, orient)
+        return resize_and_crop(in_strips(image), image, preprocess, orient)
     except Exception as error:
-        raise undecodable(image, error) from error
+        raise _decoding_error(image, error) from error
 
 
-def read_bytes(blob: bytes, how: Preprocess, orient: str | None, look: Look | None = None) -> Image.Image:
-    """What CLIP looks at of an image file, RGB, crop x crop, or what `look` makes of it. Raises InputError."""
-    look = look or looked_at
+def decode(blob: bytes, preprocess: Preprocess, orient: str | None, render: Render | None = None) -> Image.Image:
+    """The centre crop of an image file, resized to RGB of crop x crop, or what `render` makes. Raises InputError."""
+    render = render or resize_and_crop
     begins_as = format_of(blob)
     if begins_as == "PNG":
-        return read_png(blob, how, orient, look)
+        return _decode_png(blob, preprocess, orient, render)
     if begins_as == "JPEG":
-        return read_jpeg(blob, how, orient, look)
+        return _decode_jpeg(blob, preprocess, orient, render)
     if begins_as == "GIF":
-        image_limits.check_gif(blob)
+        limits.check_gif(blob)
     image = open_image(blob)
-    image_limits.check_size(image)
-    image_limits.check_file(image, blob)
+    limits.check_dimensions(image)
+    limits.check_webp_and_bmp(image, blob)
     try:
-        return look(whole(image), image, how, orient, None)
+        return render(in_strips(image), image, preprocess, orient, None)
     except Exception as error:  # the decoders raise OSError, SyntaxError, struct.error, ValueError...
-        raise undecodable(image, error, blob) from error
+        raise _decoding_error(image, error, blob) from error
 
 
-def read_png(blob: bytes, how: Preprocess, orient: str | None, look: Look) -> Image.Image:
-    """`read_bytes` of a PNG: a large one in strips, unless it is interlaced."""
-    png = png_strips.read_png(blob)
-    image = checked(lambda: png_strips.open_header(png), blob)
-    image_limits.check_size(image)
-    image_limits.check_png(image)
+def _decode_png(blob: bytes, preprocess: Preprocess, orient: str | None, render: Render) -> Image.Image:
+    """`decode` of a PNG: a large one in strips, unless it is interlaced."""
+    layout = png_strips.read_layout(blob)
+    image = _open(lambda: png_strips.open_header(layout), blob)
+    limits.check_dimensions(image)
+    limits.check_png(image)
     try:
-        if image.info.get("interlace") or image.width * image.height <= LARGE:
-            image = png_strips.open_whole(png, blob)
-            return look(whole(image), image, how, orient, None)
-        return look(png_strips.strips(image, png, blob), image, how, orient, None)
+        if image.info.get("interlace") or image.width * image.height <= LARGE_PIXELS:
+            image = png_strips.open_whole(layout, blob)
+            return render(in_strips(image), image, preprocess, orient, None)
+        return render(png_strips.decode_strips(image, layout, blob), image, preprocess, orient, None)
     except Exception as error:
-        raise undecodable(image, error, blob) from error
+        raise _decoding_error(image, error, blob) from error
 
 
-def read_jpeg(blob: bytes, how: Preprocess, orient: str | None, look: Look) -> Image.Image:
-    """`read_bytes` of a JPEG: a large one at a scale of 1/2, 1/4 or 1/8, at which libjpeg decodes it faster too."""
-    jpeg = image_limits.read_jpeg(blob)
+def _decode_jpeg(blob: bytes, preprocess: Preprocess, orient: str | None, render: Render) -> Image.Image:
+    """`decode` of a JPEG: a large one at a scale of 1/2, 1/4 or 1/8, which libjpeg decodes faster too."""
+    cost = limits.jpeg_cost(blob)
     image = open_image(blob)
-    image_limits.check_size(image)
-    full, scale = image.size, image_limits.jpeg_scale(image, jpeg, SHARP * how.shortest_side, LARGE)
+    limits.check_dimensions(image)
+    full_size = image.size
+    scale = limits.jpeg_scale(image, cost, SCALED_JPEG_MARGIN * preprocess.shortest_side, LARGE_PIXELS)
     try:
         if scale > 1:
-            image.draft(None, (full[0] // scale, full[1] // scale))
-        return look(whole(image), image, how, orient, full)
+            image.draft(None, (full_size[0] // scale, full_size[1] // scale))
+        return render(in_strips(image), image, preprocess, orient, full_size)
     except Exception as error:
-        raise undecodable(image, error, blob) from error
+        raise _decoding_error(image, error, blob) from error
 
 
 def open_image(blob: bytes) -> Image.Image:
-    """An image that Pillow can read, not yet decoded.
+    """An image opened by Pillow and not yet decoded.
 
-    Raises InputError for bytes that are no image of FORMATS, or of HEIC where a plugin has taught Pillow that.
+    Raises InputError for bytes that are no image of a format in signatures.FORMATS, or of one that needs a plugin which
+    is not installed.
     """
     from PIL import AvifImagePlugin, WebPImagePlugin  # noqa: F401  # without these, Pillow imports all of its plugins
 
     formats = BUILT_IN + tuple(name for name in FORMATS if FORMATS[name].plugin and name in Image.OPEN)
-    return checked(lambda: Image.open(io.BytesIO(blob), formats=formats), blob)
+    return _open(lambda: Image.open(io.BytesIO(blob), formats=formats), blob)
 
 
-def checked(opening, blob: bytes) -> Image.Image:
-    """What `opening` gives. Raises InputError for all that it raises."""
+def _open(opener: Callable[[], Image.Image], blob: bytes) -> Image.Image:
     try:
-        return opening()
+        return opener()
     except Image.DecompressionBombError as error:
         raise InputError(
-            f"{len(blob)}-byte image is too large: at most {image_limits.MAX_PIXELS:,} pixels are read"
+            f"{len(blob)}-byte image is too large: at most {limits.MAX_PIXELS:,} pixels are read"
         ) from error
-    except Exception as error:  # Pillow's readers raise what they like on bytes that only begin well
+    except Exception as error:  # Pillow's readers raise many kinds of errors on bytes that only begin well
         raise InputError(f"{len(blob)}-byte blob is not an image; expected {EXPECTED}") from error
 
 
-def undecodable(image: Image.Image, error: Exception, blob: bytes | None = None) -> InputError:
+def _decoding_error(image: Image.Image, error: Exception, blob: bytes | None = None) -> InputError:
     size = f"{len(blob)}-byte " if blob is not None else ""
     return InputError(f"{size}{image.format or 'unknown'} image cannot be decoded: {error}")
 
 
-def whole(image: Image.Image) -> Iterator[Image.Image]:
-    """An image from top to bottom as images of some rows each, decoded at the first of them."""
-    tall = max(1, STRIP // image.width)
-    for top in range(0, image.height, tall):
-        yield image.crop((0, top, image.width, min(top + tall, image.height)))
+def in_strips(image: Image.Image) -> Iterator[Image.Image]:
+    """The image from top to bottom as images of some rows each. The first of them decodes the whole image."""
+    height = max(1, STRIP_PIXELS // image.width)
+    for top in range(0, image.height, height):
+        yield image.crop((0, top, image.width, min(top + height, image.height)))
 
 
-def looked_at(
+def resize_and_crop(
     strips: Iterable[Image.Image],
     image: Image.Image,
-    how: Preprocess,
+    preprocess: Preprocess,
     orient: str | None,
-    full: tuple[int, int] | None = None,
+    full_size: tuple[int, int] | None = None,
 ) -> Image.Image:
-    """The centre of an image of which `strips` are all rows, resized: RGB, crop x crop.
+    """The centre crop of an image whose rows come as `strips`, resized: RGB, crop x crop.
 
-    `full` is the size of an image that is decoded at a scale, of which the window is taken.
+    `full_size` is the size of a JPEG that is decoded at a scale; the crop is computed from it.
     """
-    turn = orientation(image) if orient == "exif" else 1
-    size = full or image.size
+    orientation = exif_orientation(image) if orient == "exif" else 1
+    size = full_size or image.size
     scale = round(size[0] / image.width)
-    box = [float(np.float32(side / scale)) for side in window(size, how, turn)]  # Pillow takes it as float32
-    small = resized(strips, image.size, box, how, orient)
-    return small.transpose(TURNED[turn]) if turn in TURNED else small
+    window = crop_window(size, preprocess, orientation)
+    box = [float(np.float32(side / scale)) for side in window]  # Pillow takes it as float32
+    crop = resize_strips(strips, image.size, box, preprocess, orient)
+    return crop.transpose(EXIF_TRANSPOSE[orientation]) if orientation in EXIF_TRANSPOSE else crop
 
 
-def orientation(image: Image.Image) -> int:
-    """The EXIF orientation of an image, 1 to 8; 1, which is upright, where it has none or none that can be read."""
+def exif_orientation(image: Image.Image) -> int:
+    """The EXIF orientation of an image, 1 to 8; 1, which is upright, if it has none or a broken one."""
     try:
-        turn = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)  # PNG's own getexif decodes the image
+        # PNG's own getexif decodes the image.
+        orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     except Exception:  # browsers too show an image whose EXIF is broken
         return 1
-    return turn if turn in TURNED else 1
+    return orientation if orientation in EXIF_TRANSPOSE else 1
 
 
-def window(size: tuple[int, int], how: Preprocess, turn: int = 1) -> tuple[float, float, float, float]:
-    """Where the centre crop of the resized, upright image lies in the image as it came: left, top, right, bottom.
+def crop_window(
+    size: tuple[int, int], preprocess: Preprocess, orientation: int = 1
+) -> tuple[float, float, float, float]:
+    """The place in an image of `size`, before it is turned upright, of its centre crop: left, top, right, bottom.
 
-    In pixels; Pillow samples there at the very same points as when it resizes all and crops then.
+    In pixels. Pillow samples there at the same points as if it resized the whole upright image and cropped then.
     """
-    across, down = size[::-1] if turn >= 5 else size
-    short = min(size)
-    width, height = int(how.shortest_side * across / short), int(how.shortest_side * down / short)
-    left, top = (width - how.crop) // 2, (height - how.crop) // 2
+    crop = preprocess.crop
+    across, down = size[::-1] if orientation >= 5 else size
+    width, height = (int(preprocess.shortest_side * side / min(size)) for side in (across, down))
+    left, top = (width - crop) // 2, (height - crop) // 2
     x, y = across / width, down / height
-    box = [(left * x, (left + how.crop) * x), (top * y, (top + how.crop) * y)]
-    if turn >= 5:
+    box = [(left * x, (left + crop) * x), (top * y, (top + crop) * y)]
+    if orientation >= 5:
         box.reverse()
-    for axis, turns in ((0, (2, 3, 7, 8)), (1, (3, 4, 6, 7))):
-        if turn in turns:
+    for axis, mirrored_by in ((0, (2, 3, 7, 8)), (1, (3, 4, 6, 7))):
+        if orientation in mirrored_by:
             box[axis] = (max(0.0, size[axis] - box[axis][1]), size[axis] - box[axis][0])
     (left_, right), (top_, bottom) = box
     return left_, top_, right, bottom
 
 
-def reach(low: float, high: float, to: int, side: int) -> tuple[int, int]:
-    """First and one after the last of `side` pixels that count where those from low to high are resized to `to`."""
-    support = SUPPORT * max(1.0, (high - low) / to)
+def source_range(low: float, high: float, target: int, side: int) -> tuple[int, int]:
+    """The first and one after the last of `side` pixels that a filter reads to resize low..high to `target` pixels."""
+    support = FILTER_SUPPORT * max(1.0, (high - low) / target)
     return max(0, int(low - support) - 1), min(side, int(high + support) + 2)
 
 
-def resized(
-    strips: Iterable[Image.Image], size: tuple[int, int], box: list[float], how: Preprocess, orient: str | None
+def resize_strips(
+    strips: Iterable[Image.Image], size: tuple[int, int], box: list[float], preprocess: Preprocess, orient: str | None
 ) -> Image.Image:
-    """What lies in `box` of an image of which `strips` are all rows, as RGB of crop x crop.
+    """The part in `box` of an image of `size` whose rows come as `strips`: RGB, crop x crop.
 
-    Of a large image each strip is resized across as it comes, and all of them down at the end: Pillow's own two passes,
-    each rounded to 8 bits. (Of an image higher than wide Pillow 13 resizes down first, which may differ by a level.)
+    Each strip of a large image is resized horizontally as it comes, and all of them vertically at the end. These are
+    Pillow's own two passes, each rounded to 8 bits. (If an image is higher than wide, Pillow 13 resizes vertically
+    first, which may differ by a level.)
     """
     left, top, right, bottom = box
-    resample, large = Image.Resampling(how.resample), size[0] * size[1] > LARGE
-    first, last = reach(left, right, how.crop, size[0]) if large else (0, size[0])
-    highest, lowest = reach(top, bottom, how.crop, size[1]) if large else (0, size[1])
-    kept = Image.new("RGB", (how.crop if large else size[0], lowest - highest))
-    at = 0
+    crop, filter_, is_large = preprocess.crop, Image.Resampling(preprocess.resample), size[0] * size[1] > LARGE_PIXELS
+    first_column, end_column = source_range(left, right, crop, size[0]) if is_large else (0, size[0])
+    first_row, end_row = source_range(top, bottom, crop, size[1]) if is_large else (0, size[1])
+    kept = Image.new("RGB", (crop if is_large else size[0], end_row - first_row))
+    y = 0  # of the strip's first row
     for strip in strips:
-        upper, lower = max(at, highest), min(at + strip.height, lowest)
+        upper, lower = max(y, first_row), min(y + strip.height, end_row)
         if upper < lower:
-            rgb = as_rgb(strip.crop((first, upper - at, last, lower - at)), orient)
-            if large:
-                rgb = rgb.resize((how.crop, rgb.height), resample, box=(left - first, 0, right - first, rgb.height))
-            kept.paste(rgb, (0, upper - highest))
-        at += strip.height
-    left, right = (0, how.crop) if large else (left, right)
-    return kept.resize((how.crop, how.crop), resample, box=(left, top - highest, right, bottom - highest))
+            rgb = to_rgb(strip.crop((first_column, upper - y, end_column, lower - y)), orient)
+            if is_large:
+                columns = (left - first_column, 0, right - first_column, rgb.height)
+                rgb = rgb.resize((crop, rgb.height), filter_, box=columns)
+            kept.paste(rgb, (0, upper - first_row))
+        y += strip.height
+    left, right = (0, crop) if is_large else (left, right)
+    return kept.resize((crop, crop), filter_, box=(left, top - first_row, right, bottom - first_row))
 
 
-def as_rgb(image: Image.Image, orient: str | None = None) -> Image.Image:
-    """The image as RGB, what is transparent laid on white. Source: convert_to_rgb, transformers 5.23.
+def to_rgb(image: Image.Image, orient: str | None = None) -> Image.Image:
+    """The image as RGB, its transparency on white. Source: convert_to_rgb, transformers 5.23.
 
-    16-bit grey saturates, or is divided by 256 where `orient` is given.
+    16-bit grey saturates, or is divided by 256 if `orient` is given.
     """
     if orient is not None and image.mode.startswith("I;16"):
-        return shallow(image)
+        return grey_16_to_rgb(image)
     if "A" not in image.getbands() and image.info.get("transparency") is None:
         return image if image.mode == "RGB" else image.convert("RGB")
     rgba = image if image.mode == "RGBA" else image.convert("RGBA")
-    if rgba.getchannel("A").getextrema() == (255, 255):  # nothing shines through: a quarter of the time
+    if rgba.getchannel("A").getextrema() == (255, 255):  # opaque everywhere: a quarter of the time
         return rgba.convert("RGB")
     return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
-def shallow(image: Image.Image) -> Image.Image:
-    """16-bit grey as RGB by its upper 8 bits, its transparent value, if it has one, white."""
+def grey_16_to_rgb(image: Image.Image) -> Image.Image:
+    """16-bit grey as RGB by its upper 8 bits; its transparent value, if it has one, becomes white."""
     grey = np.asarray(image)
     upper = (grey >> 8).astype(np.uint8)
     if image.info.get("transparency") is not None:

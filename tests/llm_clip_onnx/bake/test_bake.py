@@ -23,7 +23,7 @@ from llm_clip_onnx.bake.checkpoint import open_checkpoint
 from llm_clip_onnx.bake.samples import TEXTS, made_images
 from llm_clip_onnx.engine import Engine
 from llm_clip_onnx.errors import CheckpointError, FidelityError, ModelDirError
-from llm_clip_onnx.images.preprocess import pixels_of
+from llm_clip_onnx.images.preprocess import to_pixels
 from llm_clip_onnx.tokenizer import ids_of, open_tokenizer
 from llm_clip_onnx.vectors import cosine
 from random_checkpoint import write_checkpoint
@@ -67,7 +67,7 @@ def oracle(folder: Path, path: Path) -> tuple[list, list]:
     acts = {"quick_gelu": reference.quick_gelu, "gelu": reference.gelu}
     bpe = open_tokenizer(path / "vocab.json", path / "merges.txt", config.context_length)
     texts = [reference.encode_text(sd, ids_of(bpe, t), config.text.heads, acts[config.text.activation]) for t in WORDS]
-    pixels = [pixels_of(made_images()[name], checkpoint.preprocess).astype(np.float64) for name in PICTURES]
+    pixels = [to_pixels(made_images()[name], checkpoint.preprocess).astype(np.float64) for name in PICTURES]
     return texts, [reference.encode_image(sd, p, config.image.heads, acts[config.image.activation]) for p in pixels]
 
 

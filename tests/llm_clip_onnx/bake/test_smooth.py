@@ -25,7 +25,7 @@ from llm_clip_onnx.bake.quantize import product_in_8_bits, quantize_columns
 from llm_clip_onnx.bake.samples import CALIBRATION_TEXTS, TEXTS, calibration_images, made_images
 from llm_clip_onnx.engine import Engine
 from llm_clip_onnx.errors import FidelityError
-from llm_clip_onnx.images.preprocess import pixels_of
+from llm_clip_onnx.images.preprocess import to_pixels
 from llm_clip_onnx.model_dir import Agreement, read_manifest
 from llm_clip_onnx.towers import open_tower
 from plain_quantisation import TOWERS, mean_cosine, per_tensor
@@ -195,7 +195,7 @@ def test_matrices_that_8_bits_harm_stay_float32_and_their_cost_is_told(tmp_path)
     expected = forward.embed_images(
         checkpoint.config,
         checkpoint.tensors,
-        np.stack([pixels_of(picture, checkpoint.preprocess) for picture in made_images().values()]),
+        np.stack([to_pixels(picture, checkpoint.preprocess) for picture in made_images().values()]),
     )
     result = fidelity.agreement(found, expected, list(made_images()))
     assert result.worst_centred == pytest.approx(image.fidelity["int8 with fp32"].worst_centred, abs=1e-4)

@@ -18,7 +18,7 @@ from conftest import ROOT
 from hostile import SAMPLES, split
 from llm_clip_onnx.errors import InputError
 from llm_clip_onnx.images import png_strips, preprocess
-from llm_clip_onnx.images.preprocess import pixels_of
+from llm_clip_onnx.images.preprocess import to_pixels
 from llm_clip_onnx.model_dir import Preprocess
 from nasty import broken, chunk, images, photo, png, saved, with_alpha
 
@@ -37,7 +37,7 @@ def test_there_is_a_golden_for_every_image():
 
 @pytest.mark.parametrize("name", images())
 def test_pixels_are_the_goldens(name):
-    found = pixels_of(images()[name], processor(32))
+    found = to_pixels(images()[name], processor(32))
     assert (found.shape, found.dtype) == ((3, 32, 32), np.float32)
     # Pillow takes the corners of a window as float32, so its weights, rounded to 8 bits, may differ by a level or two.
     np.testing.assert_allclose(found, GOLDEN[name], atol=2.01 * LEVEL)
@@ -49,18 +49,18 @@ def test_a_shortest_side_larger_than_the_crop_is_cropped_as_the_reference_does()
 
     theirs = CLIPImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32})
     expected = theirs(photo(97, 61), return_tensors="np")["pixel_values"][0]
-    np.testing.assert_allclose(pixels_of(photo(97, 61), processor(32, 40)), expected, atol=2.01 * LEVEL)
+    np.testing.assert_allclose(to_pixels(photo(97, 61), processor(32, 40)), expected, atol=2.01 * LEVEL)
 
 
 def test_bytes_and_a_pil_image_give_the_same_pixels():
-    np.testing.assert_array_equal(pixels_of(saved(photo(), "PNG"), processor(224)), pixels_of(photo(), processor(224)))
+    np.testing.assert_array_equal(to_pixels(saved(photo(), "PNG"), processor(224)), to_pixels(photo(), processor(224)))
 
 
 def test_a_sliver_of_an_image_takes_no_memory():
     """Resizing all of it first, as transformers does, makes 224 x 4,480,000 pixels of it."""
     sliver = saved(Image.new("RGB", (1, 20_000), "red"), "PNG")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    pixels = pixels_of(sliver, processor(224))
+    pixels = to_pixels(sliver, processor(224))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
     assert pixels.shape == (3, 224, 224)
 
@@ -68,7 +68,7 @@ def test_a_sliver_of_an_image_takes_no_memory():
 @pytest.mark.parametrize("name", broken())
 def test_what_is_no_image_is_refused_with_a_sentence(name):
     with pytest.raises(InputError) as raised:
-        pixels_of(broken()[name], processor(224))
+        to_pixels(broken()[name], processor(224))
     assert any(
         part in str(raised.value)
         for part in (
@@ -95,21 +95,21 @@ def test_what_is_no_image_is_refused_with_a_sentence(name):
 )
 def test_the_sentence_says_what_was_found_and_what_was_expected(image, sentence):
     with pytest.raises(InputError) as raised:
-        pixels_of(image, processor(224))
+        to_pixels(image, processor(224))
     assert str(raised.value) == sentence
 
 
 def test_a_truncated_jpeg_is_refused_not_filled_up():
     jpeg = saved(photo(300, 200), "JPEG")
     with pytest.raises(InputError, match="JPEG image cannot be decoded"):
-        pixels_of(jpeg[: len(jpeg) // 2], processor(224))
-    assert pixels_of(jpeg, processor(224)).shape == (3, 224, 224)
+        to_pixels(jpeg[: len(jpeg) // 2], processor(224))
+    assert to_pixels(jpeg, processor(224)).shape == (3, 224, 224)
 
 
 PEAK = """
 import io, re, sys
 from PIL import Image
-from llm_clip_onnx.images.preprocess import pixels_of
+from llm_clip_onnx.images.preprocess import to_pixels
 from llm_clip_onnx.model_dir import Preprocess
 image = io.BytesIO()
 Image.new(sys.argv[1], (int(sys.argv[2]),) * 2, "teal").save(image, "PNG")
@@ -117,9 +117,9 @@ image, how = image.getvalue(), Preprocess(224, 224, 3, (0, 0, 0), (1, 1, 1), 1 /
 def peak():  # not ru_maxrss, which a process takes over from the one that started it
     return re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]
 open("/proc/self/clear_refs", "w").write("5")  # forget the peak that making the image was
-pixels_of(Image.new(sys.argv[1], (9, 9)), how)
+to_pixels(Image.new(sys.argv[1], (9, 9)), how)
 print(peak())
-pixels_of(image, how)
+to_pixels(image, how)
 print(peak())
 """
 
@@ -145,8 +145,8 @@ def at_once(image: Image.Image, how: Preprocess) -> np.ndarray:
 
 
 def levels(image: bytes | Image.Image, how: Preprocess, orient: str | None = None) -> np.ndarray:
-    """What pixels_of looked at: [crop, crop, 3] uint8."""
-    pixels = pixels_of(image, how, orient).transpose(1, 2, 0)
+    """What to_pixels looked at: [crop, crop, 3] uint8."""
+    pixels = to_pixels(image, how, orient).transpose(1, 2, 0)
     return np.rint((pixels * np.float32(how.std) + np.float32(how.mean)) * 255).astype(np.uint8)
 
 
@@ -169,7 +169,7 @@ KINDS += [(depth, colour) for depth in (8, 16) for colour in (2, 4, 6)]
 @pytest.mark.parametrize("transparent", [False, True], ids=["opaque", "transparent"])
 @pytest.mark.parametrize(("depth", "colour"), KINDS)
 def test_a_png_in_strips_is_exactly_the_png_at_once(depth, colour, transparent, monkeypatch):
-    monkeypatch.setattr(preprocess, "LARGE", 0)
+    monkeypatch.setattr(preprocess, "LARGE_PIXELS", 0)
     monkeypatch.setattr(png_strips, "STRIP_BYTES", 700)
     transparent = transparent and colour in (0, 2, 3)
     for seed, (width, height) in enumerate([(1, 1), (300, 1), (97, 61), (61, 61), (250, 33), (700, 299)]):
@@ -179,7 +179,7 @@ def test_a_png_in_strips_is_exactly_the_png_at_once(depth, colour, transparent, 
 
 
 def test_a_png_higher_than_wide_is_resized_across_first_which_differs_by_a_level(monkeypatch):
-    monkeypatch.setattr(preprocess, "LARGE", 0)
+    monkeypatch.setattr(preprocess, "LARGE_PIXELS", 0)
     for size in ((61, 97), (299, 700), (400, 401)):
         blob = saved(photo(*size), "PNG")
         found, expected = levels(blob, processor(32)).astype(int), at_once(photo(*size), processor(32)).astype(int)
@@ -196,7 +196,7 @@ def test_an_image_up_to_the_size_of_strips_is_exactly_what_pillow_makes_of_it_at
 
 
 def test_image_data_in_many_chunks_and_followed_by_more_are_read(monkeypatch):
-    monkeypatch.setattr(preprocess, "LARGE", 0)
+    monkeypatch.setattr(preprocess, "LARGE_PIXELS", 0)
     blob = saved(photo(300, 200), "PNG")
     expected = levels(blob, processor(32))
     np.testing.assert_array_equal(levels(split(blob, 7), processor(32)), expected)
@@ -221,7 +221,7 @@ def with_orientation(image: Image.Image, turn: int, kind: str, **options) -> byt
 @pytest.mark.parametrize("turn", [1, 3, 6])
 def test_a_scaled_jpeg_is_neither_shifted_nor_stretched(turn, monkeypatch):
     """Its sides are one more than multiples of 8: the window is that of the whole image, not of the rounded one."""
-    monkeypatch.setattr(preprocess, "LARGE", 0)
+    monkeypatch.setattr(preprocess, "LARGE_PIXELS", 0)
     ramp = Image.fromarray(np.add.outer(np.arange(129) * 0.5, np.arange(137)).astype(np.uint8))
     blob = with_orientation(ramp, turn, "JPEG", quality=100)
     expected = at_once(ImageOps.exif_transpose(Image.open(io.BytesIO(blob))), processor(8)).astype(int)
@@ -231,7 +231,7 @@ def test_a_scaled_jpeg_is_neither_shifted_nor_stretched(turn, monkeypatch):
 @pytest.mark.parametrize("large", [0, 4_000_000], ids=["in strips", "at once"])
 @pytest.mark.parametrize("turn", range(1, 9))
 def test_exif_turns_an_image_upright(turn, large, monkeypatch):
-    monkeypatch.setattr(preprocess, "LARGE", large)
+    monkeypatch.setattr(preprocess, "LARGE_PIXELS", large)
     for size in ((97, 61), (60, 99), (50, 50)):
         for how in (processor(32), processor(32, 35)):
             blob = with_orientation(photo(*size), turn, "PNG")
@@ -283,7 +283,7 @@ def test_the_engine_passes_orient_on(demo_engine):
 
 @pytest.mark.parametrize("large", [0, 4_000_000], ids=["in strips", "at once"])
 def test_orient_keeps_what_there_is_in_16_bit_grey(large, monkeypatch):
-    monkeypatch.setattr(preprocess, "LARGE", large)
+    monkeypatch.setattr(preprocess, "LARGE_PIXELS", large)
     grey = (np.mgrid[0:50, 0:70].sum(0) * 500).astype(np.uint16)
     upper = Image.fromarray((grey // 256).astype(np.uint8))
     blob = saved(Image.fromarray(grey), "PNG")
@@ -302,7 +302,7 @@ def test_orient_lays_alpha_on_white_as_llm_clip_does():
 @pytest.mark.parametrize("orient", ["EXIF", "", True, 0, "upright"])
 def test_another_orient_is_refused(orient):
     with pytest.raises(InputError) as raised:
-        pixels_of(saved(photo(), "PNG"), processor(32), orient)
+        to_pixels(saved(photo(), "PNG"), processor(32), orient)
     assert str(raised.value) == f"orient {orient!r} is not known; expected 'exif', or None for llm-clip's reading"
 
 
@@ -310,7 +310,7 @@ def test_heic_is_read_where_a_plugin_has_taught_pillow_that(monkeypatch):
     """A stand-in for pillow-heif, which registers under the same name; it reads a PNG after 12 bytes of HEIC."""
     blob = b"\0\0\0\x18ftypheic" + saved(photo(), "PNG")
     with pytest.raises(InputError, match="is not an image"):
-        pixels_of(blob, processor(32))
+        to_pixels(blob, processor(32))
 
     def opened(stream, name):
         image = Image.open(io.BytesIO(blob[12:]))
@@ -325,13 +325,13 @@ def test_opening_an_image_does_not_import_every_reader_of_pillow():
     code = """
 import sys
 from llm_clip_onnx.errors import InputError
-from llm_clip_onnx.images.preprocess import pixels_of
+from llm_clip_onnx.images.preprocess import to_pixels
 from llm_clip_onnx.model_dir import Preprocess
 from nasty import animation, photo, saved
 how = Preprocess(32, 32, 3, (0, 0, 0), (1, 1, 1), 1 / 255)
 for blob in (saved(photo(), "PNG"), saved(photo(), "JPEG"), animation(), b"nothing"):
     try:
-        pixels_of(blob, how)
+        to_pixels(blob, how)
     except InputError:
         pass
 print(*(name for name in sys.modules if name.startswith("PIL.") and name.endswith("ImagePlugin")))
