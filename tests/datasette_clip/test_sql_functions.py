@@ -211,7 +211,9 @@ def test_a_scan_of_20000_vectors_embeds_once_and_stays_inside_the_time_limit(dem
     sql = "select id from embeddings order by llm_embed_cosine(embedding, llm_embed('clip', :q)) desc limit 10"
 
     async def get():
-        return await datasette.client.get("/vectors.json", params={"sql": sql, "q": "a text that no other test embeds", "_shape": "arrays"})
+        return await datasette.client.get(
+            "/vectors.json", params={"sql": sql, "q": "a text that no other test embeds", "_shape": "arrays"}
+        )
 
     response = asyncio.run(get())
     assert response.status_code == 200, response.text  # Datasette's own limit is the clock
