@@ -27,17 +27,10 @@ from numpy.typing import NDArray
 from bench.harness import ROOT
 from bench.harness.command import Results, main, say, source_line
 from bench.harness.models import RANDOM
-from llm_clip_onnx.bake import (
-    TowerPlan,
-    bake,
-    calibration_inputs,
-    fidelity,
-    smooth,
-    write_and_embed,
-    write_tokenizer,
-)
+from llm_clip_onnx.bake import bake, fidelity, open_checkpoint, smooth, write_tokenizer
 from llm_clip_onnx.bake import graph as graphs
-from llm_clip_onnx.bake.checkpoint import open_checkpoint
+from llm_clip_onnx.bake.eight_bit import calibration_inputs
+from llm_clip_onnx.bake.tower_plan import TowerPlan
 from llm_clip_onnx.engine import Engine
 from llm_clip_onnx.vectors import unit
 from plain_quantisation import TOWERS, mean_cosine, per_tensor
@@ -61,7 +54,7 @@ def measure_tower(plan: TowerPlan, place: Path) -> dict[str, Any]:
     everything = {graphs.TOKEN_TABLE, *smooth.linears(plan.prefix, plan.config)}
 
     def embedded(name: str, tensors: Mapping[str, NDArray], eight_bit: Collection[str]) -> NDArray[np.float32]:
-        return write_and_embed(plan, place / f"{plan.name}-{name}", tensors, eight_bit)
+        return plan.write_and_embed(place / f"{plan.name}-{name}", tensors, eight_bit)
 
     float32 = embedded("fp32", plan.tensors, ())
     fitted, choices = smooth.smoothed(plan.tensors, plan.prefix, plan.config, calibration_inputs(plan))

@@ -460,11 +460,11 @@ def test_the_published_vector_may_be_off_by_so_much(precision, off, ok):
 
 def test_openais_weights_are_recognised_by_what_they_give(tiny_dir):
     manifest, reference = model_dir.read_manifest(tiny_dir), np.load(tiny_dir / "text.npy")
-    assert not fidelity.are_openais(manifest, reference)
+    assert not fidelity.is_openai(manifest, reference)
     for golden in fidelity.PUBLISHED:
         row = reference[TEXTS.index(golden["text"])]
         row[golden["at"]] = np.array(golden["values"]) * (np.linalg.norm(row) if golden["unit"] else 1)
-    assert fidelity.are_openais(manifest, reference)
+    assert fidelity.is_openai(manifest, reference)
 
 
 @pytest.mark.parametrize(

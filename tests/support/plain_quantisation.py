@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_clip_onnx.bake import plan_image, plan_text
 from llm_clip_onnx.bake.quantize import quantize_columns
+from llm_clip_onnx.bake.tower_plan import plan_image, plan_text
 from llm_clip_onnx.vectors import unit
 
 TOWERS = {"text": plan_text, "image": plan_image}

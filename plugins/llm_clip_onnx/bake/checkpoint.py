@@ -1,15 +1,12 @@
-"""Where weights come from: a hub id or folder in, a checkpoint out: config, named tensors, tokenizer, preprocessing.
+"""Reads a checkpoint: config, named tensors, tokenizer, preprocessing.
 
-Both layouts are read, sentence-transformers' (with its 0_CLIPModel) and plain Hugging Face. Everything is checked here,
-so that what follows may trust it; what is no CLIP is refused.
+Everything is checked here, so that the later steps can trust it: anything but a CLIP is refused. Its files are found by
+layout.py and fetched by hub.py.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,14 +17,23 @@ from PIL import Image
 from ..errors import CheckpointError
 from ..model_dir import Preprocess, Source, sha256_of
 from ..tokenizer import END, START
+from .layout import (
+    CONFIG,
+    NOTICE,
+    PICKLE,
+    PREPROCESS_FILES,
+    SAFETENSORS,
+    SHARDS,
+    TOKENIZER_FILES,
+    as_checkpoint_error,
+    clip_folder,
+    read_json,
+    read_shards,
+    require_torch,
+    weight_files,
+)
 
-CONFIG, MODULES, NOTICE = "config.json", "modules.json", "NOTICE.txt"
-SAFETENSORS, SHARDS, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
-TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json")
-PREPROCESS_FILES = ("preprocessor_config.json", "processor_config.json")
-LAYOUTS = "expected a checkpoint in Hugging Face's or sentence-transformers' layout"
-
-# What transformers takes where a config leaves a value out (CLIPTextConfig, CLIPVisionConfig).
+# The defaults of transformers' CLIPTextConfig, CLIPVisionConfig and CLIPImageProcessor.
 TEXT_DEFAULTS = {
     "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8,
     "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "vocab_size": 49408, "max_position_embeddings": 77,
@@ -46,6 +52,8 @@ PREPROCESS_DEFAULTS = {
 
 @dataclass(frozen=True)
 class TowerConfig:
+    """Sizes of a tower. hidden: width between the two products of a feed-forward layer."""
+
     width: int
     hidden: int
     layers: int
@@ -56,14 +64,16 @@ class TowerConfig:
 
 @dataclass(frozen=True)
 class ClipConfig:
+    """Sizes of a CLIP. side and patch in pixels; end_id as the checkpoint says it."""
+
     text: TowerConfig
     image: TowerConfig
     embed_dim: int
     vocab_size: int
     context_length: int
-    end_id: int  # as the checkpoint says it
-    side: int  # pixels
-    patch: int  # pixels
+    end_id: int
+    side: int
+    patch: int
 
     @property
     def end_is_highest_id(self) -> bool:
@@ -73,42 +83,20 @@ class ClipConfig:
 
 @dataclass(frozen=True)
 class Checkpoint:
+    """A checkpoint that can be baked. merges: "left right", in order."""
+
     source: Source
     config: ClipConfig
     tensors: Mapping[str, NDArray[np.float32]]
     preprocess: Preprocess
     vocab: dict[str, int]
-    merges: list[str]  # "left right", in order
-
-
-def open_checkpoint(source: str, revision: str | None = None) -> Checkpoint:
-    """Fetch or find the checkpoint and check that it is a CLIP that can be baked. Raises CheckpointError."""
-    if Path(source).is_dir():
-        if revision:
-            raise CheckpointError(f"--revision {revision} goes with a hub id; {source} is a folder")
-        return read_checkpoint(Path(source), source, None)
-    from .hub import fetch
-
-    root, commit = fetch(source, revision)
-    return read_checkpoint(root, source, commit)
+    merges: list[str]
 
 
 def read_checkpoint(root: Path, source: str, commit: str | None) -> Checkpoint:
     """The checkpoint in the folder `root`. Raises CheckpointError."""
-    with well_formed(source):
+    with as_checkpoint_error(source):
         return read_parts(root, source, commit)
-
-
-@contextmanager
-def well_formed(source: str) -> Iterator[None]:
-    """Raises CheckpointError where a file of a checkpoint cannot be read, or holds something else than it should."""
-    try:
-        yield
-    except OSError as error:
-        raise CheckpointError(f"{source}: {error.filename} cannot be read: {error.strerror or error}") from error
-    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        what = f"{type(error).__name__}: {error}"
-        raise CheckpointError(f"{source}: a file of it does not hold what it should ({what}); {LAYOUTS}") from error
 
 
 def read_parts(root: Path, source: str, commit: str | None) -> Checkpoint:
@@ -123,7 +111,7 @@ def read_parts(root: Path, source: str, commit: str | None) -> Checkpoint:
         )
     if config.end_id not in (2, vocab[END]):
         raise CheckpointError(
-            f"{source}: eos_token_id is {config.end_id}; expected {END}, {vocab[END]}, or 2 as of old"
+            f"{source}: eos_token_id is {config.end_id}; expected {END}, {vocab[END]}, or the early checkpoints' 2"
         )
     notice = (root / NOTICE).read_text(encoding="utf-8").strip() if (root / NOTICE).is_file() else None
     sha256 = {str(file.relative_to(root)): sha256_of(file) for file in weights}
@@ -132,66 +120,42 @@ def read_parts(root: Path, source: str, commit: str | None) -> Checkpoint:
     )
 
 
-def clip_folder(root: Path, source: str) -> str:
-    """Where in `root` the CLIP lies: "" or, in sentence-transformers' layout, the path of the one module there is."""
-    if not (root / MODULES).is_file():
-        return ""
-    modules = read_json(root / MODULES, source)
-    modules = modules if isinstance(modules, list) else [modules]
-    kinds = ", ".join(str(m.get("type") if isinstance(m, dict) else m).rsplit(".", 1)[-1] for m in modules)
-    if len(modules) != 1 or not isinstance(modules[0], dict):
-        raise CheckpointError(f"{source}: {MODULES} lists {kinds}; expected CLIPModel alone")
-    path = str(modules[0].get("path", ""))
-    if Path(path).is_absolute() or ".." in Path(path).parts:
-        raise CheckpointError(f"{source}: {MODULES} points outside the checkpoint, at {path!r}")
-    return path
-
-
-def read_json(file: Path, source: str):
-    if not file.is_file():
-        raise CheckpointError(f"{source}: there is no {file.name}; {LAYOUTS}")
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{source}: {file.name} is not JSON: {error}") from error
-
-
 def read_config(file: Path, source: str) -> ClipConfig:
-    """Raises CheckpointError saying what was found where it is no CLIP, or one with a part that is not known here."""
-    found = read_json(file, source)
-    if found.get("model_type") != "clip" or not {"text_config", "vision_config"} <= found.keys():
-        kind = found.get("model_type") or ", ".join(found.get("architectures", [])) or "no model_type"
+    """The config of a checkpoint. Raises CheckpointError if it is no CLIP, or has a part that cannot be baked."""
+    config = read_json(file, source)
+    if config.get("model_type") != "clip" or not {"text_config", "vision_config"} <= config.keys():
+        kind = config.get("model_type") or ", ".join(config.get("architectures", [])) or "no model_type"
         raise CheckpointError(f"{source}: {CONFIG} says {kind!r}; only 'clip', with both its towers, can be baked")
-    text = TEXT_DEFAULTS | said(found["text_config"]) | said(found.get("text_config_dict"))
-    image = IMAGE_DEFAULTS | said(found["vision_config"]) | said(found.get("vision_config_dict"))
+    text = TEXT_DEFAULTS | given(config["text_config"]) | given(config.get("text_config_dict"))
+    image = IMAGE_DEFAULTS | given(config["vision_config"]) | given(config.get("vision_config_dict"))
     if image["num_channels"] != 3:
         raise CheckpointError(f"{source}: images of {image['num_channels']} channels; only 3 can be baked")
     return ClipConfig(
         text=tower_config(text, "text", source),
         image=tower_config(image, "image", source),
-        embed_dim=found.get("projection_dim") or 512,
-        vocab_size=positive(text, "vocab_size"),
-        context_length=positive(text, "max_position_embeddings"),
-        end_id=positive(text, "eos_token_id"),
-        side=positive(image, "image_size"),
-        patch=positive(image, "patch_size"),
+        embed_dim=config.get("projection_dim") or 512,
+        vocab_size=positive_int(text, "vocab_size"),
+        context_length=positive_int(text, "max_position_embeddings"),
+        end_id=positive_int(text, "eos_token_id"),
+        side=positive_int(image, "image_size"),
+        patch=positive_int(image, "patch_size"),
     )
 
 
-def said(values: dict | None) -> dict:
-    """What a part of a config says, without what it leaves open."""
+def given(values: dict | None) -> dict:
+    """The values that a part of a config gives, without those that are null."""
     return {key: value for key, value in (values or {}).items() if value is not None}
 
 
-def positive(values: dict, key: str) -> int:
-    """Raises ValueError where values[key] is not a whole number above 0."""
+def positive_int(values: dict, key: str) -> int:
+    """values[key]. Raises ValueError if it is not a whole number above 0."""
     if not isinstance(values[key], int) or values[key] < 1:
         raise ValueError(f"{key} is {values[key]!r}, expected a whole number above 0")
     return values[key]
 
 
 def positive_number(values: dict, key: str) -> float:
-    """Raises ValueError where values[key] is not a number above 0."""
+    """values[key]. Raises ValueError if it is not a number above 0."""
     if not isinstance(values[key], int | float) or not values[key] > 0:
         raise ValueError(f"{key} is {values[key]!r}, expected a number above 0")
     return float(values[key])
@@ -199,8 +163,8 @@ def positive_number(values: dict, key: str) -> float:
 
 def tower_config(values: dict, name: str, source: str) -> TowerConfig:
     width, heads, activation = (
-        positive(values, "hidden_size"),
-        positive(values, "num_attention_heads"),
+        positive_int(values, "hidden_size"),
+        positive_int(values, "num_attention_heads"),
         values["hidden_act"],
     )
     if activation not in ("quick_gelu", "gelu"):
@@ -211,8 +175,8 @@ def tower_config(values: dict, name: str, source: str) -> TowerConfig:
         raise CheckpointError(f"{source}: the {name} tower's width {width} is no multiple of its {heads} heads")
     return TowerConfig(
         width,
-        positive(values, "intermediate_size"),
-        positive(values, "num_hidden_layers"),
+        positive_int(values, "intermediate_size"),
+        positive_int(values, "num_hidden_layers"),
         heads,
         activation,
         positive_number(values, "layer_norm_eps"),
@@ -220,11 +184,13 @@ def tower_config(values: dict, name: str, source: str) -> TowerConfig:
 
 
 class SafeTensors(Mapping):
-    """Named tensors of safetensors files, each read when it is asked for, always as float32."""
+    """Named tensors of safetensors files, each read on access, always as float32."""
 
     def __init__(self, files: list[Path]):
         import ml_dtypes  # noqa: F401, numpy has bfloat16 from it
-        from safetensors import safe_open  # here, as in open_tensors: `llm clip verify` does without
+        from safetensors import (
+            safe_open,  # imported here and in open_tensors, because `llm clip verify` needs no safetensors
+        )
 
         self._handles: dict = {}
         for file in files:
@@ -245,29 +211,14 @@ class SafeTensors(Mapping):
 
 
 class PickledTensors(dict):
+    """Named tensors of a torch pickle, all in memory, as float32."""
+
     def shape(self, name: str) -> tuple[int, ...]:
         return self[name].shape
 
 
-def weight_files(names: set[str], shards: Callable[[], list[str]]) -> list[str]:
-    """Which of the files called `names` hold the weights: safetensors where there are any. `shards` reads SHARDS."""
-    if SAFETENSORS in names:
-        return [SAFETENSORS]
-    if SHARDS in names:
-        return shards()
-    return [PICKLE] if PICKLE in names else []
-
-
-def read_shards(file: Path, source: str) -> list[str]:
-    index = read_json(file, source)
-    shards = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(shards, dict) or not shards:
-        raise CheckpointError(f"{source}: {SHARDS} has no weight_map that says which file holds which tensor")
-    return sorted(set(shards.values()))
-
-
 def open_tensors(folder: Path, source: str) -> tuple[SafeTensors | PickledTensors, list[Path]]:
-    """The weights, and the files that they are in. Raises CheckpointError."""
+    """The named tensors, and the files that hold them. Raises CheckpointError."""
     names = {file.name for file in folder.iterdir()}
     files = weight_files(names, lambda: read_shards(folder / SHARDS, source))
     if not files:
@@ -276,7 +227,7 @@ def open_tensors(folder: Path, source: str) -> tuple[SafeTensors | PickledTensor
         raise CheckpointError(f"{source}: {SHARDS} names {missing[0]}, which is not there")
     paths = [folder / name for name in files]
     if files == [PICKLE]:
-        return unpickled(paths[0], source), paths
+        return read_pickle(paths[0], source), paths
     from safetensors import SafetensorError
 
     try:
@@ -285,17 +236,9 @@ def open_tensors(folder: Path, source: str) -> tuple[SafeTensors | PickledTensor
         raise CheckpointError(f"{source}: the weights cannot be read, a file may be cut short: {error}") from error
 
 
-def need_torch(source: str) -> None:
-    """Raises CheckpointError where torch is not, for weights that only it reads."""
-    if importlib.util.find_spec("torch") is None:
-        raise CheckpointError(
-            f"{source}: the weights are in {PICKLE}, which only torch reads: "
-            f"install it, or take a checkpoint with {SAFETENSORS}"
-        )
-
-
-def unpickled(file: Path, source: str) -> PickledTensors:
-    need_torch(source)
+def read_pickle(file: Path, source: str) -> PickledTensors:
+    """The named tensors of a torch pickle. Raises CheckpointError."""
+    require_torch(source)
     import torch
 
     try:
@@ -338,6 +281,7 @@ def expected_shapes(config: ClipConfig) -> Iterator[tuple[str, tuple[int, ...]]]
 
 
 def check_shapes(config: ClipConfig, tensors: SafeTensors | PickledTensors, source: str) -> None:
+    """Raises CheckpointError for the first tensor that is missing or has another shape than the config says."""
     for name, expected in expected_shapes(config):
         if name not in tensors:
             raise CheckpointError(f"{source}: the weights have no tensor {name}")
@@ -365,20 +309,20 @@ def read_tokenizer(folder: Path, source: str) -> tuple[dict[str, int], list[str]
 
 
 def read_preprocess(folder: Path, config: ClipConfig, source: str) -> Preprocess:
-    """What becomes of an image's pixels. Raises CheckpointError for steps other than CLIP's."""
+    """The steps from an image to pixels. Raises CheckpointError if they are not CLIP's."""
     found: dict = {}
     for name in PREPROCESS_FILES:
         if (folder / name).is_file():
             found = read_json(folder / name, source)
             found = found.get("image_processor", found)
             break
-    how = PREPROCESS_DEFAULTS | said(found)
+    steps = PREPROCESS_DEFAULTS | given(found)
     for step in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
-        if not how[step]:
+        if not steps[step]:
             raise CheckpointError(
                 f"{source}: the image processor says {step} false; only CLIP's own steps can be baked"
             )
-    size, crop = how["size"], how["crop_size"]
+    size, crop = steps["size"], steps["crop_size"]
     shortest = size.get("shortest_edge") if isinstance(size, dict) else size
     crop = crop["height"] if isinstance(crop, dict) and crop.get("height") == crop.get("width") else crop
     if not isinstance(shortest, int) or crop != config.side or shortest < crop:
@@ -386,7 +330,9 @@ def read_preprocess(folder: Path, config: ClipConfig, source: str) -> Preprocess
             f"{source}: images resized to {size} and cropped to {crop}; expected the shortest side resized, "
             f"to at least {config.side}, and a crop of {config.side} x {config.side}"
         )
-    mean, std = ((float(a), float(b), float(c)) for a, b, c in (how["image_mean"], how["image_std"]))
+    mean, std = ((float(a), float(b), float(c)) for a, b, c in (steps["image_mean"], steps["image_std"]))
     if min(std) <= 0:
         raise ValueError(f"image_std is {std}, expected numbers above 0")
-    return Preprocess(shortest, crop, int(Image.Resampling(how["resample"])), mean, std, float(how["rescale_factor"]))
+    return Preprocess(
+        shortest, crop, int(Image.Resampling(steps["resample"])), mean, std, float(steps["rescale_factor"])
+    )

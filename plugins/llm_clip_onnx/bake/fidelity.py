@@ -1,8 +1,8 @@
-"""How far a baked tower agrees with its reference, on fixed inputs, and whether that is enough.
+"""How far a baked tower agrees with its reference on fixed inputs, and the minimum that it must reach.
 
 Plain cosine flatters: all CLIP embeddings share a large part, so an error in the part that carries meaning hardly
-shows. Centred cosine takes the mean of the reference's embeddings off both sides first, and is what 8-bit towers are
-judged by.
+shows. Centred cosine subtracts the mean of the reference's embeddings from both sides first; 8-bit towers are judged
+by it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .samples import TEXTS
 FLOAT32_MINIMUM = 0.9999  # worst cosine, plain and centred, with the independent forward pass
 INT8_MINIMUM = {"text": 0.995, "image": 0.99}  # worst centred cosine with the float32 tower
 
-# Values that others published for OpenAI's ViT-B/32. `at` says which numbers of the embedding; unit ones are of norm 1.
+# Published values of OpenAI's ViT-B/32. `at`: which numbers of the embedding; `unit`: of the unit embedding.
 PUBLISHED_FOR = ("sentence-transformers/clip-ViT-B-32", "openai/clip-vit-base-patch32")
 PUBLISHED: tuple[dict, ...] = (
     {
@@ -47,7 +47,7 @@ PUBLISHED: tuple[dict, ...] = (
     },
 )
 PUBLISHED_TOLERANCE = 1e-3  # of each number, in float32
-RECOGNISED = 1e-2  # so near, they are OpenAI's weights wherever they came from: others are off by far more
+OPENAI_TOLERANCE = 1e-2  # weights this near are OpenAI's, wherever they came from; others are off by far more
 
 # The unit class vector of one label of ImageNet, by the 80 templates of OpenAI's notebook.
 PUBLISHED_CLASS = {
@@ -56,37 +56,45 @@ PUBLISHED_CLASS = {
     "values": (0.0053, 0.0009, 0.0161, -0.0071, 0.0136),  # its first numbers
     "source": "woctezuma/heroku-clip",
 }
-LABELS_MINIMUM = 0.9999  # cosine of a class vector with the same made again: rounding may differ on another processor
-# Of each number. At the edge of INT8_MINIMUM an 8-bit tower is off by 0.10 of what tells texts apart, about half of a
-# unit embedding: by 0.002 for each of 512 numbers (root mean square), and five times that is allowed. Random weights of
-# ViT-B/32's shape were off by 0.0014 for a prompt, and 0.0009 for a class vector, for not all errors average out.
-# Of the other 999 class vectors published there none comes as near.
+LABELS_MINIMUM = 0.9999  # cosine of a class vector with itself made again; another processor may round differently
+# Of each number. At the edge of INT8_MINIMUM an 8-bit tower is off by 0.10 of the part that tells texts apart, which is
+# about half of a unit embedding: 0.002 in each of 512 numbers (root mean square). Five times that is allowed. Random
+# weights of ViT-B/32's shape were off by 0.0014 for a prompt and 0.0009 for a class vector. None of the other 999
+# published class vectors comes as near.
 CLASS_TOLERANCE = {"fp32": 1e-3, "int8": 1e-2}
 
 
-def agreement(found: NDArray[np.float32], reference: NDArray[np.float32], inputs: Sequence[str]) -> Agreement:
-    """How far embeddings [n, embed_dim] agree with the reference's, row by row; `inputs` names the rows."""
-    plain = (unit(found) * unit(reference)).sum(1, dtype=np.float64)
+def agreement(embeddings: NDArray[np.float32], reference: NDArray[np.float32], inputs: Sequence[str]) -> Agreement:
+    """How far embeddings [n, embed_dim] agree row by row with the reference's; `inputs` names the rows."""
+    plain = (unit(embeddings) * unit(reference)).sum(1, dtype=np.float64)
     middle = reference.mean(0)
-    centred = (unit(found - middle) * unit(reference - middle)).sum(1, dtype=np.float64)
+    centred = (unit(embeddings - middle) * unit(reference - middle)).sum(1, dtype=np.float64)
     plain, centred = np.nan_to_num(plain, nan=-1.0), np.nan_to_num(centred, nan=-1.0)
     worst, mean, worst_centred, mean_centred = (
         round(float(figure), 6) for figure in (plain.min(), plain.mean(), centred.min(), centred.mean())
     )
-    same = round(neighbours_in_common(found, reference), 4)
+    same = round(neighbours_in_common(embeddings, reference), 4)
     return Agreement(len(inputs), worst, mean, worst_centred, mean_centred, same, inputs[int(centred.argmin())])
 
 
-def neighbours_in_common(found: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
-    """Of each row's nearest others by cosine, ten or a quarter of the rows, the share that both sets have; 0 to 1."""
+def neighbours_in_common(embeddings: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
+    """The share of each row's nearest others by cosine that both sets have in common, 0 to 1.
+
+    Ten others are compared, or a quarter of the rows if that is fewer.
+    """
     n = len(reference)
     k = max(1, min(10, n // 4))
     nearest = []
-    for embeddings in (found, reference):
-        cosines = np.nan_to_num(unit(embeddings) @ unit(embeddings).T, nan=-1)
+    for one in (embeddings, reference):
+        cosines = np.nan_to_num(unit(one) @ unit(one).T, nan=-1)
         np.fill_diagonal(cosines, -np.inf)
         nearest.append(np.argsort(-cosines, axis=1, kind="stable")[:, :k].tolist())
     return float(np.mean([len(set(a) & set(b)) / k for a, b in zip(*nearest)]))
+
+
+def summary(result: Agreement) -> str:
+    """The two figures that a bake says of a tower."""
+    return f"worst cosine {result.worst:.6f}, centred {result.worst_centred:.6f}"
 
 
 def float32_agrees(result: Agreement) -> bool:
@@ -101,7 +109,7 @@ def agrees(tower: str, precision: str, result: Agreement) -> bool:
     return float32_agrees(result) if precision == "fp32" else int8_agrees(tower, result)
 
 
-def refusal(tower: str, precision: str, result: Agreement) -> FidelityError:
+def disagreement(tower: str, precision: str, result: Agreement) -> FidelityError:
     """The exception that says which tower failed, by how much and on which input."""
     minimum = FLOAT32_MINIMUM if precision == "fp32" else INT8_MINIMUM[tower]
     way_out = "" if precision == "fp32" else "; bake with --precision fp32, or auto"
@@ -114,9 +122,9 @@ def refusal(tower: str, precision: str, result: Agreement) -> FidelityError:
 def published_differences(
     texts: Sequence[str], embeddings: NDArray[np.float32], published: Sequence[dict] = PUBLISHED
 ) -> list[float]:
-    """For each published value, by how much a number is off. `embeddings` [n, embed_dim] float32 are those of `texts`.
+    """For each published embedding, the largest difference of a number. embeddings: of `texts`, [n, embed_dim] float32.
 
-    8-bit towers are not compared here: that they agree with the float32 one is measured on all numbers.
+    Only float32 towers are compared here, because 8-bit ones are compared with those in all numbers.
     """
     differences = []
     for golden in published:
@@ -126,17 +134,17 @@ def published_differences(
     return differences
 
 
-def are_openais(manifest: Manifest, text_reference: NDArray[np.float32]) -> bool:
-    """Whether the weights of a model directory are OpenAI's ViT-B/32: it says so, or its reference embeddings do."""
-    return manifest.source.id in PUBLISHED_FOR or max(published_differences(TEXTS, text_reference)) <= RECOGNISED
+def is_openai(manifest: Manifest, text_reference: NDArray[np.float32]) -> bool:
+    """True if the weights are OpenAI's ViT-B/32, by the name of their source or by their reference embeddings."""
+    return manifest.source.id in PUBLISHED_FOR or max(published_differences(TEXTS, text_reference)) <= OPENAI_TOLERANCE
 
 
 def published_class_difference(
     labels: Sequence[str], templates: Sequence[str], vectors: NDArray[np.float32]
 ) -> float | None:
-    """By how much a number of PUBLISHED_CLASS is off in class vectors [c, embed_dim]; None where they are others."""
-    of_templates = hashlib.sha256("\n".join(templates).encode()).hexdigest()
-    if PUBLISHED_CLASS["label"] not in labels or of_templates != PUBLISHED_CLASS["templates_sha256"]:
+    """The largest difference to PUBLISHED_CLASS in class vectors [c, embed_dim]; None for other labels or templates."""
+    templates_sha256 = hashlib.sha256("\n".join(templates).encode()).hexdigest()
+    if PUBLISHED_CLASS["label"] not in labels or templates_sha256 != PUBLISHED_CLASS["templates_sha256"]:
         return None
     expected = np.array(PUBLISHED_CLASS["values"])
     return float(np.abs(vectors[list(labels).index("tench"), : len(expected)] - expected).max())

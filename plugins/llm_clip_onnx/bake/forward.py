@@ -1,6 +1,6 @@
 """CLIP's forward pass in plain numpy, from the named tensors: the reference that a float32 tower must agree with.
 
-It shares no step with the graphs: no fused operators, no joined q, k and v, one text at a time and so no padding.
+It shares no step with the graphs: no fused operators, no joined q, k and v, and one text at a time without padding.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .checkpoint import ClipConfig, TowerConfig
 
 Array = NDArray[np.float32]
-Watch = Callable[[str, Array], None]  # hears the name of a linear layer and what goes into it, [n, t, in]
+Watch = Callable[[str, Array], None]  # is called with the name and the input [n, t, in] of each linear layer
 
 
 def layer_norm(x: Array, tensors: Mapping[str, Array], name: str, epsilon: float) -> Array:

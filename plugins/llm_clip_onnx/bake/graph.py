@@ -1,10 +1,10 @@
 """Named tensors to the ONNX graph of a tower, built node by node with onnxruntime's fused operators.
 
-Both towers are the same pre-norm transformer: text looks only backwards and is read at its <|endoftext|>, an image
-looks everywhere and is read at its class token. After the last attention only that one row goes on. The graphs take any
-batch and any text length and hold nothing of the machine that made them. Weights lie beside the graph, in a file that
-onnxruntime maps. Each linear layer is float32 or 8-bit, and so is the token table; the patch convolution and the
-projection, small and sensitive, stay float32.
+Both towers are the same pre-norm transformer. Text attends only backwards and is read at its <|endoftext|>; an image
+attends everywhere and is read at its class token. After the last attention only that row is computed. The graphs take
+any batch and any text length, and run on any processor. Weights lie beside the graph, in a file that onnxruntime maps.
+Each linear layer, and the token table, is float32 or 8-bit. The patch convolution and the projection are small and
+sensitive, so they stay float32.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .smooth import INPUT_SCALE
 
 OPSET, IR_VERSION = 17, 8
 ALIGNMENT_BYTES = 4096  # a page, so that a tensor can be mapped
-PIECE_BYTES = 8_000_000  # of what is copied at once
+PIECE_BYTES = 8_000_000  # copied at once
 
 Tensors = Mapping[str, NDArray]
 Reader = Callable[[str], str]
@@ -35,9 +35,9 @@ TOKEN_TABLE = "token_table"
 
 
 class Graph:
-    """A graph that grows: nodes in memory, weights straight to files beside it, 8-bit matrices to one of their own.
+    """A graph in the making: nodes in memory, weights in a file beside it, 8-bit matrices in a file of their own.
 
-    With 8-bit matrices it becomes two graphs, for signed levels are quicker, and unsigned ones are exact everywhere.
+    With 8-bit matrices it is written twice: signed levels are faster, unsigned ones are exact on every processor.
     """
 
     def __init__(self, graph: Path):
@@ -48,7 +48,7 @@ class Graph:
         self._initializers: list[onnx.TensorProto] = []
 
     def node(self, operator: str, *inputs: str, outputs: int | list[str] = 1, domain: str = "", **attributes):
-        """Append a node and return the name of its output, or the list of names where there are more."""
+        """Append a node; the name of its output comes back, or the list of names if there are several."""
         name = f"{operator}_{len(self._nodes)}"
         if isinstance(outputs, int):
             outputs = [name] if outputs == 1 else [f"{name}.{k}" for k in range(outputs)]
@@ -69,7 +69,7 @@ class Graph:
         return self._external(name, array, self._weights)
 
     def levels(self, name: str, array: NDArray[np.uint8]) -> str:
-        """Levels or zero points of an 8-bit matrix, which the signed graph has 128 lower, as int8."""
+        """Levels or zero points of an 8-bit matrix; the signed graph has them 128 lower, as int8."""
         return self._external(name, array, self._levels)
 
     def _external(self, name: str, array: NDArray, file: Path) -> str:
@@ -89,7 +89,7 @@ class Graph:
         return name
 
     def finish(self, name: str, given: onnx.ValueInfoProto, embed_dim: int) -> None:
-        """Write the graph, and the signed one where there are levels. Its output is whatever was named `embedding`."""
+        """Write the graph, and the signed one if there are levels. The output is the node named `embedding`."""
         embedding = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", embed_dim])
         graph = helper.make_graph(self._nodes, name, [given], [embedding], self._initializers)
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
@@ -149,7 +149,7 @@ def add_norm(g: Graph, tensors: Tensors, name: str, x: str, skip: str, bias: str
 def transformer(
     g: Graph, tensors: Tensors, prefix: str, tower: TowerConfig, eight_bit: Names, x: str, last_norm: str, read: Reader
 ) -> str:
-    """All layers on x [n, t, width], and `last_norm`: [n, width]. `read` picks the row of each item that counts."""
+    """All layers and the norm `last_norm` on x [n, t, width]: [n, width]. `read` picks the row that is read."""
     norms = [f"{prefix}.encoder.layers.{n}.layer_norm1" for n in range(tower.layers)] + [last_norm]
     normed = norm(g, tensors, norms[0], x, tower.layer_norm_eps)
     for n in range(tower.layers):
@@ -169,7 +169,7 @@ def transformer(
 def attention(
     g: Graph, tensors: Tensors, layer: str, tower: TowerConfig, eight_bit: Names, x: str, *, causal: bool
 ) -> str:
-    """Attention of a layer on x [n, t, width], before its output product. q, k and v come of one product."""
+    """Attention of a layer on x [n, t, width], before its output product; one product gives q, k and v."""
     parts = [f"{layer}.self_attn.{part}_proj" for part in "qkv"]
     joined = np.concatenate([tensors[f"{part}.weight"].T for part in parts], 1)
     bias = g.weight(f"{layer}.qkv.bias", np.concatenate([tensors[f"{part}.bias"] for part in parts]))
@@ -201,7 +201,7 @@ def token_rows(g: Graph, table: NDArray, ids: str, eight_bit: Names) -> str:
 def write_text_tower(config: ClipConfig, tensors: Tensors, eight_bit: Names, graph: Path) -> None:
     """The text tower: ids [n, t] int64 to embedding [n, embed_dim] float32.
 
-    Source: encode_text, openai/CLIP clip/model.py; the end of a text as transformers' CLIPTextTransformer finds it.
+    Source: encode_text, openai/CLIP clip/model.py; transformers' CLIPTextTransformer for the position of the end.
     """
     g, text = Graph(graph), config.text
     x = token_rows(g, tensors["text_model.embeddings.token_embedding.weight"], "ids", eight_bit)
@@ -210,7 +210,7 @@ def write_text_tower(config: ClipConfig, tensors: Tensors, eight_bit: Names, gra
         "Slice", g.node("Shape", "ids"), *(g.constant(k, np.array([v])) for k, v in (("one", 1), ("two", 2)))
     )
     x = g.node("Add", x, g.node("Slice", positions, g.constant("zero", np.array([0])), length))  # [n, t, width]
-    # Checkpoints that say eos_token_id 2 mean the highest id, as openai/CLIP does; others the first id that is theirs.
+    # eos_token_id 2 means the highest id, as in openai/CLIP; any other means its own first position.
     ends = "ids" if config.end_is_highest_id else g.node("Equal", "ids", g.constant("end_id", np.array(config.end_id)))
     end = g.node("ArgMax", g.node("Cast", ends, to=TensorProto.INT32), axis=1, keepdims=1)  # [n, 1] int64
 
@@ -254,7 +254,7 @@ def write_image_tower(config: ClipConfig, tensors: Tensors, eight_bit: Names, gr
 
 
 def write_probe(graph: Path) -> None:
-    """What towers.multiplies_signed runs: x [n, width] float32 by a matrix of the largest signed level, of scale 1."""
+    """The graph that towers.multiplies_signed runs: x [n, width] float32 by a matrix of the largest signed level."""
     g = Graph(graph)
     levels = g.constant("levels", np.full((PROBE_WIDTH, PROBE_WIDTH), PROBE_LEVEL, np.int8))
     scale = g.constant("scale", np.ones(PROBE_WIDTH, np.float32))

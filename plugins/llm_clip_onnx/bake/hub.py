@@ -1,70 +1,55 @@
 """Fetches a checkpoint from the Hugging Face hub by huggingface_hub: only the files that a bake needs.
 
-HF_ENDPOINT, HF_TOKEN and HF_HOME mean what they mean everywhere. A file that was fetched stays in the hub's cache; one
-whose connection broke goes on from there, but only within a run: huggingface_hub keeps no part of a file (2.4).
+HF_ENDPOINT, HF_TOKEN and HF_HOME mean what they mean everywhere. A fetched file stays in the hub's cache. A broken
+download goes on where it stopped, but only within a run, because huggingface_hub 2.4 keeps no part of a file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from ..errors import CheckpointError
 from ..model_dir import sha256_of
-from . import checkpoint
+from . import layout
+from .checkpoint import read_config
 
 
 def fetch(source: str, revision: str | None) -> tuple[Path, str | None]:
-    """Folder of the fetched files, and their commit. Each is as long as the hub says, and weights have its sha256.
+    """The folder of the fetched files, and their commit. Sizes, and the sha256 of weights, are checked.
 
-    Raises CheckpointError with a sentence for no network, no such repository or revision, no leave, a damaged file, a
-    full disk, or what turns out to be no CLIP before its weights are fetched.
+    Raises CheckpointError for no network, no such repository or revision, no permission, a damaged file, a full disk,
+    and, before its weights are fetched, for a checkpoint that is no CLIP.
     """
     from huggingface_hub import HfApi, constants, hf_hub_download
 
     def get(path: str) -> Path:
         if path not in files:
-            raise CheckpointError(f"{source}: the hub has no {path} in it; {checkpoint.LAYOUTS}")
-        with reasons(source, revision):
+            raise CheckpointError(f"{source}: the hub has no {path} in it; {layout.LAYOUTS}")
+        with as_checkpoint_error(source, revision):
             fetched = Path(hf_hub_download(source, path, revision=info.sha))
-        check_whole(fetched, files[path], source)
+        check_complete(fetched, files[path], source)
         return fetched
 
-    with reasons(source, revision):
-        # Without a timeout model_info waits for ever for a hub that does not answer.
+    with as_checkpoint_error(source, revision):
+        # Without a timeout model_info waits forever for a hub that does not answer.
         timeout_s = constants.HF_HUB_ETAG_TIMEOUT
         info = HfApi().model_info(source, revision=revision, files_metadata=True, timeout=timeout_s)
     files = {file.rfilename: file for file in info.siblings or ()}
-    root = get(checkpoint.MODULES if checkpoint.MODULES in files else checkpoint.CONFIG).parent
-    with checkpoint.well_formed(source):
-        folder = PurePosixPath(checkpoint.clip_folder(root, source))
-        checkpoint.read_config(get(str(folder / checkpoint.CONFIG)), source)
-        for path in needed_files(set(files), folder, get, source):
+    root = get(layout.MODULES if layout.MODULES in files else layout.CONFIG).parent
+    with layout.as_checkpoint_error(source):
+        folder = PurePosixPath(layout.clip_folder(root, source))
+        read_config(get(str(folder / layout.CONFIG)), source)
+        for path in layout.needed_files(set(files), folder, get, source):
             get(path)
     return root, info.sha
 
 
-def needed_files(names: set[str], folder: PurePosixPath, get: Callable[[str], Path], source: str) -> list[str]:
-    """Which of a repository's files called `names` a bake needs, with the CLIP in `folder`. `get` fetches one."""
-    there = {path.name for path in map(PurePosixPath, names) if path.parent == folder}
-    weights = checkpoint.weight_files(
-        there, lambda: checkpoint.read_shards(get(str(folder / checkpoint.SHARDS)), source)
-    )
-    if weights == [checkpoint.PICKLE]:
-        checkpoint.need_torch(source)
-    pair, other = checkpoint.TOKENIZER_FILES[:2], checkpoint.TOKENIZER_FILES[2:]
-    wanted = [checkpoint.CONFIG, *(pair if there.issuperset(pair) else other)]
-    wanted += [name for name in checkpoint.PREPROCESS_FILES if name in there][:1]
-    wanted += weights if checkpoint.SAFETENSORS in there else [checkpoint.SHARDS, *weights]
-    top = [name for name in (checkpoint.MODULES, checkpoint.NOTICE) if name in names]
-    return top + [str(folder / name) for name in wanted if name in there]
+def check_complete(fetched: Path, file, source: str) -> None:
+    """Raises CheckpointError if a fetched file has another size or sha256 than the hub says.
 
-
-def check_whole(fetched: Path, file, source: str) -> None:
-    """Raises CheckpointError where a fetched file is not what the hub says of it.
-
-    It is then gone from the cache, where else the next run would find it again.
+    The file is then deleted from the cache, so that the next run does not find it again.
     """
     size = fetched.stat().st_size
     if file.size is not None and size != file.size:
@@ -81,8 +66,8 @@ def check_whole(fetched: Path, file, source: str) -> None:
 
 
 @contextmanager
-def reasons(source: str, revision: str | None) -> Iterator[None]:
-    """Raises CheckpointError for what huggingface_hub 2.4 was seen to raise."""
+def as_checkpoint_error(source: str, revision: str | None) -> Iterator[None]:
+    """Turn the exceptions that huggingface_hub 2.4 was seen to raise into a CheckpointError."""
     from huggingface_hub.errors import HTTPError  # httpx2's, or in huggingface_hub 1 httpx's: not all are wrapped
 
     try:
@@ -92,26 +77,26 @@ def reasons(source: str, revision: str | None) -> Iterator[None]:
 
 
 def reason(error: BaseException, revision: str | None) -> str:
-    """Why huggingface_hub failed and what to do."""
+    """Why huggingface_hub failed, and what to do about it."""
     from huggingface_hub import constants, errors
 
     if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__:
-        error = error.__cause__  # itself it says only that the cache has not got it either
+        error = error.__cause__  # its own message says only that the file is not in the cache
     match error:
         case errors.HFValidationError():
             return "neither a folder that is there nor a hub id such as owner/name"
         case errors.OfflineModeIsEnabled():
             return "HF_HUB_OFFLINE is set, so the hub is not asked; unset it, or give a folder"
         case errors.GatedRepoError():
-            return "the hub asks for leave to read it; accept its terms there and set HF_TOKEN"
+            return "the hub asks for permission to read it; accept its terms there and set HF_TOKEN"
         case errors.RevisionNotFoundError():
             return f"the hub has no revision {revision!r} of it; expected a branch, a tag or a commit"
         case errors.RepositoryNotFoundError():
             return "the hub has no such model, or shows it only to some; check the id, or set HF_TOKEN"
         case errors.HfHubHTTPError(response=response):
             what_to_do = "check HF_TOKEN" if response.status_code in (401, 403) else "try again later"
-            said = first_line(error.server_message or response.reason_phrase)
-            return f"the hub answered {response.status_code}, {said}; {what_to_do}"
+            message = first_line(error.server_message or response.reason_phrase)
+            return f"the hub answered {response.status_code}, {message}; {what_to_do}"
         case errors.HTTPError():
             return f"the connection to {constants.ENDPOINT} failed, {first_line(error)}; try again, or give a folder"
         case OSError(errno=int(), strerror=why):
@@ -122,5 +107,5 @@ def reason(error: BaseException, revision: str | None) -> str:
     return f"fetching it failed, {first_line(error)}; try again"
 
 
-def first_line(said: object) -> str:
-    return str(said).strip().split("\n")[0] or type(said).__name__
+def first_line(message: object) -> str:
+    return str(message).strip().split("\n")[0] or type(message).__name__

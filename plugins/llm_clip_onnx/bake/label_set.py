@@ -1,7 +1,7 @@
-"""BUILDING a label set: labels and prompt templates in, labels/NAME.npy and labels/NAME.json of a model directory out.
+"""Bakes a label set: labels and prompt templates in, labels/NAME.npy and labels/NAME.json of a model directory out.
 
-The directory's own text tower embeds every prompt, one at a time as it does when it serves. No torch: OpenAI's names
-and templates of ImageNet are read from the file of an installed package that is never imported.
+The directory's own text tower embeds every prompt, one at a time, as a server does. OpenAI's names and templates of
+ImageNet are read from a file of an installed package that is never imported, because it would import torch.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ from ..errors import FidelityError, InputError, ModelDirError
 from ..label_sets import IMAGENET, LabelSet
 from ..towers import available_cores
 from ..zero_shot import DEFAULT_TEMPLATES, PLACE, check_labels, ensembled, prompts_of, unrelated
-from . import Say, fidelity, now
+from . import fidelity
+from .install import utc_now
+from .tower_plan import Say
 
 PACKAGE = "open-clip-torch"
 SAY_EVERY_S = 5.0
 
 
-class Recipe(NamedTuple):
-    """What a label set is made from. source: where the labels come from."""
+class LabelSource(NamedTuple):
+    """Labels and prompt templates of a label set to bake. source: where the labels come from."""
 
     labels: tuple[str, ...]
     templates: tuple[str, ...]
@@ -47,34 +49,34 @@ def bake_labels(
 ) -> LabelSet:
     """Bake the label set `name` into the model directory at `path`, and return its facts.
 
-    `labels` and `templates` are files with one a line; where they are None, see recipe_of. `say` hears what is being
-    done, a line at a time. Raises InputError for a name, file or set that cannot be used, ModelDirError, or
-    FidelityError where OpenAI's weights give another vector than the published one; nothing is written then.
+    labels, templates: files with one a line, or None, see choose_labels. `say` hears each step as a line.
+    Raises InputError for a name, file or set that cannot be used, ModelDirError, or FidelityError if OpenAI's weights
+    give another vector than the published one; nothing is written then.
     """
     label_sets.check_name(name)
     engine = Engine(path)
     file = path / model_dir.LABELS / f"{name}.json"
     if file.exists() and not force:
         raise InputError(f"{file} is there already; --force replaces it")
-    recipe = recipe_of(path, name, labels, templates)
-    check_labels(recipe.labels, recipe.templates)
+    chosen = choose_labels(path, name, labels, templates)
+    check_labels(chosen.labels, chosen.templates)
     model_dir.check_sha256(path, engine.manifest, (model_dir.TEXT_REFERENCE,))
-    openais = fidelity.are_openais(engine.manifest, np.load(path / model_dir.TEXT_REFERENCE))
+    is_openai = fidelity.is_openai(engine.manifest, np.load(path / model_dir.TEXT_REFERENCE))
     made_images = engine.made_images
-    say(f"{name}: {len(recipe.labels):,} labels of {recipe.source}, templates: {len(recipe.templates):,}")
-    vectors = class_vectors(engine, recipe.labels, recipe.templates, lambda line: say(f"{name}: {line}"))
-    if openais:
-        check_published(engine.manifest.towers["text"].precision, recipe.labels, recipe.templates, vectors)
+    say(f"{name}: {len(chosen.labels):,} labels of {chosen.source}, templates: {len(chosen.templates):,}")
+    vectors = class_vectors(engine, chosen.labels, chosen.templates, lambda line: say(f"{name}: {line}"))
+    if is_openai:
+        check_published(engine.manifest.towers["text"].precision, chosen.labels, chosen.templates, vectors)
     facts = LabelSet(
         format=label_sets.FORMAT,
         name=name,
-        labels=recipe.labels,
-        templates=recipe.templates,
+        labels=chosen.labels,
+        templates=chosen.templates,
         unrelated_cosine=unrelated(vectors, made_images),
-        source=recipe.source,
+        source=chosen.source,
         weights_sha256=engine.manifest.source.weights_sha256,
         vectors_sha256="",  # label_sets.write knows it
-        baked_at=now(),
+        baked_at=utc_now(),
     )
     try:
         label_sets.write(path, facts, vectors)
@@ -84,30 +86,34 @@ def bake_labels(
     return label_sets.read_facts(path, engine.manifest, name)
 
 
-def recipe_of(path: Path, name: str, labels: Path | None, templates: Path | None) -> Recipe:
-    """The labels and templates of the files; without a file of labels those of the set `name` that is there already.
+def choose_labels(path: Path, name: str, labels: Path | None, templates: Path | None) -> LabelSource:
+    """The labels and templates of the files, or those of the existing label set `name`, or OpenAI's for `imagenet`.
 
-    Where there is none, `imagenet` has OpenAI's names and templates; other labels without templates have the default
-    one. Raises InputError where labels or templates cannot be had.
+    Labels from a file without templates get the default one. Raises InputError if there are no labels, or a file cannot
+    be read.
     """
-    found = Recipe(read_lines(labels, "labels"), DEFAULT_TEMPLATES, named(labels)) if labels else stored(path, name)
-    if found is None and name == IMAGENET:
-        found = openai_imagenet()
-    if found is None:
+    chosen = (
+        LabelSource(read_lines(labels, "labels"), DEFAULT_TEMPLATES, utf8_name(labels))
+        if labels
+        else stored_labels(path, name)
+    )
+    if chosen is None and name == IMAGENET:
+        chosen = openai_imagenet()
+    if chosen is None:
         raise InputError(
             f"{path} has no label set {name!r} whose labels could be baked again; "
             "--labels names a file of labels, one a line"
         )
-    return found._replace(templates=read_lines(templates, "templates")) if templates else found
+    return chosen._replace(templates=read_lines(templates, "templates")) if templates else chosen
 
 
-def named(file: Path) -> str:
-    """The name of a file, with ? for what is no UTF-8."""
+def utf8_name(file: Path) -> str:
+    """The name of a file, with ? for bytes that are no UTF-8."""
     return file.name.encode(errors="replace").decode()
 
 
 def read_lines(file: Path, what: str) -> tuple[str, ...]:
-    """The lines of a text file, without the empty ones and the space around. Raises InputError naming the file."""
+    """The lines of a text file, stripped, without empty ones. Raises InputError naming the file."""
     expected = f"expected {what}, one a line, in UTF-8"
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").split("\n")]
@@ -120,19 +126,19 @@ def read_lines(file: Path, what: str) -> tuple[str, ...]:
     return tuple(filter(None, lines))
 
 
-def stored(path: Path, name: str) -> Recipe | None:
-    """What the label set `name` at `path` was made from, by whatever weights; None where that cannot be read."""
+def stored_labels(path: Path, name: str) -> LabelSource | None:
+    """Labels and templates of the existing label set `name`, whatever weights baked it; None if it cannot be read."""
     try:
         facts = label_sets.stored_facts(path, name)
     except (InputError, ModelDirError):
         return None
-    return Recipe(facts.labels, facts.templates, facts.source)
+    return LabelSource(facts.labels, facts.templates, facts.source)
 
 
-def openai_imagenet() -> Recipe:
+def openai_imagenet() -> LabelSource:
     """The 1000 names and 80 templates of OpenAI's notebook, as the package open-clip-torch has them.
 
-    Its file is run by itself, for to import the package would import torch. Raises InputError where it is not there.
+    Its file is run by itself, because importing the package would import torch. Raises InputError if it is missing.
     Source: openai/CLIP notebooks/Prompt_Engineering_for_ImageNet.ipynb.
     """
     try:
@@ -144,24 +150,24 @@ def openai_imagenet() -> Recipe:
             f"pip install --no-deps {PACKAGE}"
         ) from error
     templates = tuple(template(PLACE) for template in metadata["OPENAI_IMAGENET_TEMPLATES"])
-    return Recipe(tuple(metadata["IMAGENET_CLASSNAMES"]), templates, f"{PACKAGE} {package.version}")
+    return LabelSource(tuple(metadata["IMAGENET_CLASSNAMES"]), templates, f"{PACKAGE} {package.version}")
 
 
 def class_vectors(engine: Engine, labels: Sequence[str], templates: Sequence[str], say: Say) -> NDArray[np.float32]:
-    """As zero_shot.class_vectors, on all cores, for a prompt takes one; `say` hears how far it is."""
+    """zero_shot.class_vectors on all cores, a label each: [c, embed_dim] float32. `say` hears the progress."""
 
     def vector_of(label: str) -> NDArray[np.float32]:
         return ensembled(engine.embed_text(prompts_of(label, templates)))
 
     pool = ThreadPoolExecutor(available_cores())
     try:
-        return np.stack(list(told(pool.map(vector_of, labels), len(labels), len(templates), say)))
+        return np.stack(list(with_progress(pool.map(vector_of, labels), len(labels), len(templates), say)))
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def told(vectors: Iterator, labels: int, prompts_each: int, say: Say) -> Iterator:
-    """`vectors` as they come; every few seconds `say` hears how many prompts are done, how fast, and the time left."""
+def with_progress(vectors: Iterator, labels: int, prompts_each: int, say: Say) -> Iterator:
+    """`vectors` unchanged; every few seconds `say` hears how many prompts are done, how fast, and the time left."""
     begun_s = said_s = time.monotonic()
     for done, vector in enumerate(vectors, 1):
         now_s = time.monotonic()
@@ -175,7 +181,7 @@ def told(vectors: Iterator, labels: int, prompts_each: int, say: Say) -> Iterato
 def check_published(
     precision: str, labels: Sequence[str], templates: Sequence[str], vectors: NDArray[np.float32]
 ) -> None:
-    """Raises FidelityError where a class vector is not the one that others published of OpenAI's weights."""
+    """Raises FidelityError if a class vector differs from the one published for OpenAI's weights."""
     off, allowed = fidelity.published_class_difference(labels, templates, vectors), fidelity.CLASS_TOLERANCE[precision]
     if off is not None and not off <= allowed:
         golden = fidelity.PUBLISHED_CLASS

@@ -1,6 +1,6 @@
 """Float32 matrices to 8 bits: linear layers per output column, the token table per row.
 
-Nothing here knows what the matrices are for.
+It does not know the graph.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def quantize_rows(table: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray
 
 
 def rows_error(table: NDArray[np.float32]) -> float:
-    """The error of a table in 8 bits, root mean square, relative to what varies in it."""
+    """Root mean square error of a table in 8 bits, relative to its variation around the mean row."""
     levels, scale = quantize_rows(table)
     return float(np.linalg.norm(scale * levels - table) / max(float(np.linalg.norm(table - table.mean(0))), 1e-30))
 
 
 def rounded_to_8_bits(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Activations as DynamicQuantizeMatMul sees them: one scale and zero point for all of x, its range with 0 in it."""
+    """Activations as DynamicQuantizeMatMul rounds them: one scale and zero point for all of x; its range includes 0."""
     low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
     scale = np.float32((high - low) / 255 or 1)
     zero_point = np.round(-low / scale)
@@ -47,7 +47,7 @@ def rounded_to_8_bits(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def product_in_8_bits(calls: Sequence[NDArray[np.float32]], weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """x @ weight as an 8-bit linear layer gives it for each x [t, in] of `calls`, one below the other: [all t, out]."""
+    """x @ weight as an 8-bit linear layer computes it for each x [t, in] of `calls`, stacked: [all t, out]."""
     levels, scale, zero_point = quantize_columns(weight)
     back = levels.astype(np.float32)
     back -= zero_point

@@ -1,5 +1,8 @@
-"""Fixed inputs, texts of many kinds and images made in code: those that fidelity is measured on, and those that 8-bit
-towers are fitted to, none of which is among them."""
+"""Fixed inputs: texts of many kinds, and images made in code.
+
+Fidelity is measured on TEXTS and made_images(); 8-bit towers are fitted to CALIBRATION_TEXTS and calibration_images().
+The two sets have nothing in common.
+"""
 
 from __future__ import annotations
 

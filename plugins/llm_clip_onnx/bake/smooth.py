@@ -1,12 +1,13 @@
-"""A checkpoint rewritten so that what goes into its linear layers fits 8 bits, while in float32 it computes the same.
+"""Rewrites linear layers so that their inputs fit 8 bits, while in float32 the tower computes the same.
 
-8-bit activations share one scale over a whole call, and CLIP has outlier channels: a few that carry a large constant,
-beside which that scale is much too coarse for all others. So what goes into a linear layer, x, is made
-(x - shift) / scale, with a number of each per channel, the layer's matrix scale * W and its bias b + shift @ W. The
-layer norm before, or the values of the attention before, give that x without another step; only fc2, behind an
-activation, wants a product for the scale, and has no shift. What is rewritten, and how far, is chosen by its error.
+8-bit activations share one scale over a whole call. CLIP has outlier channels: a few that carry a large constant, and
+beside them that scale is much too coarse for all others. So the input x of a linear layer becomes (x - shift) / scale,
+with one shift and one scale per channel; its matrix W becomes scale * W, and its bias b becomes b + shift @ W. The
+layer norm before it, or the values of the attention before it, give the new x without another step. Only fc2, which
+follows an activation, needs a product for the scale and has no shift. The measured error chooses the layers and the
+strength.
 
-It quantizes nothing for good, and knows no graph. Source: SmoothQuant (arXiv 2211.10438) for the scale, Outlier
+It keeps no quantized matrix and knows no graph. Source: SmoothQuant (arXiv 2211.10438) for the scale, Outlier
 Suppression+ (arXiv 2304.09145) for the shift.
 """
 
@@ -22,19 +23,19 @@ from .checkpoint import TowerConfig
 from .quantize import product_in_8_bits
 
 Array = NDArray[np.float32]
-Inputs = Mapping[str, Sequence[Array]]  # linear layer -> what went into it, [t, in] for each text or image
+Inputs = Mapping[str, Sequence[Array]]  # linear layer -> its inputs, [t, in] for each text or image
 
-# How much of a channel's range moves into the matrix: 0 none, 1 all. The best of 0.3 to 0.85 lay between these two.
+# Share of a channel's range that moves into the matrix. Of 0.3 to 0.85 the best lay between these two.
 STRENGTHS = (0.5, 0.75)
-WORTH_A_STEP = 0.7  # for fc2 the error must fall to this share of what it was, for the scale costs a product
-INPUT_SCALE = "input_scale"  # the tensor of fc2 that its input is multiplied by, where there is one
+WORTH_A_STEP = 0.7  # the error of fc2 must fall to this share, because its scale costs a product
+INPUT_SCALE = "input_scale"  # name of the tensor that multiplies fc2's input, if it is rewritten
 
 
 @dataclass(frozen=True)
 class Choice:
-    """How what goes into a linear layer is rewritten. `error`: of the 8-bit product, relative to what varies in it."""
+    """How a linear layer is rewritten. error: of its 8-bit product, relative to the varying part of the exact one."""
 
-    strength: float | None  # None: it is left as it is
+    strength: float | None  # None: not rewritten
     error: float
     error_as_it_was: float
     shift: Array  # [in]
@@ -42,12 +43,12 @@ class Choice:
 
 
 def linears(prefix: str, tower: TowerConfig) -> list[str]:
-    """The linear layers of a tower in order, four a layer; `qkv` is three that get the same."""
+    """Names of a tower's linear layers in order, four a layer; `qkv` joins three that have the same input."""
     return [f"{prefix}.encoder.layers.{n}.{part}" for n in range(tower.layers) for part in ("qkv", "out", "fc1", "fc2")]
 
 
 def tensor_names(linear: str) -> list[str]:
-    """The checkpoint's names, without .weight and .bias, of what a linear layer is made of."""
+    """The checkpoint's names, without .weight and .bias, of the tensors of a linear layer."""
     layer, part = linear.rsplit(".", 1)
     if part == "qkv":
         return [f"{layer}.self_attn.{one}_proj" for one in "qkv"]
@@ -57,9 +58,9 @@ def tensor_names(linear: str) -> list[str]:
 def smoothed(
     tensors: Mapping[str, Array], prefix: str, tower: TowerConfig, inputs: Inputs
 ) -> tuple[dict[str, Array], dict[str, Choice]]:
-    """The tensors with some replaced, and what was chosen for each linear layer.
+    """The tensors, some of them rewritten, and the choice for each linear layer.
 
-    `inputs` are of the tensors as they were: what is rewritten before a layer does not change what is measured there.
+    inputs: measured on the original tensors, because rewriting one layer does not change the products of the next.
     """
     tensors, choices = dict(tensors), {}
     for linear in linears(prefix, tower):
@@ -70,7 +71,7 @@ def smoothed(
 
 
 def choose(linear: str, tensors: Mapping[str, Array], inputs: Sequence[Array]) -> Choice:
-    """Of leaving a linear layer as it is, and of rewriting it by each of STRENGTHS, what has the smallest error."""
+    """The choice with the smallest error: to leave a linear layer as it is, or to rewrite it by one of STRENGTHS."""
     weight = np.concatenate([tensors[f"{name}.weight"] for name in tensor_names(linear)]).T  # [in, out]
     behind_activation = linear.endswith(".fc2")
     rows = np.concatenate(inputs)  # [all t, in]
@@ -78,8 +79,8 @@ def choose(linear: str, tensors: Mapping[str, Array], inputs: Sequence[Array]) -
     varies = max(float(np.linalg.norm(exact - exact.mean(0))), 1e-30)
 
     def error(shift: Array, scale: Array) -> float:
-        found = product_in_8_bits([(x - shift) / scale for x in inputs], scale[:, None] * weight)
-        return float(np.linalg.norm(found + shift @ weight - exact)) / varies
+        product = product_in_8_bits([(x - shift) / scale for x in inputs], scale[:, None] * weight)
+        return float(np.linalg.norm(product + shift @ weight - exact)) / varies
 
     none, one = np.zeros(len(weight), np.float32), np.ones(len(weight), np.float32)
     as_it_was = error(none, one)
@@ -88,15 +89,15 @@ def choose(linear: str, tensors: Mapping[str, Array], inputs: Sequence[Array]) -
     shift = none if behind_activation else ((rows.max(0) + rows.min(0)) / 2).astype(np.float32)
     for strength in STRENGTHS:
         scale = scales(np.abs(rows - shift).max(0), np.abs(weight).max(1), strength)
-        if (found := error(shift, scale)) < min(limit, best.error):
-            best = Choice(strength, found, as_it_was, shift, scale)
+        if (new_error := error(shift, scale)) < min(limit, best.error):
+            best = Choice(strength, new_error, as_it_was, shift, scale)
     return best
 
 
 def scales(activations: Array, weights: Array, strength: float) -> Array:
-    """What each channel is divided by, [in]: of geometric mean 1, from its largest activation and weight.
+    """The scale of each channel, [in], with geometric mean 1, from its largest activation and weight.
 
-    Channels that are always the same, or never used, count as 1e-5 of the largest, so that nothing overflows.
+    Channels that never vary, or are never used, count as 1e-5 of the largest, so that nothing overflows.
     """
     a, w = (np.log(np.maximum(each, max(float(each.max()), 1e-30) * 1e-5)) for each in (activations, weights))
     logs = strength * a - (1 - strength) * w
@@ -104,7 +105,7 @@ def scales(activations: Array, weights: Array, strength: float) -> Array:
 
 
 def rewrite(tensors: dict[str, Array], linear: str, choice: Choice) -> None:
-    """Replace the tensors of a linear layer, and of what is before it, as `choice` says. Exact but for rounding."""
+    """Replace the tensors of a linear layer and of the step before it as `choice` says. Exact but for rounding."""
     layer, part = linear.rsplit(".", 1)
     shift, scale = choice.shift, choice.scale
     for name in tensor_names(linear):

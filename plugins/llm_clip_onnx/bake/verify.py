@@ -1,7 +1,7 @@
-"""Checks a model directory as it would be served: files, fidelity, published embeddings, and llm-clip itself.
+"""Checks a model directory as a server opens it: files, fidelity, published embeddings, and llm-clip itself.
 
-The fixed inputs go the whole way through the engine, as text and as images, and are compared with the reference's
-embeddings that the bake left in the directory.
+The fixed inputs go through the engine, as text and as images. Their embeddings are compared with the reference's, which
+the bake left in the directory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .samples import TEXTS, made_images
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was checked: what, whether it holds, and what was found."""
+    """One check: its name, its result, and the figures."""
 
     name: str
     ok: bool
@@ -30,23 +30,23 @@ class Check:
 
 
 def verify(path: Path, reference: str | None = None, checkpoint: str | None = None) -> list[Check]:
-    """All checks of the model directory at `path`. Raises ModelDirError where it does not even open.
+    """All checks of the model directory at `path`. Raises ModelDirError if it does not open.
 
-    reference: "llm-clip" compares with llm-clip too, on `checkpoint`, or else on the source that was baked.
+    reference: "llm-clip" also compares with llm-clip, on `checkpoint`, or else on the source of the bake.
     """
     engine = Engine(path)
     manifest = engine.manifest
     model_dir.check_sha256(path, manifest, tuple(manifest.files))
     checks = [Check("files", True, f"{len(manifest.files)} files, every sha256 as the manifest says")]
-    pngs = {name: png_of(image) for name, image in made_images().items()}
-    found = {"text": engine.embed_text(TEXTS), "image": engine.embed_images(list(pngs.values()))}
+    pngs = {name: png_bytes(image) for name, image in made_images().items()}
+    embeddings = {"text": engine.embed_text(TEXTS), "image": engine.embed_images(list(pngs.values()))}
     inputs = {"text": list(TEXTS), "image": list(pngs)}
     for name, tower in manifest.towers.items():
         if tower.precision == "int8":
-            checks += [matrices_told(name, tower), levels_check(path, name, str(engine.levels))]
+            checks += [matrices_check(name, tower), levels_check(path, name, str(engine.levels))]
 
     def compare(tower: str, with_what: str, expected: NDArray[np.float32]) -> Check:
-        result = fidelity.agreement(found[tower], expected, inputs[tower])
+        result = fidelity.agreement(embeddings[tower], expected, inputs[tower])
         precision = manifest.towers[tower].precision
         figures = (
             f"worst cosine {result.worst:.6f}, mean {result.mean:.6f}; centred {result.worst_centred:.6f}, "
@@ -60,11 +60,11 @@ def verify(path: Path, reference: str | None = None, checkpoint: str | None = No
     stored = {"text": model_dir.TEXT_REFERENCE, "image": model_dir.IMAGE_REFERENCE}
     checks += [compare(tower, "the bake's reference", np.load(path / file)) for tower, file in stored.items()]
     text_reference = np.load(path / model_dir.TEXT_REFERENCE)
-    openais = fidelity.are_openais(manifest, text_reference)
-    if openais:
+    is_openai = fidelity.is_openai(manifest, text_reference)
+    if is_openai:
         checks += published_checks(fidelity.published_differences(TEXTS, text_reference))
     for name in label_sets.names_of(path):
-        checks += label_set_checks(engine, name, openais)
+        checks += label_set_checks(engine, name, is_openai)
     if reference:
         if not checkpoint and manifest.source.revision is None and not Path(manifest.source.id).is_dir():
             raise CheckpointError(
@@ -75,8 +75,8 @@ def verify(path: Path, reference: str | None = None, checkpoint: str | None = No
     return checks
 
 
-def matrices_told(name: str, tower: model_dir.Tower) -> Check:
-    """What the bake chose for the matrices, as the manifest has it, and what it costs; there is nothing to fail."""
+def matrices_check(name: str, tower: model_dir.Tower) -> Check:
+    """The bake's choices for the matrices, and their cost in bytes. This check never fails."""
     rewritten = [one for one in tower.matrices.values() if one.strength is not None]
     matrix, worst = max(tower.matrices.items(), key=lambda item: item[1].error)
     kept = f"{', '.join(tower.kept_float32)}, {tower.kept_float32_bytes / 1e6:.1f} MB more"
@@ -89,11 +89,11 @@ def matrices_told(name: str, tower: model_dir.Tower) -> Check:
 
 
 def levels_check(path: Path, name: str, used: str) -> Check:
-    """Both forms of a tower's 8-bit matrices must be the same levels, whichever of them this processor is served."""
+    """Compares the signed and the unsigned levels of a tower's 8-bit matrices, which must be the same."""
     forms = [np.fromfile(path / f"{name}{end}", np.uint8) for end in (model_dir.UNSIGNED, model_dir.SIGNED)]
     same = np.array_equal(forms[0] ^ model_dir.SIGN, forms[1])
-    found = f"signed and unsigned ones {'agree' if same else 'differ'}; the {used} are used here"
-    return Check(f"{name} tower's levels", same, found)
+    figures = f"signed and unsigned ones {'agree' if same else 'differ'}; the {used} are used here"
+    return Check(f"{name} tower's levels", same, figures)
 
 
 def published_checks(differences: list[float]) -> list[Check]:
@@ -108,8 +108,8 @@ def published_checks(differences: list[float]) -> list[Check]:
     ]
 
 
-def label_set_checks(engine: Engine, name: str, openais: bool) -> list[Check]:
-    """Its files, some of its vectors made again by the text tower, and the published one where weights are OpenAI's."""
+def label_set_checks(engine: Engine, name: str, is_openai: bool) -> list[Check]:
+    """Checks its files, three of its vectors made again, and the published vector if the weights are OpenAI's."""
     title = f"label set {name}"
     try:
         facts = label_sets.read_facts(engine.path, engine.manifest, name)
@@ -122,7 +122,7 @@ def label_set_checks(engine: Engine, name: str, openais: bool) -> list[Check]:
     figures = f"{len(vectors):,} labels, worst cosine {worst:.6f} of {len(some)} made again"
     checks = [Check(title, worst >= fidelity.LABELS_MINIMUM, figures)]
     off = fidelity.published_class_difference(facts.labels, facts.templates, vectors)
-    if openais and off is not None:
+    if is_openai and off is not None:
         golden = fidelity.PUBLISHED_CLASS
         allowed = fidelity.CLASS_TOLERANCE[engine.manifest.towers["text"].precision]
         named = f"class vector of {golden['label']!r} in {name} as published in {golden['source']}"
@@ -130,16 +130,16 @@ def label_set_checks(engine: Engine, name: str, openais: bool) -> list[Check]:
     return checks
 
 
-def png_of(image) -> bytes:
+def png_bytes(image) -> bytes:
     stream = io.BytesIO()
     image.save(stream, "PNG")
     return stream.getvalue()
 
 
 def llm_clip_embeddings(source: str, revision: str | None, images: list[bytes]) -> dict[str, NDArray[np.float32]]:
-    """What llm-clip itself makes of the fixed inputs, its model loaded from `source` instead of the one name it knows.
+    """llm-clip's own embeddings of the fixed inputs, [n, embed_dim] float32 each, with its model loaded from `source`.
 
-    Raises CheckpointError where `source` cannot be loaded, ImportError where llm-clip is not installed.
+    Raises CheckpointError if `source` cannot be loaded, ImportError if llm-clip is not installed.
     """
     import llm_clip
     from sentence_transformers import SentenceTransformer

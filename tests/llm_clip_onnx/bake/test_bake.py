@@ -18,8 +18,7 @@ import pytest
 import reference
 from conftest import DEMO_CHECKPOINT, quiet
 from llm_clip_onnx import model_dir
-from llm_clip_onnx.bake import bake, fidelity
-from llm_clip_onnx.bake.checkpoint import open_checkpoint
+from llm_clip_onnx.bake import bake, fidelity, open_checkpoint
 from llm_clip_onnx.bake.samples import TEXTS, made_images
 from llm_clip_onnx.engine import Engine
 from llm_clip_onnx.errors import CheckpointError, FidelityError, ModelDirError
@@ -383,7 +382,7 @@ def reconfigured(folder: Path, **changes) -> None:
         ),
         (
             lambda f: retold(f, "text_config", eos_token_id=5),
-            "eos_token_id is 5; expected <|endoftext|>, 49407, or 2 as of old",
+            "eos_token_id is 5; expected <|endoftext|>, 49407, or the early checkpoints' 2",
         ),
         (lambda f: reconfigured(f, text_config={"eos_token_id": [1]}), "eos_token_id is [1], expected a whole number"),
         (lambda f: (f / "vocab.json").write_text("[]"), "a file of it does not hold what it should"),

@@ -19,8 +19,9 @@ from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 from safetensors.numpy import load_file, save_file
 
 from hub_standin import COMMIT, Cut, HubStandIn, Refusal, Request
-from llm_clip_onnx.bake import checkpoint
-from llm_clip_onnx.bake.hub import needed_files, reason
+from llm_clip_onnx.bake import layout
+from llm_clip_onnx.bake.hub import reason
+from llm_clip_onnx.bake.layout import needed_files
 from llm_clip_onnx.errors import CheckpointError
 from llm_clip_onnx.model_dir import Source, read_manifest
 from random_checkpoint import TINY, write_checkpoint
@@ -343,6 +344,6 @@ def test_needed_files(names, needed):
 
 
 def test_pickled_weights_are_not_fetched_where_torch_is_not(monkeypatch):
-    monkeypatch.setattr(checkpoint.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(layout.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(CheckpointError, match=r"the weights are in pytorch_model.bin, which only torch reads"):
         needed_files({"config.json", "pytorch_model.bin"}, PurePosixPath(""), get=None, source=ID)

@@ -9,18 +9,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from conftest import quiet
-from llm_clip_onnx.bake import (
-    bake,
-    calibration_inputs,
-    fidelity,
-    forward,
-    kept_float32,
-    smooth,
-    write_and_embed,
-    write_tokenizer,
-)
+from llm_clip_onnx.bake import bake, fidelity, forward, open_checkpoint, smooth, write_tokenizer
 from llm_clip_onnx.bake import graph as graphs
-from llm_clip_onnx.bake.checkpoint import open_checkpoint
+from llm_clip_onnx.bake.eight_bit import calibration_inputs, choose_float32
 from llm_clip_onnx.bake.quantize import product_in_8_bits, quantize_columns
 from llm_clip_onnx.bake.samples import CALIBRATION_TEXTS, TEXTS, calibration_images, made_images
 from llm_clip_onnx.engine import Engine
@@ -90,7 +81,7 @@ def test_rewritten_it_computes_the_same_in_float32(name, small, tmp_path):
 def test_the_graph_of_rewritten_tensors_agrees_with_the_reference_in_float32(name, small, tmp_path):
     plan = plans(small, tmp_path)[name]
     tensors, _ = smooth.smoothed(plan.tensors, plan.prefix, plan.config, calibration_inputs(plan))
-    result = fidelity.agreement(write_and_embed(plan, tmp_path / "graph", tensors, ()), plan.reference, plan.inputs)
+    result = fidelity.agreement(plan.write_and_embed(tmp_path / "graph", tensors, ()), plan.reference, plan.inputs)
     assert fidelity.float32_agrees(result)
 
 
@@ -151,7 +142,7 @@ def test_planted_outliers_are_like_the_real_ones_and_break_plain_8_bit_towers(pl
         assert alike[name][0] < mean_cosine(plan.reference) < alike[name][1]
         everything = {graphs.TOKEN_TABLE, *smooth.linears(plan.prefix, plan.config)}
         monkeypatch.setattr(graphs, "quantize_columns", per_tensor)
-        plain = write_and_embed(plan, tmp_path / name, plan.tensors, everything)
+        plain = plan.write_and_embed(tmp_path / name, plan.tensors, everything)
         result = fidelity.agreement(plain, plan.reference, plan.inputs)
         assert not fidelity.int8_agrees(name, result)
         assert result.worst > 0.995  # which plain cosine hides
@@ -218,7 +209,7 @@ def test_no_more_is_kept_float32_than_it_takes(needed, expected):
         return of(1 if needed <= kept else 0.1 + sum(helps[name] for name in kept) / 2)
 
     sizes = {"a": 4, "b": 3, "c": 2, "table": 1}
-    assert kept_float32(sizes, write, lambda result: result.worst_centred == 1) == expected
+    assert choose_float32(sizes, write, lambda result: result.worst_centred == 1) == expected
     assert len(asked) < 20
 
 
@@ -236,14 +227,14 @@ def test_a_token_table_that_8_bits_harm_stays_float32(tmp_path):
 
 def test_towers_whose_signed_levels_differ_are_refused(tiny_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(graphs, "SIGN", 0x81)  # another bit is turned too
-    monkeypatch.setattr("llm_clip_onnx.bake.multiplies_signed", lambda probe: True)
+    monkeypatch.setattr("llm_clip_onnx.bake.eight_bit.multiplies_signed", lambda probe: True)
     with pytest.raises(FidelityError, match="the text towers of signed and of unsigned levels differ"):
         bake(str(tiny_checkpoint), tmp_path / "model", "int8", say=quiet)
     assert not (tmp_path / "model").exists()
 
 
 def test_a_processor_that_cannot_try_signed_levels_says_so(tiny_checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr("llm_clip_onnx.bake.multiplies_signed", lambda probe: False)
+    monkeypatch.setattr("llm_clip_onnx.bake.eight_bit.multiplies_signed", lambda probe: False)
     lines: list[str] = []
     bake(str(tiny_checkpoint), tmp_path / "model", "int8", say=lines.append)
     assert "text tower: signed levels overflow on this processor, and were not tried" in lines
