@@ -7,7 +7,12 @@ import os
 import tempfile
 from pathlib import Path
 
+import httpx
+import hypothesis
 import pytest
+from datasette.app import DEFAULT_SETTINGS
+
+from patience import PATIENCE_S
 
 os.environ.pop("CLIP_MODEL_DIR", None)  # tests say themselves which model they mean
 os.environ["LLM_USER_PATH"] = tempfile.mkdtemp(prefix="llm-of-tests-")  # and leave the developer's own folder alone
@@ -16,6 +21,13 @@ from llm_clip_onnx.bake import bake
 from llm_clip_onnx.bake.labels import bake_labels
 from llm_clip_onnx.engine import Engine
 from random_checkpoint import TINY, write_checkpoint
+
+# No verdict depends on how busy the machine is. Where a test is about SQL's time limit, it says which.
+DEFAULT_SETTINGS["sql_time_limit_ms"] = 1000 * PATIENCE_S
+for part in ("connect", "read", "write", "pool"):
+    setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, part, PATIENCE_S)  # 5 s by itself
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
 
 ROOT = Path(__file__).parent.parent
 DEMO_CHECKPOINT = ROOT / "demo" / "checkpoint"
@@ -82,7 +94,7 @@ def chromium_process():
     from browser import CHROMIUM, QUIET
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET, timeout=1000 * PATIENCE_S)
         yield browser
         browser.close()
 
@@ -90,5 +102,7 @@ def chromium_process():
 @pytest.fixture
 def browser_page(chromium_process):
     """An empty page of a new browser context."""
-    with chromium_process.new_context() as context:
+    from browser import new_context
+
+    with new_context(chromium_process) as context:
         yield context.new_page()

@@ -17,6 +17,7 @@ from conftest import ROOT
 from datasette_clip.config import Limits
 from llm_clip_onnx.engine import Engine
 from nasty import photo, saved
+from patience import PATIENCE_S
 from serving import environment, free_port, serving, wait_for
 
 METADATA = str(ROOT / "metadata.json")
@@ -45,7 +46,7 @@ def private_url(alpha_bin, demo_dir, tmp_path_factory):
 
 
 def get(url: str, **options) -> httpx.Response:
-    return httpx.get(url, follow_redirects=True, timeout=60, **options)
+    return httpx.get(url, follow_redirects=True, **options)
 
 
 def embedding(demo_dir) -> str:
@@ -106,7 +107,7 @@ def test_the_addresses_on_the_page_answer_without_a_redirect(alpha_url):
     ],
 )  # fmt: skip
 def test_limits_have_their_sentences_and_statuses(path, status, sentence, alpha_url):
-    response = httpx.get(alpha_url + path, timeout=60)
+    response = httpx.get(alpha_url + path)
     assert response.status_code == status
     assert response.json()["error"].startswith(sentence)
 
@@ -188,7 +189,7 @@ def refusal(alpha_bin, tmp_path, *arguments: str, **env: str) -> str:
     """The last line of an alpha that must refuse to start."""
     command = [str(alpha_bin / "datasette"), "serve", "--memory", "-p", str(free_port()), *arguments]
     own = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(tmp_path), **env)
-    done = subprocess.run(command, env=own, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=own, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 1, done.stderr
     return done.stderr.splitlines()[-1]
 

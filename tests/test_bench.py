@@ -24,6 +24,7 @@ from conftest import ROOT
 from llm_clip_onnx.model_dir import read_manifest
 from llm_clip_onnx.tokenizer import ids_of, open_tokenizer
 from nasty import photo, saved
+from patience import PATIENCE_S
 
 MADE = """
 import argparse, json, pathlib, signal, subprocess, sys, tempfile
@@ -62,7 +63,7 @@ def runner(tmp_path) -> list[str]:
 
 def ended(command: list[str], **more) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'bench'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, **more)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, **more)
 
 
 def test_a_bench_runs_by_its_name_and_a_quick_look_is_not_kept(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from datasette.app import Datasette
 
 from conftest import ROOT, shipped_metadata
+from patience import PATIENCE_S
 
 README = (ROOT / "README.md").read_text()
 KEPT = json.loads((ROOT / "bench/results.json").read_text())["benches"]
@@ -225,7 +226,7 @@ def test_the_commands_of_llm_are_those_that_readme_shows(demo_dir, tmp_path):
     env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
     for line in lines:
         command = [str(BIN / "llm"), *shlex.split(line)[1:]]
-        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=PATIENCE_S)
         assert done.returncode == 0, (line, done.stderr)
 
 

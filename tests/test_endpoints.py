@@ -20,6 +20,7 @@ from datasette.app import Datasette
 from hostile import hostile, readable
 from llm_clip_onnx.vectors import unit
 from nasty import photo, saved, turned
+from patience import PATIENCE_S
 from serving import environment, serving
 
 JPEG = saved(photo(224, 224), "JPEG")
@@ -344,7 +345,7 @@ def test_what_makes_no_sense_gets_its_sentence(method, path, sent, status, sente
 
 def raw(server: str, request: bytes) -> bytes:
     url = httpx.URL(server)
-    with socket.create_connection((url.host, url.port), timeout=60) as connection:
+    with socket.create_connection((url.host, url.port), timeout=PATIENCE_S) as connection:
         connection.sendall(request)
         answer = b""
         while piece := connection.recv(65536):
@@ -422,7 +423,7 @@ def test_without_a_model_it_is_a_503_that_says_what_to_run(tmp_path, monkeypatch
 
 def test_beyond_the_queue_it_is_503_and_retry_after_and_others_are_answered(server):
     def post(_):
-        return httpx.post(server + EMBED, json={"images": [BASE64] * 5}, timeout=60)
+        return httpx.post(server + EMBED, json={"images": [BASE64] * 5})
 
     with ThreadPoolExecutor(8) as pool:
         waiting = [pool.submit(post, n) for n in range(40)]
@@ -442,7 +443,7 @@ def test_bodies_are_bounded_in_sum_and_the_room_comes_back(server):
     url = httpx.URL(server)
     head = f"POST {EMBED} HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 1900000\r\n\r\n".encode()
     large = JPEG + bytes(1_500_000)
-    with socket.create_connection((url.host, url.port), timeout=60) as slow:
+    with socket.create_connection((url.host, url.port), timeout=PATIENCE_S) as slow:
         slow.sendall(head)
         assert httpx.post(server + EMBED, content=large).status_code == 200  # what is only announced takes no room
         slow.sendall(bytes(1_800_000))
@@ -495,7 +496,7 @@ def test_every_hostile_file_gets_a_vector_or_a_sentence_and_the_server_stays_wel
     assert len(hostile()) >= 40
     for name, content in hostile().items():
         files = {"image": (name, content)}
-        response = httpx.post(open_server + path, params={"orient": orient}, files=files, timeout=60)
+        response = httpx.post(open_server + path, params={"orient": orient}, files=files)
         [result] = response.json()["results"]
         if name in readable():
             assert response.status_code == 200, (name, result)

@@ -24,6 +24,7 @@ from llm_clip_onnx.errors import InputError
 from llm_clip_onnx.indexing import Report, connected
 from llm_clip_onnx.vectors import to_blob
 from nasty import photo, saved
+from patience import PATIENCE_S
 from serving import environment, run_llm
 from test_search import fill, ids, llms_database, oracle
 
@@ -432,7 +433,7 @@ def test_a_file_is_searched_right_while_it_is_indexed_and_written(journal, tmp_p
     ended, wrong, searched = threading.Event(), [], []
 
     def search_on(seed: int) -> None:
-        reader = sqlite3.connect(path, timeout=60)
+        reader = sqlite3.connect(path, timeout=PATIENCE_S)
         reader.row_factory = sqlite3.Row
         try:
             while not ended.is_set():

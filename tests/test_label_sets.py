@@ -22,6 +22,7 @@ from llm_clip_onnx.bake.samples import TEXTS
 from llm_clip_onnx.engine import Engine
 from llm_clip_onnx.errors import FidelityError, InputError, ModelDirError
 from llm_clip_onnx.verify import verify
+from patience import PATIENCE_S
 from serving import environment, run_llm
 
 TEMPLATES = ("a drawing of {}", "{}, {}")
@@ -128,7 +129,9 @@ assert not {"torch", "open_clip", "onnx"} & sys.modules.keys()
 def test_imagenet_is_baked_without_torch_and_says_how_far_it_is(path, tmp_path):
     (tmp_path / "template.txt").write_text("{}")
     command = [sys.executable, "-c", IMPORTS_NO_TORCH, str(path), str(tmp_path / "template.txt")]
-    done = subprocess.run(command, env=environment(tmp_path / "llm"), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command, env=environment(tmp_path / "llm"), capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert done.returncode == 0, done.stderr
     assert label_sets.names_of(path) == ["imagenet"]
 

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from conftest import ROOT
+from patience import PATIENCE_S
 from random_checkpoint import TINY, write_checkpoint
 
 RUN = [sys.executable, str(ROOT / "bench" / "peers.py"), "--starts", "1", "--rounds", "2", "--array-mb", "8"]
@@ -37,7 +38,7 @@ def test_peers_are_measured_and_agree(checkpoint, tmp_path):
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(to.read_text())
