@@ -66,8 +66,9 @@ def address_of(process: subprocess.Popen, log: Path) -> str:
 
     def said() -> re.Match | None:
         ended, text = process.poll() is not None, log.read_text()
-        assert not ended, text
-        return re.search(r"Uvicorn running on (http://\S+)", text)
+        listens = re.search(r"Uvicorn running on (http://\S+)", text)
+        assert listens or not ended, text
+        return listens
 
     return until(said)[1]
 

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -24,7 +23,7 @@ from conftest import ROOT
 from llm_clip_onnx.model_dir import read_manifest
 from llm_clip_onnx.tokenizer import ids_of, open_tokenizer
 from nasty import photo, saved
-from patience import PATIENCE_S
+from patience import PATIENCE_S, has_ended, until
 
 MADE = """
 import argparse, json, pathlib, signal, subprocess, sys, tempfile
@@ -78,10 +77,10 @@ def test_a_bench_runs_by_its_name_and_a_quick_look_is_not_kept(tmp_path):
     ]
     done = ended(command, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    first, table, last = done.stdout.splitlines()
-    assert first == "[1 of 1] scan 0:00, all 0:00: ordering a whole table by cosine in SQL"
-    assert "ms as datasette-llm-embed does it" in table
-    assert last.startswith("1 of 1 in 0:0")
+    first, *lines, last = done.stdout.splitlines()  # on a busy machine it may say now and then how far it is
+    assert re.fullmatch(r"\[1 of 1\] scan \S+, all \S+: ordering a whole table by cosine in SQL", first)
+    assert any("ms as datasette-llm-embed does it" in line for line in lines)
+    assert last.startswith("1 of 1 in ")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -102,7 +101,7 @@ def test_what_is_found_is_kept_beside_what_others_found_and_one_that_fails_is_na
     assert results["machine"] == {"cores": 2}
     assert results["versions"].keys() == {"elsewhere", ".venv-test"}
     assert results["versions"][".venv-test"]["pytest"] == pytest.__version__
-    assert results["benches"]["made"].pop("took_s") < 20
+    results["benches"]["made"].pop("took_s")
     made = {"machine": {"cores": 2}, "figure": 7, "environment": ".venv-test", "command": f"python {tmp_path}/made.py"}
     assert results["benches"] == {"made": made, "staying": {"figure": 1, "took_s": 61}}
     assert "1:01" in ended([*runner, "--list"]).stdout
@@ -118,13 +117,12 @@ def test_what_ran_elsewhere_can_be_kept(runner, tmp_path):
 def test_a_signal_ends_the_bench_and_what_that_started(number, runner, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT / "bench")}
     process = subprocess.Popen([*runner, "staying"], env=environment, stdout=subprocess.DEVNULL)
-    while not (tmp_path / "stays").exists() or not (tmp_path / "stays").read_text():
-        assert process.poll() is None
-        time.sleep(0.02)
+    until(lambda: process.poll() is not None or ((tmp_path / "stays").exists() and (tmp_path / "stays").read_text()))
     child, place = (tmp_path / "stays").read_text().split()
+    child = psutil.Process(int(child))
     process.send_signal(number)
-    assert process.wait(30) == 128 + number
-    assert not psutil.pid_exists(int(child)) or psutil.Process(int(child)).status() == psutil.STATUS_ZOMBIE
+    assert process.wait(PATIENCE_S) == 128 + number
+    until(lambda: has_ended(child))
     assert not Path(place).exists()
     assert not (tmp_path / "results.json").exists()
 
@@ -149,7 +147,7 @@ def texts(svg: Path) -> list[str]:
 def test_clients_of_another_process_see_every_answer_and_every_error():
     found = clients.asked_from_outside(clients.free_address(), 2, 0.2, seed="nobody listens")
     assert found["answers"] == found["per_s"] == 0
-    assert found["errors"] > 2
+    assert found["errors"] >= 2  # one of each client at the least
     assert found["first_error"].startswith("ConnectionRefusedError")
 
 

@@ -6,7 +6,6 @@ import json
 import re
 import sqlite3
 import struct
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -17,8 +16,8 @@ from browser import chromium
 from conftest import ROOT
 from llm_clip_onnx.engine import Engine
 from nasty import photo, saved
-from patience import PATIENCE_S
-from serving import another_origin, environment, serving
+from patience import PATIENCE_S, until
+from serving import DATASETTES_LIMIT, another_origin, environment, serving
 
 EMBED = "select hex(llm_embed('clip', :q)) as x"
 
@@ -100,8 +99,7 @@ def test_garbage_is_collected_by_a_thread_that_holds_no_lock(tmp_path):
 
         with ThreadPoolExecutor(25) as pool:
             assert set(pool.map(ask, range(400))) == {400}
-        time.sleep(1.5)
-        assert client.get(f"{url}/collections").json() == ["clip-collecting"]
+        assert until(lambda: client.get(f"{url}/collections").json()) == ["clip-collecting"]
 
 
 def test_scale_to_zero_and_block_robots_are_there_as_they_are(server):
@@ -114,7 +112,7 @@ def test_scale_to_zero_and_block_robots_are_there_as_they_are(server):
 def test_the_first_query_of_a_cold_server_succeeds(demo_dir, tmp_path):
     """It comes while the tower is still being opened, and waits for it outside SQL's time limit."""
     env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
-    with serving("--memory", env=env, log=tmp_path / "log") as url:
+    with serving("--memory", *DATASETTES_LIMIT, env=env, log=tmp_path / "log") as url:
         response = httpx.get(f"{url}/_memory.json", params={"sql": EMBED, "q": "cold", "_shape": "array"})
     assert len(response.json()[0]["x"]) == 4096
 

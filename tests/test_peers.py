@@ -6,14 +6,13 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import numpy as np
 import psutil
 import pytest
 
 from conftest import ROOT
-from patience import PATIENCE_S
+from patience import PATIENCE_S, has_ended, until
 from random_checkpoint import TINY, write_checkpoint
 
 RUN = [sys.executable, str(ROOT / "bench" / "peers.py"), "--starts", "1", "--rounds", "2", "--array-mb", "8"]
@@ -87,14 +86,19 @@ def test_the_text_tower_that_is_timed_is_the_one_a_server_opens(signed, demo_dir
 def test_nothing_is_left_running_when_it_is_ended(checkpoint, tmp_path):
     only = ["--only", "sentence-transformers", "--to", str(tmp_path / "peers.json")]
     bench = psutil.Popen([*RUN, "--checkpoint", str(checkpoint), *only], env=environment(), stderr=subprocess.DEVNULL)
-    limit_s = time.monotonic() + 60
-    while not any("serve" in child.cmdline() for child in bench.children()) and time.monotonic() < limit_s:
-        time.sleep(0.05)
+    until(lambda: any("serve" in command_of(child) for child in bench.children()))
     children = bench.children(recursive=True)
-    assert children
     bench.terminate()
-    assert bench.wait(30) == 143
-    assert psutil.wait_procs(children, 10)[1] == []
+    assert bench.wait(PATIENCE_S) == 143
+    until(lambda: all(map(has_ended, children)))
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    """The command line of a process, empty if it has ended meanwhile."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
 
 
 def test_openais_layout_is_the_one_the_towers_are_written_for():

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+import psutil
+
 T = TypeVar("T")
 PATIENCE_S = 300
 
@@ -20,3 +22,11 @@ def until(ask: Callable[[], T]) -> T:
         assert time.monotonic() < end_s, f"not in {PATIENCE_S} s"
         time.sleep(0.02)
     return answer
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """True if a process does not run any more. A zombie does not; the one question cannot meet it half way."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
