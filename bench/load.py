@@ -55,7 +55,8 @@ global
     maxconn 500
 defaults
     mode http
-    timeout connect 2s
+    timeout connect 60s
+    timeout check 60s
     timeout client 60s
     timeout server 60s
     retries 5
@@ -114,12 +115,12 @@ def instance(model: Path, address: str, *, core: int | None = None) -> Iterator[
             yield process
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(300)
 
 
 def wait_until_ready(address: str) -> str:
     """The address, once what is there is ready."""
-    end_s = time.monotonic() + 60
+    end_s = time.monotonic() + 300
     while time.monotonic() < end_s:
         try:
             if httpx.get(f"http://{address}/-/clip/health", trust_env=False).status_code == 200:
@@ -127,7 +128,7 @@ def wait_until_ready(address: str) -> str:
         except httpx.TransportError:
             pass
         time.sleep(0.05)
-    raise RuntimeError(f"{address} is not ready in 60 s")
+    raise RuntimeError(f"{address} is not ready in 300 s")
 
 
 def heavy(model: Path, seconds: float) -> dict[str, dict]:
@@ -165,7 +166,7 @@ def proxied(one: str, two: str) -> Iterator[str]:
             yield front
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(300)
 
 
 def two(model: Path, seconds: float) -> dict[str, dict]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ STRICTLY = (
 )
 EMBED = "select hex(llm_embed('clip', :q)) as x"
 CLONE_NEWNET = 0x40000000
-START_LIMIT_S = 120
+START_LIMIT_S = 600
 number = itertools.count()
 
 
@@ -67,10 +68,15 @@ class Container:
 
     def get(self, path: str, **parameters: str | int) -> httpx.Response:
         """What GET of a path answers."""
-        self.asked += 1
         url = f"http://127.0.0.1:{self.port}{path}"
         with inside_network_of(self.pid):  # verify: no certificates are to be loaded, each time, for 15 ms
-            return httpx.get(url, params=parameters or None, timeout=120, trust_env=False, verify=False)
+            self.asked += 1
+            return httpx.get(url, params=parameters or None, timeout=START_LIMIT_S, trust_env=False, verify=False)
+
+    def connected(self) -> socket.socket:
+        """A connection to its port."""
+        with inside_network_of(self.pid):
+            return socket.create_connection(("127.0.0.1", self.port), START_LIMIT_S)
 
     def embed(self, text: str) -> NDArray[np.float32]:
         """The embedding of a text by the URL that the recipe is called by: [embed_dim] float32. Raises RuntimeError."""
@@ -99,7 +105,7 @@ class Container:
             time.sleep(0.1)
         return self
 
-    def end(self, limit_s: float = 30) -> int | None:
+    def end(self, limit_s: float = START_LIMIT_S) -> int | None:
         """Its exit code, once it has ended; None where it still runs after that time."""
         end = time.monotonic() + limit_s
         while (code := self.exit_code) is None and time.monotonic() < end:
