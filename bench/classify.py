@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from llm_clip_onnx import label_sets, model_dir
-from llm_clip_onnx.bake.labels import bake_labels
+from llm_clip_onnx.bake.label_set import bake_labels
 from random_checkpoint import VIT_B_32, write_checkpoint
 from recipe import (
     EMBED_DIM,

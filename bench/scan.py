@@ -16,8 +16,8 @@ from pathlib import Path
 import datasette_llm_embed
 import numpy as np
 
-from datasette_clip import sql_functions
 from datasette_clip.config import Config
+from datasette_clip.sql import functions as sql_functions
 from recipe import keep, origin
 
 SEARCH = "select id from embeddings order by llm_embed_cosine(embedding, ?) desc limit 10"

@@ -250,7 +250,7 @@ def in_our_shortlists(vectors: NDArray[np.float32]) -> dict[int, float]:
 
     Of a collection this small `llm clip index` compares nearly all exactly, which says nothing of a large one.
     """
-    from llm_clip_onnx.sign_bits import chunk_of, code_of, estimates
+    from clip_collections.index.sign_bits import chunk_of, code_of, estimates
 
     code, numbers = code_of(vectors.mean(0), vectors.std(0)), np.arange(len(vectors))
     chunk = chunk_of(numbers, numbers.astype(np.uint32), vectors, code)

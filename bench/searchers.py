@@ -235,16 +235,16 @@ def their_function(connection: sqlite3.Connection) -> None:
 
 
 def our_function(connection: sqlite3.Connection) -> None:
-    from datasette_clip import sql_functions
     from datasette_clip.config import Config
+    from datasette_clip.sql import functions as sql_functions
 
     sql_functions.register(connection, Config())
 
 
 def ours(file: str) -> Callable[[Path], Ask]:
     def open_(place: Path) -> Ask:
-        from llm_clip_onnx.collection import open_collection
-        from llm_clip_onnx.search import search
+        from clip_collections.collection import open_collection
+        from clip_collections.search import search
 
         connection = opened(place / file)
         collection = open_collection(connection, COLLECTION)

@@ -18,7 +18,7 @@ os.environ.pop("CLIP_MODEL_DIR", None)  # tests say themselves which model they 
 os.environ["LLM_USER_PATH"] = tempfile.mkdtemp(prefix="llm-of-tests-")  # and leave the developer's own folder alone
 
 from llm_clip_onnx.bake import bake
-from llm_clip_onnx.bake.labels import bake_labels
+from llm_clip_onnx.bake.label_set import bake_labels
 from llm_clip_onnx.engine import Engine
 from random_checkpoint import TINY, write_checkpoint
 
@@ -75,7 +75,7 @@ def demo_engine(demo_dir) -> Engine:
 def shipped_metadata(name: str = "metadata.json") -> dict:
     """metadata.json, but for the bound on SQLite's memory, which would be that of this process until it ends."""
     metadata = json.loads((ROOT / name).read_text())
-    del metadata["plugins"]["datasette-clip"]["limits"]["sqlite_bytes"]
+    del metadata["plugins"]["datasette-guard"]["limits"]["sqlite_bytes"]
     return metadata
 
 

@@ -96,12 +96,12 @@ def test_the_addresses_on_the_page_answer_without_a_redirect(alpha_url):
 @pytest.mark.parametrize(
     ("path", "status", "sentence"),
     [
-        (f"{QUERY}?sql={'a' * 60_000}", 414, "query string of 60004 bytes; at most 60000 are accepted (plugins.datasette-clip.limits.url_bytes)"),
-        (f"{QUERY}?sql={'a' * 20_001}", 400, "sql of 20001 bytes; at most 20000 are accepted (plugins.datasette-clip.limits.sql_bytes)"),
-        (f"{QUERY}?{'a&' * 100}", 400, "query string of 101 fields; at most 100 are accepted (plugins.datasette-clip.limits.fields)"),
+        (f"{QUERY}?sql={'a' * 60_000}", 414, "query string of 60004 bytes; at most 60000 are accepted (plugins.datasette-guard.limits.url_bytes)"),
+        (f"{QUERY}?sql={'a' * 20_001}", 400, "sql of 20001 bytes; at most 20000 are accepted (plugins.datasette-guard.limits.sql_bytes)"),
+        (f"{QUERY}?{'a&' * 100}", 400, "query string of 101 fields; at most 100 are accepted (plugins.datasette-guard.limits.fields)"),
         (f"{QUERY}?sql=select+randomblob(20000000)", 400, "string or blob too big"),
-        (f"{QUERY}?sql=select+zeroblob(4000000)+union+all+select+zeroblob(4000001)", 400, "the result is larger than 5000000 bytes: ask for fewer rows or columns (plugins.datasette-clip.limits.result_bytes)"),
-        (f"{QUERY}?sql=with+recursive+c(x)+as+(select+1+union+all+select+x%2B1+from+c)+select+randomblob(999999)+x+from+c+order+by+x", 400, "the query needs more than the 32000000 bytes of memory (plugins.datasette-clip.limits.sqlite_bytes)"),
+        (f"{QUERY}?sql=select+zeroblob(4000000)+union+all+select+zeroblob(4000001)", 400, "the result is larger than 5000000 bytes: ask for fewer rows or columns (plugins.datasette-guard.limits.result_bytes)"),
+        (f"{QUERY}?sql=with+recursive+c(x)+as+(select+1+union+all+select+x%2B1+from+c)+select+randomblob(999999)+x+from+c+order+by+x", 400, "the query needs more than the 32000000 bytes of memory (plugins.datasette-guard.limits.sqlite_bytes)"),
         (f"{QUERY}?sql=select+llm_embed('gpt','a')", 400, "user-defined function raised exception"),
     ],
 )  # fmt: skip
@@ -112,10 +112,10 @@ def test_limits_have_their_sentences_and_statuses(path, status, sentence, alpha_
 
 
 def test_a_body_that_is_too_long_is_refused(alpha_url):
-    limit = Limits(**json.loads(Path(METADATA).read_text())["plugins"]["datasette-clip"]["limits"]).body_bytes
+    limit = Limits(**json.loads(Path(METADATA).read_text())["plugins"]["datasette-guard"]["limits"]).body_bytes
     response = httpx.post(f"{alpha_url}{QUERY}", content=b"a" * (limit + 1))
     assert response.status_code == 413
-    sentence = f"body of {limit + 1} bytes; at most {limit} are accepted (plugins.datasette-clip.limits.body_bytes)"
+    sentence = f"body of {limit + 1} bytes; at most {limit} are accepted (plugins.datasette-guard.limits.body_bytes)"
     assert response.json()["error"] == sentence
 
 

@@ -118,7 +118,7 @@ def test_the_limits_and_their_defaults_are_the_codes():
 
 
 def test_the_crawlers_refused_are_readmes_list():
-    from datasette_clip.crawlers import REFUSED, TAGS
+    from datasette_guard.crawlers import REFUSED, TAGS
 
     section = README.split("\n## Crawlers\n")[1].split("\n## ")[0]
     shown = json.loads(re.search(r'"refuse_crawlers": (\[.*\])', section)[1])

@@ -1,4 +1,4 @@
-"""The plugin's configuration, `plugins.datasette-clip` in metadata.json, checked once when Datasette starts."""
+"""The configuration of the doors, `plugins.datasette-clip` in metadata.json, checked once when Datasette starts."""
 
 from __future__ import annotations
 
@@ -10,61 +10,44 @@ import click
 
 from llm_clip_onnx.errors import ConfigError
 
-from .crawlers import REFUSED, TAGS
-
 PLUGIN = "datasette-clip"
+GUARD = "datasette-guard"
+MOVED = ("refuse_crawlers", "suspend")  # to the guard's configuration, in version 0.2
+MOVED_LIMITS = (
+    "requests", "queries", "url_bytes", "fields", "sql_bytes", "body_bytes", "receiving_bytes", "value_bytes",
+    "result_bytes", "sqlite_bytes", "sending_bytes", "stalled_s",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What visitors can ask of a small machine, sizes in bytes.
+    """What clients can ask of the model, sizes in bytes.
 
-    requests: in flight at once, before 503. queries: those of them that run SQL at once, before the others wait.
-    embedding: those that wait for, or are in, the endpoints' own embedding, before 503.
-    url_bytes: query string. fields: in the query string. sql_bytes: its `sql` or a `_where`. body_bytes: of a request.
-    receiving_bytes: bodies of all requests in flight, before 503. items: texts and images in one request. prompts:
-    labels times prompt templates given with one. text_bytes: one text. value_bytes: any one value in SQL, an image
-    included. result_bytes: memory of all rows that a query gives. sqlite_bytes: all that SQLite holds in memory at
-    once, 0 for as much as there is.
-    sending_bytes: answers being sent, before 503. stalled_s: seconds in which a client neither sends nor reads.
+    embedding: requests that wait for, or are in, the endpoints' own embedding, before 503. items: texts and images in
+    one request. prompts: labels times prompt templates given with one request. text_bytes: one text.
     """
 
-    requests: int = 64
-    queries: int = 4
     embedding: int = 16
-    url_bytes: int = 60_000
-    fields: int = 100
-    sql_bytes: int = 20_000
-    body_bytes: int = 10_000_000
-    receiving_bytes: int = 50_000_000
     items: int = 64
     prompts: int = 256
     text_bytes: int = 1_000_000
-    value_bytes: int = 10_000_000
-    result_bytes: int = 50_000_000
-    sqlite_bytes: int = 0
-    sending_bytes: int = 100_000_000
-    stalled_s: int = 30
 
 
 @dataclass(frozen=True)
 class Config:
     """models: ids of the `llm` embedding models that SQL may call. keys: datasette-llm-embed's keys, by model id.
 
-    refuse_crawlers: tags of crawlers that get 403. suspend: whether, or by which socket, an idle Fly machine is asked
-    to be suspended. collections: database -> name -> what collection.configured takes. limits: see Limits.
+    collections: database -> name -> settings of collection.configured. limits: see Limits.
     """
 
     models: tuple[str, ...] = ("clip",)
-    refuse_crawlers: tuple[str, ...] = REFUSED
-    suspend: bool | str = False
     collections: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     keys: dict[str, str] = field(default_factory=dict, repr=False)
 
 
 def config_of(datasette) -> Config:
-    """The configuration of this Datasette, read once. Raises ClickException, which `datasette serve` ends with."""
+    """The configuration of this Datasette, read once. Raises ClickException, which ends `datasette serve`."""
     if not hasattr(datasette, "_clip_config"):
         keys = datasette.plugin_config("datasette-llm-embed")
         try:
@@ -74,10 +57,10 @@ def config_of(datasette) -> Config:
     return datasette._clip_config
 
 
-def read_keys(found: object) -> dict[str, str]:
+def read_keys(settings: object) -> dict[str, str]:
     """The keys that datasette-llm-embed is configured with, by model id. Raises ConfigError."""
-    found = {} if found is None else found
-    keys = (found.get("keys") or {}) if isinstance(found, dict) else None
+    settings = {} if settings is None else settings
+    keys = (settings.get("keys") or {}) if isinstance(settings, dict) else None
     if not isinstance(keys, dict):
         raise ConfigError("plugins.datasette-llm-embed.keys is no object; expected model ids and their keys")
     for model_id, key in keys.items():
@@ -88,26 +71,35 @@ def read_keys(found: object) -> dict[str, str]:
     return {model_id: key for model_id, key in keys.items() if key}  # null: an environment variable that is not set
 
 
-def read_config(found: object, keys: dict[str, str]) -> Config:
-    """The configuration in what metadata.json says, or the defaults where it says nothing.
+def read_config(settings: object, keys: dict[str, str]) -> Config:
+    """The configuration in metadata.json's object, with defaults for what it does not say.
 
-    Raises ConfigError naming the key that is unknown or has a value that cannot be used.
+    Raises ConfigError naming the key that is unknown, has moved to the guard or has a value that cannot be used.
     """
+    check_moved(PLUGIN, settings, MOVED)
     known: dict[str, Any] = {
-        name: READERS[name](value) for name, value in read_object(PLUGIN, found, READERS.keys()).items()
+        name: READERS[name](value) for name, value in read_object(PLUGIN, settings, READERS.keys()).items()
     }
     return Config(keys=keys, **known)
 
 
-def read_object(place: str, found: object, known: Collection[str]) -> dict:
+def check_moved(place: str, settings: object, moved: Collection[str]) -> None:
+    """Raises ConfigError for the first key that lives in the guard's configuration now."""
+    for name in settings if isinstance(settings, dict) else ():
+        if name in moved:
+            new_place = place.replace(PLUGIN, GUARD)
+            raise ConfigError(f"plugins.{place}.{name} has moved: write it as plugins.{new_place}.{name}")
+
+
+def read_object(place: str, settings: object, known: Collection[str]) -> dict:
     """An object with no other keys than those known. Raises ConfigError."""
-    if found is None:
+    if settings is None:
         return {}
-    if not isinstance(found, dict):
-        raise ConfigError(f"plugins.{place} is {type(found).__name__}; expected an object with {', '.join(known)}")
-    if unknown := sorted(map(str, found.keys() - known)):
+    if not isinstance(settings, dict):
+        raise ConfigError(f"plugins.{place} is {type(settings).__name__}; expected an object with {', '.join(known)}")
+    if unknown := sorted(map(str, settings.keys() - known)):
         raise ConfigError(f"plugins.{place}.{unknown[0]} is not a key of this plugin; expected {', '.join(known)}")
-    return found
+    return settings
 
 
 def read_models(models: object) -> tuple[str, ...]:
@@ -116,50 +108,32 @@ def read_models(models: object) -> tuple[str, ...]:
     return tuple(models)
 
 
-def read_refuse_crawlers(tags: object) -> tuple[str, ...]:
-    if not isinstance(tags, list) or not all(tag in TAGS for tag in tags):
-        raise ConfigError(
-            f"plugins.{PLUGIN}.refuse_crawlers is {tags!r}; expected a list, empty to refuse none, of {', '.join(TAGS)}"
-        )
-    return tuple(tags)
-
-
-def read_suspend(suspend: object) -> bool | str:
-    if not isinstance(suspend, bool | str):
-        raise ConfigError(f"plugins.{PLUGIN}.suspend is {suspend!r}; expected true, false or the path of a socket")
-    return suspend
-
-
-def read_collections(found: object) -> dict[str, dict[str, dict[str, str]]]:
+def read_collections(settings: object) -> dict[str, dict[str, dict[str, str]]]:
     place = f"plugins.{PLUGIN}.collections"
-    if not isinstance(found, dict):
-        raise ConfigError(f"{place} is {found!r}; expected an object of databases and their collections")
-    for database, collections in found.items():
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{place} is {settings!r}; expected an object of databases and their collections")
+    for database, collections in settings.items():
         if not isinstance(collections, dict):
             raise ConfigError(f"{place}.{database} is {collections!r}; expected an object of names and collections")
-        for name, settings in collections.items():
-            if not isinstance(settings, dict):
-                raise ConfigError(
-                    f"{place}.{database}.{name} is {settings!r}; expected an object with table and vector"
-                )
-    return found
+        for name, one in collections.items():
+            if not isinstance(one, dict):
+                raise ConfigError(f"{place}.{database}.{name} is {one!r}; expected an object with table and vector")
+    return settings
 
 
-def read_limits(found: object) -> Limits:
-    found = read_object(f"{PLUGIN}.limits", found, [limit.name for limit in fields(Limits)])
-    for name, value in found.items():
-        least = min(1, getattr(Limits, name))  # 0 where that is the default
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**31:
+def read_limits(settings: object) -> Limits:
+    check_moved(f"{PLUGIN}.limits", settings, MOVED_LIMITS)
+    settings = read_object(f"{PLUGIN}.limits", settings, [limit.name for limit in fields(Limits)])
+    for name, value in settings.items():
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**31:
             raise ConfigError(
-                f"plugins.{PLUGIN}.limits.{name} is {value!r}; expected a whole number from {least} to 2147483647"
+                f"plugins.{PLUGIN}.limits.{name} is {value!r}; expected a whole number from 1 to 2147483647"
             )
-    return Limits(**found)
+    return Limits(**settings)
 
 
 READERS: dict[str, Callable[[object], Any]] = {
     "models": read_models,
-    "refuse_crawlers": read_refuse_crawlers,
-    "suspend": read_suspend,
     "collections": read_collections,
     "limits": read_limits,
 }

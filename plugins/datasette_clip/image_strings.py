@@ -40,7 +40,7 @@ def bytes_of(text: str) -> bytes:
 
 def is_image(blob: bytes) -> bool:
     """Whether bytes begin as an image and can be opened as one: a vector blob may happen to do the first."""
-    from llm_clip_onnx.preprocess import open_image  # here: Datasette's start does not wait for Pillow
+    from llm_clip_onnx.images.preprocess import open_image  # here: Datasette's start does not wait for Pillow
 
     if not blob.startswith(SIGNATURES) and blob[4:8] != b"ftyp":
         return False

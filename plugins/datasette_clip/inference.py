@@ -16,7 +16,8 @@ from typing import TypeVar
 from datasette.utils.asgi import Base400
 
 from .config import config_of
-from .traffic import CROWDED
+
+CROWDED = "this server is embedding as much as it may at once (plugins.datasette-clip.limits.embedding)"
 
 T = TypeVar("T")
 
@@ -37,7 +38,7 @@ class Inference:
     def place(self) -> Iterator[None]:
         """Around the work of a request. Raises Crowded where there are as many as there may be."""
         if self.taken >= self.limit:
-            raise Crowded(f"{CROWDED}.embedding)")
+            raise Crowded(CROWDED)
         self.taken += 1
         try:
             yield

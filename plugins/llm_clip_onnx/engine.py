@@ -19,8 +19,8 @@ from PIL import Image
 
 from . import label_sets, model_dir, towers, zero_shot
 from .errors import InputError, ModelDirError
+from .images.preprocess import one_at_a_time, pixels_of
 from .lazy import Lazy
-from .preprocess import one_at_a_time, pixels_of
 from .tokenizer import ids_of, open_tokenizer
 from .zero_shot import Classifier
 

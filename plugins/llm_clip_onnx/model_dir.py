@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .errors import ModelDirError
-from .preprocess import Preprocess
+from .images.preprocess import Preprocess
 
 FORMAT = 2
 MANIFEST = "manifest.json"

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from datasette import Response, hookimpl
 
-from datasette_clip import leaving
+from datasette_guard import shutdown
 
-leaving.DRAIN_S = float(os.environ.get("DRAIN_S", leaving.DRAIN_S))
+shutdown.DRAIN_S = float(os.environ.get("DRAIN_S", shutdown.DRAIN_S))
 naps: list[tuple[float, float]] = []
 tasks: set[asyncio.Task] = set()  # asyncio itself keeps only weak references
 

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from .. import label_sets, model_dir
 from ..errors import CheckpointError, FidelityError, ModelDirError
+from ..images.preprocess import pixels_of
 from ..model_dir import Agreement, File, Manifest, Matrix, Tower
-from ..preprocess import pixels_of
 from ..tokenizer import ids_of, open_tokenizer
 from ..towers import available_cores, multiplies_signed, open_tower, run_image, run_text
 from . import fidelity, forward, smooth

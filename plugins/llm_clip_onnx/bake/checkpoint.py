@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import CheckpointError
+from ..images.preprocess import Preprocess
 from ..model_dir import Source, sha256_of
-from ..preprocess import Preprocess
 from ..tokenizer import END, START
 
 CONFIG, MODULES, NOTICE = "config.json", "modules.json", "NOTICE.txt"

@@ -1,0 +1,20 @@
+"""THE COLLECTIONS: fills, indexes and searches `llm`'s tables. No HTTP, no Datasette, no onnxruntime; any `llm` model.
+
+Importing this imports nothing else, so that every other `llm` command stays fast.
+"""
+
+from __future__ import annotations
+
+from pluggy import HookimplMarker
+
+hookimpl = HookimplMarker("llm")  # as llm.hookimpl is
+
+
+@hookimpl
+def register_commands(cli):
+    from llm_clip_onnx.commands import clip
+
+    from .commands import embed, index
+
+    clip.add_command(embed)
+    clip.add_command(index)

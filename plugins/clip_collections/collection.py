@@ -1,0 +1,207 @@
+"""Where a collection's vectors are: the table, the columns and the model.
+
+A collection is what `llm embed-multi` writes, or any table with a column of vector blobs, named by a configuration.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+from sqlite3 import Connection
+from typing import Any
+
+from llm_clip_onnx.errors import ConfigError, InputError, VectorError
+
+LOOKED_AT = 100  # vectors, for the size that most of them have
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Names of a table and its columns, as they are, not quoted; None where there is no such column.
+
+    model: id of the model that made the vectors, None where nobody says. condition: SQL that holds for the rows of this
+    collection, or "". image: a column of image bytes. url: address of an image, with {id} or {column} in it.
+    embed_dim: of most of its first vectors, None where there are none.
+    """
+
+    name: str
+    model: str | None
+    table: str
+    key: str
+    vector: str
+    condition: str = ""
+    content: str | None = None
+    metadata: str | None = None
+    image: str | None = None
+    url: str | None = None
+    embed_dim: int | None = None
+
+
+def quoted(name: str) -> str:
+    """A name of a table or a column, as SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def rows(conn: Connection, sql: str, parameters: Any = ()) -> list[tuple]:
+    """What a query gives, as tuples, whatever row factory the connection has."""
+    return cursor_of(conn).execute(sql, parameters).fetchall()
+
+
+def cursor_of(conn: Connection) -> Any:
+    """A cursor of our own, which gives tuples: Datasette's row factory gives something else, and counts bytes."""
+    cursor = conn.cursor()
+    cursor.row_factory = None
+    return cursor
+
+
+def columns_of(conn: Connection, table: str) -> dict[str, int]:
+    """Columns of a table, with the place of each in the primary key, 0 for none; {} where there is no such table."""
+    return {
+        name: place for name, place in rows(conn, "select name, pk from pragma_table_info(?) order by cid", [table])
+    }
+
+
+def has_llms_tables(conn: Connection) -> bool:
+    return {"id", "name", "model"} <= columns_of(conn, "collections").keys() and {
+        "collection_id",
+        "id",
+        "embedding",
+    } <= columns_of(conn, "embeddings").keys()
+
+
+def names_of(conn: Connection) -> list[str]:
+    """Names of llm's collections, in the order they were made; [] where a database has none."""
+    if not has_llms_tables(conn):
+        return []
+    sql = "select name from collections where typeof(name) = 'text' and name <> '' order by id"
+    return [name for (name,) in rows(conn, sql)]
+
+
+def open_collection(conn: Connection, name: str) -> Collection:
+    """llm's collection of this name. Raises InputError where there is none."""
+    found = rows(conn, "select id, model from collections where name = ?", [name]) if has_llms_tables(conn) else []
+    if not found:
+        names = names_of(conn)
+        there_are = f"there are {', '.join(map(repr, names))}" if names else "there are none"
+        raise InputError(f"there is no collection {name!r}; {there_are}")
+    columns = columns_of(conn, "embeddings")
+    if not isinstance(found[0][0], int) or not has_rowids(conn, "embeddings"):
+        raise InputError(f"collection {name!r} is in tables that are not as llm writes them; configure it as a table")
+    condition = f"collection_id = {found[0][0]}"
+    return Collection(
+        name=name,
+        model=found[0][1],
+        table="embeddings",
+        key="id",
+        vector="embedding",
+        condition=condition,
+        content="content" if "content" in columns else None,
+        metadata="metadata" if "metadata" in columns else None,
+        image="content_blob" if "content_blob" in columns else None,
+        embed_dim=embed_dim_of(conn, "embeddings", "embedding", condition),
+    )
+
+
+def configured(conn: Connection, name: str, settings: Mapping[str, Any]) -> Collection:
+    """A collection in any table, by a configuration: table and vector, and id, image or image_url, content, metadata,
+    model where they are there.
+
+    Without id, it is the primary key, or rowid. Raises ConfigError naming what is missing, unknown, or not in the
+    database.
+    """
+    of = f"collection {name!r}"
+    known = ("table", "vector", "id", "image", "image_url", "content", "metadata", "model")
+    for key, value in settings.items():
+        if key not in known:
+            raise ConfigError(f"{of} has {key!r}; expected {', '.join(known)}")
+        if not isinstance(value, str) or not value:
+            raise ConfigError(f"{key} of {of} is {value!r}; expected a text that is not empty")
+    for key in ("table", "vector"):
+        if key not in settings:
+            raise ConfigError(
+                f"{of} has no {key!r}; expected the name of its {'column of vectors' if key == 'vector' else key}"
+            )
+    if "image" in settings and "image_url" in settings:
+        raise ConfigError(f"{of} has image and image_url; expected one of them")
+    table = settings["table"]
+    columns = columns_of(conn, table)
+    if not columns or not rows(conn, "select 1 from sqlite_master where type = 'table' and name = ?", [table]):
+        raise ConfigError(f"table of {of} is {table!r}; the database has no such table")
+    if not has_rowids(conn, table):
+        raise ConfigError(f"table of {of} is {table!r}, which is WITHOUT ROWID; expected one with rowids")
+    key = settings.get("id") or key_of(columns)
+    for setting in ("id", "vector", "image", "content", "metadata"):
+        column = settings.get(setting)
+        if column is not None and column not in columns and (setting, column) != ("id", "rowid"):
+            raise ConfigError(f"{setting} of {of} is {column!r}; table {table!r} has the columns {', '.join(columns)}")
+    if "image_url" in settings:
+        check_url(settings["image_url"], columns, of, table)
+    return Collection(
+        name=name,
+        model=settings.get("model"),
+        table=table,
+        key=key,
+        vector=settings["vector"],
+        content=settings.get("content"),
+        metadata=settings.get("metadata"),
+        image=settings.get("image"),
+        url=settings.get("image_url"),
+        embed_dim=embed_dim_of(conn, table, settings["vector"]),
+    )
+
+
+def has_rowids(conn: Connection, table: str) -> bool:
+    """Whether there is a table of this name, neither a view nor WITHOUT ROWID."""
+    return bool(rows(conn, "select 1 from pragma_table_list where name = ? and type = 'table' and wr = 0", [table]))
+
+
+def key_of(columns: Mapping[str, int]) -> str:
+    """The one column that is a table's primary key, else rowid."""
+    keys = [name for name, place in columns.items() if place]
+    return keys[0] if len(keys) == 1 else "rowid"
+
+
+def check_url(url: str, columns: Mapping[str, int], of: str, table: str) -> None:
+    """Raises ConfigError for a URL template without a place, or with one that is no column."""
+    try:
+        places = [place for _, place, _, _ in string.Formatter().parse(url) if place is not None]
+    except ValueError as error:
+        raise ConfigError(f"image_url of {of} is {url!r}: {error}") from error
+    if not places:
+        raise ConfigError(f"image_url of {of} is {url!r}; expected {{id}} or a {{column}} in it")
+    for place in places:
+        if place != "id" and place not in columns:
+            raise ConfigError(
+                f"image_url of {of} has {{{place}}}; expected {{id}} or a column of {table!r}: {', '.join(columns)}"
+            )
+
+
+def embed_dim_of(conn: Connection, table: str, vector: str, condition: str = "") -> int | None:
+    """The dimensions that most of a table's first vectors have, None where it has none."""
+    where = f"typeof({quoted(vector)}) = 'blob' and length({quoted(vector)}) > 0" + (
+        f" and {condition}" if condition else ""
+    )
+    found = rows(
+        conn,
+        f"select size from (select length({quoted(vector)}) as size from {quoted(table)} where {where} "
+        f"limit {LOOKED_AT}) where size % 4 = 0 group by size order by count(*) desc, size limit 1",
+    )
+    return found[0][0] // 4 if found else None
+
+
+def check_model(collection: Collection, model_id: str, embed_dim: int) -> None:
+    """Raises InputError where another model made the vectors, VectorError where they have another size.
+
+    A collection that does not say its model is believed to be of this one.
+    """
+    if collection.model is not None and collection.model != model_id:
+        raise InputError(
+            f"collection {collection.name!r} holds vectors of model {collection.model!r}, and {model_id!r} is asked; "
+            "both vectors must come from one model"
+        )
+    if collection.embed_dim is not None and collection.embed_dim != embed_dim:
+        raise VectorError(
+            f"collection {collection.name!r} holds vectors of {collection.embed_dim} dimensions, and {embed_dim} are "
+            "asked; both vectors must come from one model"
+        )

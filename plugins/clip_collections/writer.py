@@ -1,0 +1,170 @@
+"""Embedding many: the images of a folder, or the rows of a file, become a collection as `llm embed-multi` writes it.
+
+Reading and writing are one thread's, decoding and embedding one's for each core, an item a call: each embedding is the
+same as if it came alone. What is in the collection already is not embedded again, so that a run which was ended can be
+started again. It removes nothing: what is no longer in the source stays.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Literal, NamedTuple
+
+from llm import Collection
+from sqlite_utils import Database
+
+from llm_clip_onnx import MODEL_ID
+from llm_clip_onnx.engine import Engine
+from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.llm_model import CLIP
+from llm_clip_onnx.towers import available_cores
+from llm_clip_onnx.vectors import cosine, from_blob, to_blob
+
+from .sources import Entry, content_of
+
+WRITTEN_AT_ONCE = 32  # items; a run that is killed loses no more than were not yet written
+WRITTEN_BYTES = 32_000_000  # of contents kept for that
+AHEAD = 4  # items a core that are read before they can be embedded
+SAME_MODEL = 0.98  # least cosine of an embedding with itself on another machine; of another model it is about 0
+
+INSERT = """
+insert or replace into embeddings
+    (collection_id, id, embedding, content, content_blob, content_hash, metadata, updated)
+values (?, ?, ?, ?, ?, ?, ?, ?)
+"""
+KNOWN = "select embedding from embeddings where collection_id = ? and content_hash = ?"
+THERE = """
+select metadata, content is not null or content_blob is not null from embeddings
+where collection_id = ? and id = ? and content_hash = ?
+"""
+
+
+class Outcome(NamedTuple):
+    """What became of an entry, and of a bad one, why."""
+
+    id: str
+    became: Literal["embedded", "copied", "there", "bad"]
+    why: str = ""
+
+
+class Embedding:
+    """Embeds into one collection of a database, which it makes where there is none.
+
+    With `store` the contents are kept too, with `force` what is there is embedded all the same. Raises InputError for a
+    collection of another model.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        name: str,
+        engine: Engine,
+        orient: str | None = None,
+        store: bool = False,
+        force: bool = False,
+    ):
+        self.db, self.engine, self.orient, self.store, self.force = database, engine, orient, store, force
+        collection = Collection(name, database, model=CLIP)
+        self.name, self.collection_id = name, collection.id
+        [model] = self._one("select model from collections where id = ?", collection.id) or (None,)
+        if model != MODEL_ID:
+            raise InputError(
+                f"the collection {name} is of the model {model}, to whose embeddings clip's cannot be"
+                " compared; choose another collection"
+            )
+        size = self._one("select length(embedding) / 4 from embeddings where collection_id = ?", self.collection_id)
+        if size and size[0] != engine.manifest.embed_dim and not force:
+            raise self._of_another_model(f"embeddings of {size[0]} dimensions, not {engine.manifest.embed_dim}")
+        self._unwritten: list[tuple] = []
+        self._checked = force
+
+    def _one(self, sql: str, *parameters) -> tuple | None:
+        return self.db.conn.execute(sql, parameters).fetchone()
+
+    def _of_another_model(self, found: str) -> InputError:
+        return InputError(
+            f"the collection {self.name} holds {found}: it was made with another model directory or --orient;"
+            " --force embeds everything again, another collection keeps both"
+        )
+
+    def embed(self, entries: Iterable[Entry]) -> Iterator[Outcome]:
+        """Embed and write entries, and say of each, in their order, what became of it.
+
+        Raises InputError where the collection holds another model's embeddings, ModelDirError and sqlite3.Error; what
+        was embedded until then is written.
+        """
+        pool = ThreadPoolExecutor(cores := available_cores())
+        begun: deque[tuple[Entry, str | bytes, bytes | Future | Outcome]] = deque()
+        try:
+            for entry in entries:
+                begun.append(self._begin(entry, pool))
+                if len(begun) > AHEAD * cores:
+                    yield self._end(*begun.popleft())
+            while begun:
+                yield self._end(*begun.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+            self._write()
+
+    def _begin(self, entry: Entry, pool: ThreadPoolExecutor) -> tuple[Entry, str | bytes, bytes | Future | Outcome]:
+        """The entry, its content, and the vector blob that is known of it or will be, or what became of it."""
+        try:
+            content = content_of(entry)
+        except InputError as error:
+            return entry, b"", Outcome(entry.id, "bad", str(error))
+        content_hash = Collection.content_hash(content)
+        known = self._one(KNOWN, self.collection_id, content_hash)
+        if known and not self._checked:
+            self._check(content, known[0])
+        if known is None or self.force:
+            return entry, content, pool.submit(self.engine.embed_item, content, self.orient)
+        if self._is_there(entry, content_hash):
+            return entry, content, Outcome(entry.id, "there")
+        return entry, content, known[0]
+
+    def _is_there(self, entry: Entry, content_hash: bytes) -> bool:
+        row = self._one(THERE, self.collection_id, entry.id, content_hash)
+        if row is None or (self.store and not row[1]):
+            return False
+        return entry.metadata is None or row[0] == json.dumps(entry.metadata)
+
+    def _check(self, content: str | bytes, known: bytes) -> None:
+        """Raises InputError where a content's embedding is not, about, the one that the collection has of it."""
+        try:
+            now = self.engine.embed_item(content, self.orient)
+        except InputError:
+            return  # another will do
+        if (found := cosine(now, from_blob(known))) < SAME_MODEL:
+            raise self._of_another_model(f"an embedding whose cosine to today's of the same content is {found:.3f}")
+        self._checked = True
+
+    def _end(self, entry: Entry, content: str | bytes, result: bytes | Future | Outcome) -> Outcome:
+        if isinstance(result, Outcome):
+            return result
+        try:
+            blob = result if isinstance(result, bytes) else to_blob(result.result())
+        except InputError as error:
+            return Outcome(entry.id, "bad", str(error))
+        self._unwritten.append((self.collection_id, *row_of(entry, content, blob, self.store)))
+        kept_bytes = sum(len(part) for row in self._unwritten for part in row[3:5] if part)
+        if len(self._unwritten) >= WRITTEN_AT_ONCE or kept_bytes > WRITTEN_BYTES:
+            self._write()
+        return Outcome(entry.id, "copied" if isinstance(result, bytes) else "embedded")
+
+    def _write(self) -> None:
+        rows, self._unwritten = self._unwritten, []
+        if rows:
+            with self.db.atomic():
+                self.db.conn.executemany(INSERT, rows)
+
+
+def row_of(entry: Entry, content: str | bytes, blob: bytes, store: bool) -> tuple:
+    """What INSERT writes of an entry after the collection, as llm writes it."""
+    kept = (content, None) if isinstance(content, str) else (None, content)
+    metadata = json.dumps(entry.metadata) if entry.metadata else None
+    content_hash = Collection.content_hash(content)
+    return entry.id, blob, *(kept if store else (None, None)), content_hash, metadata, int(time.time())

@@ -1,0 +1,1 @@
+"""What answers as JSON: embed and classify, search, thumbnails."""

@@ -1,0 +1,1 @@
+"""What answers as HTML: about, classify, compare, search."""

@@ -1,0 +1,1 @@
+"""The SQL functions: of the model, and of search."""

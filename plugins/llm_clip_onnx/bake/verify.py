@@ -1,0 +1,157 @@
+"""Checks a model directory as it would be served: files, fidelity, published embeddings, and llm-clip itself.
+
+The fixed inputs go the whole way through the engine, as text and as images, and are compared with the reference's
+embeddings that the bake left in the directory.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import label_sets, model_dir, zero_shot
+from ..engine import Engine
+from ..errors import CheckpointError, ModelDirError
+from . import fidelity
+from .samples import TEXTS, made_images
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was checked: what, whether it holds, and what was found."""
+
+    name: str
+    ok: bool
+    found: str
+
+
+def verify(path: Path, reference: str | None = None, checkpoint: str | None = None) -> list[Check]:
+    """All checks of the model directory at `path`. Raises ModelDirError where it does not even open.
+
+    reference: "llm-clip" compares with llm-clip too, on `checkpoint`, or else on the source that was baked.
+    """
+    engine = Engine(path)
+    manifest = engine.manifest
+    model_dir.check_sha256(path, manifest, tuple(manifest.files))
+    checks = [Check("files", True, f"{len(manifest.files)} files, every sha256 as the manifest says")]
+    pngs = {name: png_of(image) for name, image in made_images().items()}
+    found = {"text": engine.embed_text(TEXTS), "image": engine.embed_images(list(pngs.values()))}
+    inputs = {"text": list(TEXTS), "image": list(pngs)}
+    for name, tower in manifest.towers.items():
+        if tower.precision == "int8":
+            checks += [matrices_told(name, tower), levels_check(path, name, str(engine.levels))]
+
+    def compare(tower: str, with_what: str, expected: NDArray[np.float32]) -> Check:
+        result = fidelity.agreement(found[tower], expected, inputs[tower])
+        precision = manifest.towers[tower].precision
+        figures = (
+            f"worst cosine {result.worst:.6f}, mean {result.mean:.6f}; centred {result.worst_centred:.6f}, "
+            f"mean {result.mean_centred:.6f}; worst on {result.worst_input[:40]!r}; "
+            f"{100 * result.neighbours:.1f} % of nearest inputs the same"
+        )
+        return Check(
+            f"{tower} tower ({precision}) with {with_what}", fidelity.agrees(tower, precision, result), figures
+        )
+
+    stored = {"text": model_dir.TEXT_REFERENCE, "image": model_dir.IMAGE_REFERENCE}
+    checks += [compare(tower, "the bake's reference", np.load(path / file)) for tower, file in stored.items()]
+    text_reference = np.load(path / model_dir.TEXT_REFERENCE)
+    openais = fidelity.are_openais(manifest, text_reference)
+    if openais:
+        checks += published_checks(fidelity.published_differences(TEXTS, text_reference))
+    for name in label_sets.names_of(path):
+        checks += label_set_checks(engine, name, openais)
+    if reference:
+        if not checkpoint and manifest.source.revision is None and not Path(manifest.source.id).is_dir():
+            raise CheckpointError(
+                f"the folder {manifest.source.id} that was baked is not here; --checkpoint says where it is"
+            )
+        theirs = llm_clip_embeddings(checkpoint or manifest.source.id, manifest.source.revision, list(pngs.values()))
+        checks += [compare(tower, reference, expected) for tower, expected in theirs.items()]
+    return checks
+
+
+def matrices_told(name: str, tower: model_dir.Tower) -> Check:
+    """What the bake chose for the matrices, as the manifest has it, and what it costs; there is nothing to fail."""
+    rewritten = [one for one in tower.matrices.values() if one.strength is not None]
+    matrix, worst = max(tower.matrices.items(), key=lambda item: item[1].error)
+    kept = f"{', '.join(tower.kept_float32)}, {tower.kept_float32_bytes / 1e6:.1f} MB more"
+    return Check(
+        f"{name} tower's matrices",
+        True,
+        f"{len(tower.matrices)}, {len(rewritten)} rewritten; largest error in 8 bits {worst.error:.4f}, as it was "
+        f"{worst.error_as_it_was:.4f}, of {matrix}; float32: {kept if tower.kept_float32 else 'none'}",
+    )
+
+
+def levels_check(path: Path, name: str, used: str) -> Check:
+    """Both forms of a tower's 8-bit matrices must be the same levels, whichever of them this processor is served."""
+    forms = [np.fromfile(path / f"{name}{end}", np.uint8) for end in (model_dir.UNSIGNED, model_dir.SIGNED)]
+    same = np.array_equal(forms[0] ^ model_dir.SIGN, forms[1])
+    found = f"signed and unsigned ones {'agree' if same else 'differ'}; the {used} are used here"
+    return Check(f"{name} tower's levels", same, found)
+
+
+def published_checks(differences: list[float]) -> list[Check]:
+    tolerance = fidelity.PUBLISHED_TOLERANCE
+    return [
+        Check(
+            f"{golden['text']!r} as published in {golden['source']}",
+            off <= tolerance,
+            f"off by {off:.5f}, {tolerance} is allowed",
+        )
+        for golden, off in zip(fidelity.PUBLISHED, differences)
+    ]
+
+
+def label_set_checks(engine: Engine, name: str, openais: bool) -> list[Check]:
+    """Its files, some of its vectors made again by the text tower, and the published one where weights are OpenAI's."""
+    title = f"label set {name}"
+    try:
+        facts = label_sets.read_facts(engine.path, engine.manifest, name)
+        vectors = label_sets.read_classifier(engine.path, engine.manifest, name).vectors
+    except ModelDirError as error:
+        return [Check(title, False, str(error))]
+    some = sorted({0, len(vectors) // 2, len(vectors) - 1})
+    again = zero_shot.class_vectors(engine.embed_text, [facts.labels[k] for k in some], facts.templates)
+    worst = float((vectors[some] * again).sum(1, dtype=np.float64).min())
+    figures = f"{len(vectors):,} labels, worst cosine {worst:.6f} of {len(some)} made again"
+    checks = [Check(title, worst >= fidelity.LABELS_MINIMUM, figures)]
+    off = fidelity.published_class_difference(facts.labels, facts.templates, vectors)
+    if openais and off is not None:
+        golden = fidelity.PUBLISHED_CLASS
+        allowed = fidelity.CLASS_TOLERANCE[engine.manifest.towers["text"].precision]
+        named = f"class vector of {golden['label']!r} in {name} as published in {golden['source']}"
+        checks += [Check(named, off <= allowed, f"off by {off:.5f}, {allowed} is allowed")]
+    return checks
+
+
+def png_of(image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def llm_clip_embeddings(source: str, revision: str | None, images: list[bytes]) -> dict[str, NDArray[np.float32]]:
+    """What llm-clip itself makes of the fixed inputs, its model loaded from `source` instead of the one name it knows.
+
+    Raises CheckpointError where `source` cannot be loaded, ImportError where llm-clip is not installed.
+    """
+    import llm_clip
+    from sentence_transformers import SentenceTransformer
+
+    model = llm_clip.ClipEmbeddingModel()
+    try:
+        model._model = SentenceTransformer(source, revision=None if Path(source).is_dir() else revision, device="cpu")
+    except Exception as error:  # transformers raises many kinds, with many lines
+        raise CheckpointError(
+            f"llm-clip cannot load {source}: {str(error).splitlines()[0]}; --checkpoint says where it is now"
+        ) from error
+    return {
+        kind: np.array(model.embed_batch(items), np.float32)
+        for kind, items in (("text", list(TEXTS)), ("image", images))
+    }

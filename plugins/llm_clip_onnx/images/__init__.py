@@ -1,0 +1,1 @@
+"""Image files to the pixels that the image tower reads, within bounds of memory and time."""

@@ -1,0 +1,116 @@
+"""Query algebra: what is written is what is computed, whichever way it is written."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clip_collections.query import KINDS, MAX_TERMS, Term, combined, parse, written
+from llm_clip_onnx.errors import InputError, VectorError
+
+
+@pytest.mark.parametrize(
+    ("query", "terms"),
+    [
+        ("red fruit", [Term("text", "red fruit")]),
+        ("  red fruit ", [Term("text", "red fruit")]),
+        ("brushed brass faucet - chrome", [Term("text", "brushed brass faucet"), Term("text", "chrome", -1)]),
+        ('id:123 + 0.5*"black"', [Term("id", "123"), Term("text", "black", 0.5)]),
+        ("t-shirt, blue+white", [Term("text", "t-shirt, blue+white")]),
+        ("- chrome", [Term("text", "chrome", -1)]),
+        ("+ a - b + c", [Term("text", "a"), Term("text", "b", -1), Term("text", "c")]),
+        ('"a - b" - "say \\"c\\""', [Term("text", "a - b"), Term("text", 'say "c"', -1)]),
+        ("2 * red", [Term("text", "red", 2)]),
+        (".5*id:a/b.jpg - image:/9j_x", [Term("id", "a/b.jpg", 0.5), Term("image", "/9j_x", -1)]),
+        ('id:"a + b"', [Term("id", "a + b")]),
+        ("vector:0000803f", [Term("vector", "0000803f")]),
+        ("5 red cars", [Term("text", "5 red cars")]),
+        ("identity: lost", [Term("text", "identity: lost")]),
+        ('"', [Term("text", '"')]),
+        ('5" nails', [Term("text", '5" nails')]),
+        ('[{"text": "a", "weight": -0.5}, {"id": 7}]', [Term("text", "a", -0.5), Term("id", "7")]),
+        ('{"image": "x"}', [Term("image", "x")]),
+        ('"[a list]"', [Term("text", "[a list]")]),
+        ("a\n- b", [Term("text", "a"), Term("text", "b", -1)]),
+    ],
+)
+def test_a_query_is_read_as_it_is_meant(query, terms):
+    assert parse(query) == tuple(terms)
+    assert parse(written(terms)) == tuple(terms)
+
+
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        ("", "query '' has nothing after character 0; expected a text, id: or image:"),
+        ("  ", "query '  ' has nothing after character 0; expected a text, id: or image:"),
+        ("[", "the query begins as JSON and is none: Expecting value: line 1 column 2 (char 1); put quotes around a text like that"),
+        ("[]", "the query has no terms; expected at least one text, image, id or vector"),
+        ("[3]", "terms[0] is 3; expected one of text, image, id, vector, and weight"),
+        ('[{"text": "a"}, {"text": "a", "id": "b"}]', 'terms[1] is {"text": "a", "id": "b"}; expected one of text, image, id, vector, and weight'),
+        ('{"text": null}', "terms[0].text is null; expected a string"),
+        ('{"text": "a", "weight": "b"}', 'terms[0].weight is "b"; expected a number'),
+        ('{"text": "a", "weight": NaN}', "terms[0].weight is NaN; expected a number"),
+        ('{"text": "a", "weight": 1%s}' % ("0" * 400), "terms[0].weight is 1" + "0" * 59 + "; expected a number"),
+        ("a\ud800", "the query has '\\ud800' at character 1, which is no character"),
+        (" + ".join("a" * (MAX_TERMS + 1)), "the query has 17 terms; at most 16 are added up"),
+        ("9" * 400 + "*a", "a weight of the query is too large to be a number"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_raises_with_its_sentence(query, sentence):
+    with pytest.raises(InputError) as raised:
+        parse(query)
+    assert str(raised.value) == sentence
+
+
+values = st.text(st.characters(codec="utf-8"), max_size=20)
+weights = st.floats(-1000, 1000, allow_nan=False).filter(lambda w: w == 0 or abs(w) > 1e-6)
+terms = st.lists(st.builds(Term, st.sampled_from(KINDS), values, weights), min_size=1, max_size=5)
+
+
+@given(terms)
+def test_what_is_written_is_read_as_the_same(terms):
+    assert parse(written(terms)) == tuple(terms)
+    as_json = json.dumps([{term.kind: term.value, "weight": term.weight} for term in terms])
+    assert parse(as_json) == tuple(terms)
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_query_or_gets_a_sentence(text):
+    with suppress(InputError):
+        assert all(isinstance(term, Term) for term in parse(text))
+
+
+EMBEDDINGS = {"x": [2.0, 0, 0], "y": [0, 0.5, 0], "z": [0, 0, 1], "0": [0, 0, 0]}
+
+
+def embedding_of(term: Term) -> np.ndarray:
+    return np.array(EMBEDDINGS[term.value], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [("x", [1, 0, 0]), ("x + y", [0.7071068, 0.7071068, 0]), ("3*x - 4*y", [0.6, -0.8, 0]), ("- z", [0, 0, -1])],
+)
+def test_unit_embeddings_are_weighed_and_added(query, expected):
+    np.testing.assert_allclose(combined(parse(query), embedding_of), expected, atol=1e-6)
+
+
+@given(st.lists(st.tuples(st.sampled_from("xyz"), st.floats(0.1, 10)), min_size=1, max_size=6), st.floats(0.1, 10))
+def test_neither_the_order_nor_a_common_factor_counts(parts, factor):
+    terms = [Term("text", value, weight) for value, weight in parts]
+    scaled = [Term("text", value, weight * factor) for value, weight in reversed(parts)]
+    found = combined(terms, embedding_of)
+    np.testing.assert_allclose(found, combined(scaled, embedding_of), atol=1e-5)
+    assert np.linalg.norm(found) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("query", ["x - x", "0", "0*x", "1000000*x - 1000000*x + 0*y"])
+def test_terms_that_cancel_out_raise(query):
+    with pytest.raises(VectorError, match="the terms of the query cancel out"):
+        combined(parse(query), embedding_of)

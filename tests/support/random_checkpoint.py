@@ -1,0 +1,68 @@
+"""A CLIP checkpoint of any shape with random weights: latency, memory and rounding errors are real, cosines are not.
+
+    python bench/random_checkpoint.py FOLDER      writes one of ViT-B/32's shape, 605 MB
+
+Made with numpy alone, so that it can be baked, and tested, where torch is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from llm_clip_onnx.bake.checkpoint import ClipConfig, expected_shapes, read_config
+
+TOKENIZER = Path(__file__).parent.parent.parent / "demo" / "checkpoint"
+VIT_B_32: dict = {}  # every value is transformers' default
+TINY = {
+    "text": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},
+    "vision": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2},
+}
+
+
+def write_checkpoint(folder: Path, text: dict, vision: dict, embed_dim: int = 512, seed: int = 0, change=None) -> Path:
+    """Write a checkpoint in Hugging Face's layout to `folder` and return it; `text` and `vision` override the defaults.
+
+    `change(tensors)` may change the tensors before they are written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"model_type": "clip", "architectures": ["CLIPModel"], "projection_dim": embed_dim}
+    config |= {"text_config": {"eos_token_id": 49407, **text}, "vision_config": vision}
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+        shutil.copy(TOKENIZER / name, folder)
+    side = vision.get("image_size", 224)
+    preprocess = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": side}}
+    preprocess |= {"crop_size": {"height": side, "width": side}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocess))
+    tensors = random_tensors(read_config(folder / "config.json", str(folder)), seed)
+    if change:
+        change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def random_tensors(config: ClipConfig, seed: int) -> dict[str, NDArray[np.float32]]:
+    """Matrices of standard deviation 0.03, so that embeddings differ; gains around 1, biases around 0."""
+    random = np.random.default_rng(seed)
+    tensors = {}
+    for name, shape in expected_shapes(config):
+        values = random.standard_normal(shape, np.float32) * np.float32(0.03)
+        if name == "logit_scale":
+            values = np.array(4.6052, np.float32)
+        elif "norm" in name and name.endswith(".weight"):
+            values = values + np.float32(1)
+        tensors[name] = values
+    return tensors
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    print(write_checkpoint(parser.parse_args().folder, text=VIT_B_32, vision=VIT_B_32))
