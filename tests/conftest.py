@@ -34,6 +34,35 @@ DEMO_CHECKPOINT = ROOT / "demo" / "checkpoint"
 EMOJI = ROOT / "demo" / "emoji.txt"
 
 
+CONTAINER = {"container/test_container", "container/test_load", "container/test_reference"}
+REFERENCE = {"container/test_reference", "llm_clip_onnx/test_llm_clip"}
+SLOW = {"container/test_load", "container/test_reference", "test_peers"}
+LONG = {
+    *("clip_collections/test_embed_command", "clip_collections/test_index", "container/test_two_instances"),
+    *("datasette_clip/test_demo_collection", "datasette_clip/test_endpoints", "datasette_clip/test_hostile"),
+    *("datasette_clip/test_http", "datasette_clip/test_from_a_browser", "datasette_guard/test_gate"),
+    *("datasette_guard/test_sleeping", "llm_clip_onnx/test_clip_vectors", "llm_clip_onnx/test_label_sets"),
+    *("llm_clip_onnx/test_levels", "llm_clip_onnx/test_llm_plugin", "test_alpha", "test_bench"),
+}
+LONG_FOLDERS = ("llm_clip_onnx/bake/",)
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Mark tests by the file that they stand in, and those for a browser or the alpha by their fixtures."""
+    for item in items:
+        path = item.path.with_suffix("")
+        name = str(path.relative_to(ROOT / "tests") if path.is_relative_to(ROOT / "tests") else path.name)
+        marks = {
+            "browser": {"browser_page", "chromium_process"} & {*item.fixturenames},
+            "container": name in CONTAINER,
+            "reference": name in REFERENCE,
+            "slow": name in SLOW,
+            "long": name in LONG or name.startswith(LONG_FOLDERS) or "alpha_bin" in item.fixturenames,
+        }
+        for mark in filter(marks.get, marks):
+            item.add_marker(mark)
+
+
 def quiet(line: str) -> None:
     """A `say` that says nothing."""
 
