@@ -9,6 +9,7 @@ import re
 import shutil
 import sqlite3
 import time
+from http.client import HTTPResponse
 from pathlib import Path
 from signal import SIGINT, SIGTERM
 
@@ -147,12 +148,11 @@ def test_a_signal_ends_it_with_0_once_what_is_in_flight_is_answered(signal, imag
         client.sendall(picture[:-1])
         os.kill(container.pid, signal)
         client.sendall(picture[-1:])
-        answer = b""
-        while piece := client.recv(65536):
-            answer += piece
+        answer = HTTPResponse(client)
+        answer.begin()
+        assert answer.status == 200
+        assert len(json.loads(answer.read())["results"][0]["embedding"]) == 512
         assert container.end() == 0
-        assert answer.startswith(b"HTTP/1.1 200 ")
-        assert len(json.loads(answer.split(b"\r\n\r\n")[1])["results"][0]["embedding"]) == 512
         assert "Traceback" not in container.logs()
 
 
