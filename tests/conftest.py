@@ -7,7 +7,12 @@ import os
 import tempfile
 from pathlib import Path
 
+import httpx
+import hypothesis
 import pytest
+from datasette.app import DEFAULT_SETTINGS
+
+from patience import PATIENCE_S
 
 os.environ.pop("CLIP_MODEL_DIR", None)  # tests say themselves which model they mean
 os.environ["LLM_USER_PATH"] = tempfile.mkdtemp(prefix="llm-of-tests-")  # and leave the developer's own folder alone
@@ -17,9 +22,45 @@ from llm_clip_onnx.bake.label_set import bake_labels
 from llm_clip_onnx.engine import Engine
 from random_checkpoint import TINY, write_checkpoint
 
+# No verdict depends on how busy the machine is. Where a test is about SQL's time limit, it says which.
+DEFAULT_SETTINGS["sql_time_limit_ms"] = 1000 * PATIENCE_S
+for part in ("connect", "read", "write", "pool"):
+    setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, part, PATIENCE_S)  # 5 s by itself
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
+
 ROOT = Path(__file__).parent.parent
 DEMO_CHECKPOINT = ROOT / "demo" / "checkpoint"
 EMOJI = ROOT / "demo" / "emoji.txt"
+
+
+CONTAINER = {"container/test_container", "container/test_load", "container/test_reference"}
+REFERENCE = {"container/test_reference", "llm_clip_onnx/test_llm_clip"}
+SLOW = {"container/test_load", "container/test_reference", "test_peers"}
+LONG = {
+    *("clip_collections/test_embed_command", "clip_collections/test_index", "container/test_two_instances"),
+    *("datasette_clip/test_demo_collection", "datasette_clip/test_endpoints", "datasette_clip/test_hostile"),
+    *("datasette_clip/test_http", "datasette_clip/test_from_a_browser", "datasette_guard/test_gate"),
+    *("datasette_guard/test_idle", "llm_clip_onnx/test_clip_vectors", "llm_clip_onnx/test_label_sets"),
+    *("llm_clip_onnx/test_levels", "llm_clip_onnx/test_llm_plugin", "test_alpha", "test_bench"),
+}
+LONG_FOLDERS = ("llm_clip_onnx/bake/",)
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Mark tests by the file that they stand in, and those for a browser or the alpha by their fixtures."""
+    for item in items:
+        path = item.path.with_suffix("")
+        name = str(path.relative_to(ROOT / "tests") if path.is_relative_to(ROOT / "tests") else path.name)
+        marks = {
+            "browser": {"browser_page", "chromium_process"} & {*item.fixturenames},
+            "container": name in CONTAINER,
+            "reference": name in REFERENCE,
+            "slow": name in SLOW,
+            "long": name in LONG or name.startswith(LONG_FOLDERS) or "alpha_bin" in item.fixturenames,
+        }
+        for mark in filter(marks.get, marks):
+            item.add_marker(mark)
 
 
 def quiet(line: str) -> None:
@@ -82,7 +123,7 @@ def chromium_process():
     from browser import CHROMIUM, QUIET
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET, timeout=1000 * PATIENCE_S)
         yield browser
         browser.close()
 
@@ -90,5 +131,7 @@ def chromium_process():
 @pytest.fixture
 def browser_page(chromium_process):
     """An empty page of a new browser context."""
-    with chromium_process.new_context() as context:
+    from browser import new_context
+
+    with new_context(chromium_process) as context:
         yield context.new_page()

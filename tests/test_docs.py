@@ -17,6 +17,7 @@ from datasette.app import Datasette
 import facts
 from conftest import ROOT, shipped_metadata
 from nasty import photo, saved
+from patience import PATIENCE_S
 from serving import BIN, environment
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -174,7 +175,7 @@ def test_llms_own_commands_run_as_shown(demo_dir, tmp_path):
     env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
     for line in lines:
         command = [str(BIN / "llm"), *shlex.split(line)[1:]]
-        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=PATIENCE_S)
         assert done.returncode == 0, (line, done.stderr)
 
 

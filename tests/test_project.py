@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
+from patience import PATIENCE_S
 from serving import environment
 
 PLUGINS = ROOT / "plugins"
@@ -91,7 +92,7 @@ def test_serving_loads_neither_torch_nor_onnx_nor_the_bake_nor_the_hub(demo_dir,
     paths = ["/-/clip", "/-/clip.json", "/_memory.json?sql=select+llm_embed('clip','a')", image]
     env = environment(tmp_path, CLIP_MODEL_DIR=str(demo_dir))
     done = subprocess.run(
-        [sys.executable, "-c", SERVE, json.dumps(paths)], env=env, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", SERVE, json.dumps(paths)], env=env, capture_output=True, text=True, timeout=PATIENCE_S
     )
     codes, modules = json.loads(done.stdout.splitlines()[-1])
     assert codes == [200] * 4
@@ -109,7 +110,7 @@ def test_the_first_embedding_of_a_text_loads_nothing_that_it_has_no_need_of(demo
         env=environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir), PYTHONPATH=path),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     codes, modules = json.loads(done.stdout.splitlines()[-1])
     assert codes == [200]
@@ -124,7 +125,7 @@ def test_onnxruntime_reports_nothing_to_its_makers(demo_dir, tmp_path):
     env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir), HOME=str(tmp_path))
     for name in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME"):
         env.pop(name, None)
-    subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=PATIENCE_S)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["llm"]
 
 
@@ -146,7 +147,7 @@ import datasette_clip.model
 
 def test_the_text_tower_begins_to_open_before_the_rest_of_the_plugin_is_imported(tmp_path):
     command = [sys.executable, "-c", STARTED]
-    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=PATIENCE_S)
     assert "clip-opening_0 False" in done.stdout.splitlines(), done.stderr
 
 

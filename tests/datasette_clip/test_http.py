@@ -6,7 +6,6 @@ import json
 import re
 import sqlite3
 import struct
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -17,7 +16,8 @@ from browser import chromium
 from conftest import ROOT
 from llm_clip_onnx.engine import Engine
 from nasty import photo, saved
-from serving import another_origin, environment, serving
+from patience import PATIENCE_S, until
+from serving import DATASETTES_LIMIT, another_origin, environment, serving
 
 EMBED = "select hex(llm_embed('clip', :q)) as x"
 
@@ -81,7 +81,7 @@ def test_many_clients_at_once_all_get_their_own_embedding(server, demo_dir):
     engine, texts = Engine(demo_dir), [f"client {n} asks for purple" for n in range(60)]
 
     def ask(text: str) -> bytes:
-        response = httpx.get(f"{server}/_memory.json", params={"sql": EMBED, "q": text, "_shape": "array"}, timeout=60)
+        response = httpx.get(f"{server}/_memory.json", params={"sql": EMBED, "q": text, "_shape": "array"})
         return bytes.fromhex(response.json()[0]["x"])
 
     with ThreadPoolExecutor(25) as pool:
@@ -92,15 +92,14 @@ def test_garbage_is_collected_by_a_thread_that_holds_no_lock(tmp_path):
     """Else 50 clients whose queries all failed made the server hang, after some 5,000 queries: see datasette_guard/memory.py."""
     env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(tmp_path / "none"))
     arguments = ["--memory", "--plugins-dir", str(ROOT / "tests/plugins")]
-    with serving(*arguments, env=env, log=tmp_path / "log") as url, httpx.Client(timeout=20) as client:
+    with serving(*arguments, env=env, log=tmp_path / "log") as url, httpx.Client() as client:
 
         def ask(n: int) -> int:
             return client.get(f"{url}/_memory.json", params={"sql": EMBED, "q": f"text {n}"}).status_code
 
         with ThreadPoolExecutor(25) as pool:
             assert set(pool.map(ask, range(400))) == {400}
-        time.sleep(1.5)
-        assert client.get(f"{url}/collections").json() == ["guard-memory"]
+        assert until(lambda: client.get(f"{url}/collections").json()) == ["guard-memory"]
 
 
 def test_scale_to_zero_and_block_robots_are_there_as_they_are(server):
@@ -115,8 +114,8 @@ def test_scale_to_zero_and_block_robots_are_there_as_they_are(server):
 def test_the_first_query_of_a_cold_server_succeeds(demo_dir, tmp_path):
     """It comes while the tower is still being opened, and waits for it outside SQL's time limit."""
     env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
-    with serving("--memory", env=env, log=tmp_path / "log") as url:
-        response = httpx.get(f"{url}/_memory.json", params={"sql": EMBED, "q": "cold", "_shape": "array"}, timeout=60)
+    with serving("--memory", *DATASETTES_LIMIT, env=env, log=tmp_path / "log") as url:
+        response = httpx.get(f"{url}/_memory.json", params={"sql": EMBED, "q": "cold", "_shape": "array"})
     assert len(response.json()[0]["x"]) == 4096
 
 
@@ -135,7 +134,7 @@ def test_bad_configuration_ends_serve_with_its_sentence(tmp_path):
     (tmp_path / "metadata.json").write_text('{"plugins": {"datasette-clip": {"models": "clip"}}}')
     done = subprocess.run(
         [str(BIN / "datasette"), "serve", "--memory", "-p", "0", "-m", str(tmp_path / "metadata.json")],
-        env=environment(tmp_path / "llm"), capture_output=True, text=True, timeout=60,
+        env=environment(tmp_path / "llm"), capture_output=True, text=True, timeout=PATIENCE_S,
     )  # fmt: skip
     assert done.returncode == 1
     assert (

@@ -20,7 +20,7 @@ import pytest
 from datasette.app import Datasette
 from PIL import Image, ImageDraw, ImageOps
 
-from browser import chromium
+from browser import chromium, new_context
 from conftest import ROOT
 from datasette_clip.items import FormFields, base64url
 from datasette_clip.model import embedding_queue
@@ -798,7 +798,7 @@ def test_a_link_opened_afresh_shows_the_same_picture_and_numbers(browser_page, c
     browser_page.fill("#clip-own", "\n".join(OWN))
     has(browser_page, "All 3 labels")  # the link of an answer that the picture was not sent for
     link = browser_page.evaluate("document.querySelector('.clip-permalink').href")
-    with chromium_process.new_context() as another:
+    with new_context(chromium_process) as another:
         page = another.new_page()
         page.goto(link)
         assert shown(page) == shown(browser_page)
@@ -826,7 +826,7 @@ def test_no_link_becomes_too_long_by_the_picture_that_the_script_puts_back(brows
 
 @chromium
 def test_the_link_can_be_copied(chromium_process, server):
-    with chromium_process.new_context(permissions=["clipboard-read", "clipboard-write"]) as context:
+    with new_context(chromium_process, permissions=["clipboard-read", "clipboard-write"]) as context:
         page = context.new_page()
         page.goto(server + CLASSIFY)
         upload(page, ("heart.png", drawn("heart")))
@@ -982,7 +982,7 @@ def test_the_keyboard_alone_is_enough_and_its_focus_is_seen(browser_page, server
 
 @chromium
 def test_without_a_script_the_forms_do_the_same(chromium_process, server, demo_engine):
-    with chromium_process.new_context(java_script_enabled=False) as context:
+    with new_context(chromium_process, java_script_enabled=False) as context:
         page = context.new_page()
         page.goto(server + CLASSIFY)
         upload(page, ("heart.png", drawn("heart")))
@@ -1063,8 +1063,8 @@ def test_the_pages_fit_their_window_and_ask_nobody_else(width, browser_page, ser
 def test_a_telephone_is_offered_its_camera(chromium_process, browser_page, server):
     browser_page.goto(server + CLASSIFY)
     assert not browser_page.is_visible("text=Take a photograph")
-    with chromium_process.new_context(
-        has_touch=True, is_mobile=True, viewport={"width": 390, "height": 800}
+    with new_context(
+        chromium_process, has_touch=True, is_mobile=True, viewport={"width": 390, "height": 800}
     ) as context:
         page = context.new_page()
         page.goto(server + CLASSIFY)

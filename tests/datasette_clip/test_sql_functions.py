@@ -194,7 +194,7 @@ def test_our_functions_replace_theirs_and_are_deterministic(datasette):
         )  # SQLite allows only deterministic functions in an index
 
 
-def test_a_scan_of_20000_vectors_embeds_once_and_stays_inside_the_time_limit(demo_dir, tmp_path, monkeypatch):
+def test_a_scan_of_20000_vectors_embeds_once_and_gives_the_order_of_numpy(demo_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
     vectors = np.random.default_rng(0).standard_normal((20_000, 512), np.float32)
     connection = sqlite3.connect(tmp_path / "vectors.db")
@@ -217,7 +217,7 @@ def test_a_scan_of_20000_vectors_embeds_once_and_stays_inside_the_time_limit(dem
         return await datasette.client.get("/vectors.json", params={"sql": sql, "q": "purple", "_shape": "arrays"})
 
     response = asyncio.run(get())
-    assert response.status_code == 200, response.text  # Datasette's own limit is the clock
+    assert response.status_code == 200, response.text
     assert len(runs) == 1
     query = default_engine().embed_item("purple")
     cosines = vectors @ query / np.linalg.norm(vectors, axis=1)

@@ -18,6 +18,7 @@ from datasette.app import Datasette
 
 from datasette_clip.model import text_opening
 from llm_clip_onnx import model_dir
+from patience import PATIENCE_S
 from serving import environment
 
 pytestmark = pytest.mark.filterwarnings(
@@ -240,7 +241,9 @@ asyncio.run(main())
 
 def test_where_onnxruntime_cannot_be_imported_the_page_says_so(demo_dir, tmp_path):
     env = environment(tmp_path, CLIP_MODEL_DIR=str(demo_dir))
-    done = subprocess.run([sys.executable, "-c", NO_ONNXRUNTIME], env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", NO_ONNXRUNTIME], env=env, capture_output=True, text=True, timeout=PATIENCE_S
+    )
     lines = done.stdout.splitlines()
     assert lines[:3] == ["200"] * 3, done.stderr
     assert lines[3].startswith("False ")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import re
 import socket
 import sqlite3
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,7 +21,9 @@ from hypothesis import strategies as st
 from conftest import ROOT, shipped_metadata
 from datasette_guard import path_below, runs_sql
 from datasette_guard.crawlers import is_crawler
-from serving import environment, serving
+from hold import Hold
+from patience import PATIENCE_S, until
+from serving import DATASETTES_LIMIT, environment, serving
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -62,6 +64,9 @@ def server(demo_dir, database, tmp_path_factory):
     arguments += ["--plugins-dir", str(ROOT / "tests/plugins")]
     with serving(*arguments, env=env, log=folder / "log") as url:
         yield url
+
+
+STOPPED = "&_timelimit=500"  # ms, Datasette's own parameter: this server has no other time limit
 
 
 def sql(text: str) -> str:
@@ -105,24 +110,24 @@ def sql(text: str) -> str:
             "the query needs more than the 8000000 bytes of memory (plugins.datasette-guard.limits.sqlite_bytes)",
         ),
         (
-            "/_memory.json?" + sql("with recursive c(x) as (select 1 union all select x + 1 from c) select max(x) from c"),
+            "/_memory.json?" + sql("with recursive c(x) as (select 1 union all select x + 1 from c) select max(x) from c") + STOPPED,
             400,
             "SQL query took too long",
         ),
         (
-            "/_memory.json?" + sql("with recursive c(x) as (select 1 union all select x + 1 from c) select max(length(llm_embed('clip', x || ''))) from c"),
+            "/_memory.json?" + sql("with recursive c(x) as (select 1 union all select x + 1 from c) select max(length(llm_embed('clip', x || ''))) from c") + STOPPED,
             400,
             "SQL query took too long",
         ),
         (
-            "/_memory.csv?" + sql("with recursive c(x) as (select 1 union all select x + 1 from c) select max(x) from c"),
+            "/_memory.csv?" + sql("with recursive c(x) as (select 1 union all select x + 1 from c) select max(x) from c") + STOPPED,
             400,
             "the query took longer than Datasette",
         ),
     ],
 )  # fmt: skip
 def test_a_bound_answers_with_its_sentence(path, status, sentence, server):
-    response = httpx.get(server + path, timeout=30)
+    response = httpx.get(server + path)
     assert response.status_code == status
     error = response.json()["error"] if ".json" in path else response.text
     assert sentence in error
@@ -171,19 +176,19 @@ def test_a_body_that_is_too_long_is_refused_announced_or_not(announced, server):
     assert httpx.post(f"{server}/upload", content=b"x" * 1000).text == "1000 bytes"
 
 
-def test_excess_load_gets_503_and_retry_after_and_no_more(server):
-    """Four requests may be in flight: of ten at once, six get 503 immediately. A client that tries again is served."""
-    answers: list[httpx.Response] = []
-    clients = [
-        threading.Thread(target=lambda: answers.append(httpx.get(f"{server}/slow?s=2", timeout=30))) for _ in range(10)
-    ]
+def test_excess_load_gets_503_and_retry_after_and_no_more(server, tmp_path):
+    """Four requests may be in flight: of ten, six are refused while four are held. A client that comes back is served."""
+    hold, answers = Hold(tmp_path / "hold"), []
+    clients = [threading.Thread(target=lambda: answers.append(httpx.get(server + hold.page))) for _ in range(10)]
     for client in clients:
         client.start()
-    while len(answers) < 6:
-        time.sleep(0.01)
+    until(lambda: len(answers) == 6)
+    hold.wait_for(4)
+    assert hold.begun == 4
     assert {(a.status_code, a.headers["retry-after"]) for a in answers} == {(503, "1")}
     assert "(plugins.datasette-guard.limits.requests)" in answers[0].text
     assert httpx.get(f"{server}/-/clip/health").status_code == 200
+    hold.release()
     for client in clients:
         client.join()
     assert sorted(a.status_code for a in answers) == [200] * 4 + [503] * 6
@@ -211,14 +216,18 @@ def test_queries_beyond_those_that_may_run_at_once_wait_and_are_answered(demo_di
     (tmp_path / "metadata.json").write_text(json.dumps({"plugins": {"datasette-guard": {"limits": {"queries": 1}}}}))
     env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
     arguments = ["--memory", "-m", str(tmp_path / "metadata.json"), "--plugins-dir", str(ROOT / "tests/plugins")]
+    hold = Hold(tmp_path / "hold")
     with serving(*arguments, env=env, log=tmp_path / "log") as url, ThreadPoolExecutor() as pool:
-        begun_s = time.monotonic()
-        naps = [pool.submit(httpx.get, f"{url}/_memory.json?sql=select+nap(0.5)", timeout=30) for _ in range(4)]
-        time.sleep(0.1)
-        assert httpx.get(f"{url}/-/versions.json").status_code == 200  # runs no SQL, waits for nobody
-        assert not all(nap.done() for nap in naps)
-        assert [nap.result().status_code for nap in naps] == [200] * 4
-        assert time.monotonic() - begun_s >= 2
+        first = pool.submit(httpx.get, url + hold.sql)
+        hold.wait_for(1)
+        waiting = [pool.submit(httpx.get, f"{url}/_memory.json?sql=select+nap(0.1)") for _ in range(3)]
+        assert httpx.get(f"{url}/-/versions.json").status_code == 200  # runs no SQL, so it does not wait
+        assert not any(query.done() for query in [first, *waiting])
+        hold.release()
+        assert [query.result().status_code for query in [first, *waiting]] == [200] * 4
+        naps = sorted(httpx.get(f"{url}/naps").json())
+    assert len(naps) == 3
+    assert all(ended <= begun for (_, ended), (begun, _) in itertools.pairwise(naps))  # one at a time
 
 
 def test_a_plugin_that_asks_the_server_from_within_a_request_waits_for_nobody(demo_dir, monkeypatch):
@@ -231,7 +240,7 @@ def test_a_plugin_that_asks_the_server_from_within_a_request_waits_for_nobody(de
 def talk(url: str, *requests: bytes) -> bytes:
     """All that comes back on one connection for raw requests that are sent at once; the last asks to close it."""
     host, port = url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=20) as raw:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as raw:
         raw.sendall(b"".join(requests))
         answer = b""
         while piece := raw.recv(65536):
@@ -262,26 +271,30 @@ def test_clients_that_say_no_more_are_left_alone_and_keep_nobody_waiting(demo_di
         silent = [socket.create_connection((host, int(port))) for _ in range(4)]
         for one, request in zip(silent, (half, half, ask_big, ask_big)):
             one.sendall(request)
-        assert httpx.get(f"{url}/_memory.json?sql=select+1", timeout=20).status_code == 200
-        while httpx.get(url + big, timeout=20).status_code != 200:
-            time.sleep(0.2)
+        assert httpx.get(f"{url}/_memory.json?sql=select+1").status_code == 200
+        until(lambda: httpx.get(url + big).status_code == 200)
         for one in silent:
             one.close()
 
 
-def test_who_has_left_while_waiting_is_not_served(demo_dir, tmp_path):
-    """Of 20 queries of a second each, all of clients that are gone, one has begun: the next client waits for no more."""
+def test_a_client_that_left_while_it_waited_is_not_served(demo_dir, tmp_path):
+    """Of 20 queries that wait for their turn, and whose clients have disconnected, none begins."""
     (tmp_path / "metadata.json").write_text(json.dumps({"plugins": {"datasette-guard": {"limits": {"queries": 1}}}}))
     env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
     arguments = ["--memory", "-m", str(tmp_path / "metadata.json"), "--plugins-dir", str(ROOT / "tests/plugins")]
-    with serving(*arguments, env=env, log=tmp_path / "log") as url:
+    hold = Hold(tmp_path / "hold")
+    with serving(*arguments, env=env, log=tmp_path / "log") as url, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(httpx.get, url + hold.sql)
+        hold.wait_for(1)
         host, port = url.removeprefix("http://").split(":")
         for _ in range(20):
             with socket.create_connection((host, int(port))) as gone:
-                gone.sendall(b"GET /_memory.json?sql=select+nap(0.9) HTTP/1.1\r\nHost: a\r\n\r\n")
-                time.sleep(0.02)
-        assert httpx.get(f"{url}/_memory.json?sql=select+1", timeout=30).status_code == 200
-        assert 1 <= len(httpx.get(f"{url}/naps").json()) <= 3
+                gone.sendall(b"GET /_memory.json?sql=select+nap(0) HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert httpx.get(f"{url}/-/versions.json").status_code == 200  # so the server has seen that they have gone
+        hold.release()
+        assert first.result().status_code == 200
+        assert httpx.get(f"{url}/_memory.json?sql=select+1").status_code == 200
+        assert httpx.get(f"{url}/naps").json() == []
 
 
 def test_a_wide_result_of_numbers_counts_too(demo_dir, monkeypatch):
@@ -312,11 +325,11 @@ def test_one_heavy_query_after_the_other_starves_nobody(demo_dir, tmp_path):
     )
     stop = threading.Event()
     codes: list[int] = []
-    with serving("--memory", env=env, log=tmp_path / "log") as url:
+    with serving("--memory", *DATASETTES_LIMIT, env=env, log=tmp_path / "log") as url:
 
         def attack():
             while not stop.is_set():
-                codes.append(httpx.get(f"{url}/_memory.json?{heavy}", timeout=30).status_code)
+                codes.append(httpx.get(f"{url}/_memory.json?{heavy}").status_code)
 
         attacker = threading.Thread(target=attack)
         attacker.start()
@@ -325,12 +338,10 @@ def test_one_heavy_query_after_the_other_starves_nobody(demo_dir, tmp_path):
             httpx.get(
                 f"{url}/_memory.json",
                 params={"sql": "select hex(llm_embed('clip', :q)) as x", "q": q, "_shape": "array"},
-                timeout=30,
             )
             for q in texts
         ]
-        while len(codes) < 2:
-            time.sleep(0.05)
+        until(lambda: len(codes) >= 2)
         stop.set()
         attacker.join()
     assert set(codes) == {400}
@@ -499,7 +510,7 @@ def test_no_request_gets_500(method, place, extension, query, headers, body, fuz
 )
 def test_raw_bytes_that_are_no_good_request_get_400_or_nothing(request_bytes, server):
     host, port = server.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as raw:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as raw:
         raw.sendall(request_bytes)
         raw.shutdown(socket.SHUT_WR)
         status = raw.recv(100).split(b" ")[1:2]

@@ -16,6 +16,7 @@ from llm_clip_onnx.engine import Engine, engine_for
 from llm_clip_onnx.errors import InputError
 from llm_clip_onnx.lazy import Lazy
 from nasty import TEXTS, images, photo, saved
+from patience import PATIENCE_S
 
 
 def test_embeddings_come_in_the_order_of_the_texts_whatever_the_company(demo_engine):
@@ -122,13 +123,13 @@ def test_the_tokenizer_opens_beside_the_tower_once_the_files_are_checked(demo_di
     def open_one(*arguments, **more):
         assert checked.is_set()
         tower_begun.set()
-        assert tokenizer_begun.wait(10)
+        assert tokenizer_begun.wait(PATIENCE_S)
         return open_tower(*arguments, **more)
 
     def open_other(*arguments):
         assert checked.is_set()
         tokenizer_begun.set()
-        assert tower_begun.wait(10)
+        assert tower_begun.wait(PATIENCE_S)
         return open_tokenizer(*arguments)
 
     check, open_tower, open_tokenizer = model_dir.check_sha256, towers.open_tower, engine_module.open_tokenizer
@@ -179,7 +180,7 @@ def test_what_fails_to_open_is_tried_again_and_what_is_open_needs_no_lock():
     with lazy._lock:  # somebody holds it, and nobody has to wait
         thread = threading.Thread(target=lazy.get)
         thread.start()
-        thread.join(5)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive()
     assert len(attempts) == 2
 

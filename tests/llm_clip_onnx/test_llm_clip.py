@@ -17,6 +17,7 @@ from llm_clip_onnx.engine import Engine
 from llm_clip_onnx.vectors import cosine
 from nasty import TEXTS as NASTY_TEXTS
 from nasty import images
+from patience import PATIENCE_S
 from serving import environment
 
 
@@ -75,7 +76,7 @@ def test_where_llm_clip_is_installed_too_clip_is_ours_and_llm_clip_stays_within_
     env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir)) | {"PYTHONPATH": os.pathsep.join(sys.path)}
     del env["LLM_LOAD_PLUGINS"]
     done = subprocess.run(
-        [sys.executable, "-c", WHO_IS_WHO], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", WHO_IS_WHO], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert done.returncode == 0, done.stderr
     ours, theirs, same, found, expected = json.loads(done.stdout.splitlines()[-1])

@@ -16,6 +16,7 @@ from llm_clip_onnx import llm_model
 from llm_clip_onnx.errors import InputError, ModelDirError
 from llm_clip_onnx.model_dir import read_manifest
 from nasty import photo, saved
+from patience import PATIENCE_S
 from serving import environment, run_llm
 
 
@@ -178,7 +179,7 @@ def test_without_the_extras_verify_still_runs_and_bake_says_what_to_install(env,
 
     def llm_without(*arguments: str) -> subprocess.CompletedProcess:
         command = [sys.executable, "-c", WITHOUT_THE_EXTRA, "clip", *arguments]
-        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE_S)
 
     assert llm_without("verify", str(demo_dir)).returncode == 0
     for arguments in (

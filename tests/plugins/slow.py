@@ -1,19 +1,50 @@
-"""What tests need of a server: /slow?s=, POST to /upload, /nested asking the server itself, nap(seconds) in SQL, /naps."""
+"""What tests need of a server: requests and queries that last, and a request that asks the server itself.
+
+/hold?at=FOLDER and hold('FOLDER') in SQL last until the test releases them (tests/support/hold.py). POST to /upload
+answers the size of its body. /nested asks the server itself. nap(seconds) in SQL, and /naps says when each began and
+ended. HOLD_AT_START in the environment is the folder of a request that is there before all others. DRAIN_S there is
+the time for which a server that was told to end waits for what is in flight.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import tempfile
 import time
+from pathlib import Path
 
 from datasette import Response, hookimpl
 
+from datasette_guard import shutdown
 
-async def slow(request):
-    await asyncio.sleep(float(request.args["s"]))
+shutdown.DRAIN_S = float(os.environ.get("DRAIN_S", shutdown.DRAIN_S))
+naps: list[tuple[float, float]] = []
+tasks: set[asyncio.Task] = set()  # asyncio itself keeps only weak references
+
+
+def begin(folder: str) -> Path:
+    """Note that a request has begun. Returns the file that ends it."""
+    os.close(tempfile.mkstemp(prefix="begun-", dir=folder)[0])
+    return Path(folder, "released")
+
+
+async def hold_page(request):
+    released = begin(request.args["at"])
+    while not released.exists():
+        await asyncio.sleep(0.01)
     return Response.text("done")
 
 
+def hold(folder):
+    released = begin(folder)
+    while not released.exists():
+        time.sleep(0.01)
+
+
 async def upload(request):
+    if "at" in request.args:
+        begin(request.args["at"])
     return Response.text(f"{len(await request.post_body())} bytes")
 
 
@@ -21,18 +52,16 @@ async def nested(datasette):
     return Response.json((await datasette.client.get("/_memory.json?sql=select+1+as+one&_shape=array")).json())
 
 
-naps: list[float] = []
-
-
 def nap(seconds):
-    naps.append(seconds)
+    begun_s = time.monotonic()
     time.sleep(seconds)
+    naps.append((begun_s, time.monotonic()))
 
 
 @hookimpl
 def register_routes():
     return [
-        (r"^/slow$", slow),
+        (r"^/hold$", hold_page),
         (r"^/upload$", upload),
         (r"^/nested$", nested),
         (r"^/naps$", lambda: Response.json(naps)),
@@ -42,3 +71,17 @@ def register_routes():
 @hookimpl
 def prepare_connection(conn):
     conn.create_function("nap", 1, nap)
+    conn.create_function("hold", 1, hold)
+
+
+@hookimpl
+def asgi_wrapper(datasette):
+    def wrap(app):
+        async def wrapped(scope, receive, send):
+            if scope["type"] == "lifespan" and (folder := os.environ.get("HOLD_AT_START")):
+                tasks.add(asyncio.create_task(datasette.client.get("/hold", params={"at": folder}, timeout=None)))
+            await app(scope, receive, send)
+
+        return wrapped
+
+    return wrap

@@ -6,6 +6,8 @@ import shutil
 
 import pytest
 
+from patience import PATIENCE_S
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = [
     "--no-sandbox",
@@ -16,3 +18,10 @@ QUIET = [
 ]
 
 chromium = pytest.mark.skipif(CHROMIUM is None, reason="SKIPPED: no Chromium installed (Debian: apt install chromium)")
+
+
+def new_context(chromium_process, **options):
+    """A new browser context, whose pages wait as patiently as the tests do."""
+    context = chromium_process.new_context(**options)
+    context.set_default_timeout(1000 * PATIENCE_S)
+    return context

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import http.server
 import os
-import socket
+import re
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
+from patience import PATIENCE_S, until
 
 BIN = Path(sys.executable).parent
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
+NO_LIMIT = ("--setting", "sql_time_limit_ms", f"{1000 * PATIENCE_S}")
+DATASETTES_LIMIT = ("--setting", "sql_time_limit_ms", "1000")
 
 
 def environment(user: Path, **more: str) -> dict[str, str]:
@@ -28,41 +29,48 @@ def environment(user: Path, **more: str) -> dict[str, str]:
 
 def run_llm(*arguments: str, env: dict[str, str], ok: bool = True) -> subprocess.CompletedProcess:
     """`llm ARGUMENTS`, which must end with 0, or with something else where `ok` is False."""
-    done = subprocess.run([str(BIN / "llm"), *arguments], env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([str(BIN / "llm"), *arguments], env=env, capture_output=True, text=True, timeout=PATIENCE_S)
     assert (done.returncode == 0) == ok, done.stdout + done.stderr
     return done
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 @contextmanager
 def serving(*arguments: str, env: dict[str, str], log: Path, bin: Path = BIN) -> Iterator[str]:
     """`datasette serve ARGUMENTS` on a free port, of the environment with this `bin`: its address, once it answers."""
-    port = free_port()
-    command = [str(bin / "datasette"), "serve", "--port", str(port), *arguments]
+    with started(*arguments, env=env, log=log, bin=bin) as process:
+        yield address_of(process, log)
+
+
+@contextmanager
+def started(*arguments: str, env: dict[str, str], log: Path, bin: Path = BIN) -> Iterator[subprocess.Popen]:
+    """The process of `datasette serve ARGUMENTS` on a free port, its output in `log`; ended on the way out.
+
+    SQL may take as long as it needs, if the arguments say nothing else: `*DATASETTES_LIMIT` is Datasette's own limit.
+    """
+    command = [str(bin / "datasette"), "serve", "--port", "0", *NO_LIMIT, *arguments]
     with log.open("w") as stream:
         process = subprocess.Popen(command, env=env, stdout=stream, stderr=subprocess.STDOUT)
     try:
-        yield wait_for(f"http://127.0.0.1:{port}", process, log)
+        yield process
     finally:
         process.terminate()
-        process.wait(20)
-
-
-def wait_for(url: str, process: subprocess.Popen, log: Path, seconds: float = 60) -> str:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        assert process.poll() is None, log.read_text()
         try:
-            httpx.get(f"{url}/-/versions.json")
-            return url
-        except httpx.TransportError:
-            time.sleep(0.05)
-    raise AssertionError(f"{url} did not answer in {seconds} s: {log.read_text()}")
+            process.wait(PATIENCE_S)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def address_of(process: subprocess.Popen, log: Path) -> str:
+    """The address of a Datasette that was started on port 0, once it listens there: uvicorn says it in the log."""
+
+    def said() -> re.Match | None:
+        ended, text = process.poll() is not None, log.read_text()
+        listens = re.search(r"Uvicorn running on (http://\S+)", text)
+        assert listens or not ended, text
+        return listens
+
+    return until(said)[1]
 
 
 @contextmanager

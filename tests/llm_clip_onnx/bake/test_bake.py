@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -275,36 +274,46 @@ def test_a_bake_that_fails_with_force_leaves_what_was_there(coarse, tiny_checkpo
     assert os.listdir(tmp_path) == ["model"]
 
 
-BAKE_AND_TELL = """
-import sys, time
+BAKE_AND_END = """
+import os, signal, sys
 from pathlib import Path
 from llm_clip_onnx.bake import bake
-def say(line): print(line, flush=True)
-bake(sys.argv[1], Path(sys.argv[2]), say=say)
+to, end_at, changes = Path(sys.argv[2]), int(sys.argv[3]), 0
+def count(event, arguments):
+    global changes
+    writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+    if (writes or event in ("os.mkdir", "os.rename", "os.remove")) and str(arguments[0]).startswith(str(to.parent)):
+        changes += 1
+        if changes == end_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(count)
+bake(sys.argv[1], to, say=lambda line: None)
+print(changes)
 """
 
 
 def test_killed_at_any_moment_it_leaves_no_directory_that_opens(tiny_checkpoint, tmp_path):
-    killed = 0
-    for n in range(8):
-        to = tmp_path / str(n) / "model"
-        process = subprocess.Popen(
-            [sys.executable, "-c", BAKE_AND_TELL, str(tiny_checkpoint), str(to)], stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(n + 1):
-            process.stdout.readline()
-        time.sleep(0.01 * n)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        if to.exists():  # it was quicker than the signal, so it must be whole
-            Engine(to).embed_text(["a"])
-            continue
-        killed += 1
-        for left in (tmp_path / str(n)).iterdir() if (tmp_path / str(n)).exists() else ():
+    """It kills itself before it changes the file system for the nth time: the first, the last, and some between."""
+
+    def run(name: str, end_at: int) -> subprocess.CompletedProcess[str]:
+        command = [
+            sys.executable,
+            "-c",
+            BAKE_AND_END,
+            str(tiny_checkpoint),
+            str(tmp_path / name / "model"),
+            str(end_at),
+        ]
+        return subprocess.run(command, stdout=subprocess.PIPE, text=True)
+
+    changes = int(run("whole", 0).stdout)
+    Engine(tmp_path / "whole" / "model").embed_text(["a"])
+    assert changes > 8
+    for end_at in sorted({*np.linspace(1, changes, 8).astype(int)}):
+        assert run(f"{end_at}", end_at).returncode == -signal.SIGKILL
+        for left in (tmp_path / f"{end_at}").glob("*"):
             with pytest.raises(ModelDirError, match="no model directory that a bake finished"):
                 Engine(left)
-    assert killed >= 4
 
 
 @pytest.mark.parametrize(

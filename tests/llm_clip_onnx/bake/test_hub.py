@@ -24,6 +24,7 @@ from llm_clip_onnx.bake.hub import reason
 from llm_clip_onnx.bake.layout import needed_files
 from llm_clip_onnx.errors import CheckpointError
 from llm_clip_onnx.model_dir import Source, read_manifest
+from patience import PATIENCE_S
 from random_checkpoint import TINY, write_checkpoint
 
 ID = "owner/name"
@@ -87,7 +88,7 @@ def bake(home: Path, endpoint: str, *args: str, limit_bytes: int | None = None, 
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
 
     return subprocess.run(
-        [*command, *args], env=own | env, preexec_fn=limit, capture_output=True, text=True, timeout=30
+        [*command, *args], env=own | env, preexec_fn=limit, capture_output=True, text=True, timeout=PATIENCE_S
     )
 
 
