@@ -1,6 +1,6 @@
 # make demo       the embedded demo model and a collection of emoji on http://127.0.0.1:8001, no model hub needed
 # make serve      OpenAI's ViT-B/32, baked first if there is none yet (that needs the hub)
-# make check      linters, types, and the tests that need no browser, container, torch or patience
+# make check      linters, types, and the tests that take a moment each and need nothing else
 # make test       the same with every test that is not slow
 # make test-all   every test
 # make docs       the manual, in docs/_build/html; make docs-write writes into it what the code knows
@@ -30,7 +30,7 @@ serve: .venv/ready
 	CLIP_MODEL_DIR=$(MODEL_DIR) $(DATASETTE) -m metadata.json
 
 check: lint
-	.venv-test/bin/python -m pytest -m "not browser and not container and not reference and not slow"
+	.venv-test/bin/python -m pytest -m "not browser and not container and not reference and not slow and not long"
 
 test: lint .venv-alpha/ready
 	.venv-test/bin/python -m pytest -m "not slow"

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from datasette.app import Datasette
 
-from datasette_clip.inference import inference_of
+from datasette_clip.model import embedding_queue
 from hostile import hostile, readable
 from llm_clip_onnx.vectors import unit
 from nasty import photo, saved, turned
@@ -429,7 +429,7 @@ def test_beyond_the_queue_it_is_503_and_retry_after_and_others_are_answered(demo
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
     limits = {"limits": {"embedding": 2}}
     datasette = Datasette(memory=True, metadata={"plugins": {"datasette-clip": limits}})
-    with inference_of(datasette).place(), inference_of(datasette).place():
+    with embedding_queue(datasette).slot(), embedding_queue(datasette).slot():
         refused = ask(datasette, "POST", EMBED, content=JPEG)
         assert ask(datasette, "GET", "/_memory.json?sql=select+1+as+one&_shape=array").json() == [{"one": 1}]
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,7 +12,9 @@ import httpx
 import pytest
 
 from conftest import ROOT
-from serving import BIN, environment, free_port, wait_for
+from hold import Hold
+from patience import PATIENCE_S
+from serving import BIN, address_of, environment, started
 
 NO_CLIP = """
 import sys
@@ -38,16 +38,10 @@ def running(tmp_path: Path, bin: Path = BIN, idle: dict | None = None, **config)
     metadata = {"plugins": {"datasette-guard": config, "datasette-scale-to-zero": idle or {}}}
     (tmp_path / "metadata.json").write_text(json.dumps(metadata))
     env = environment(tmp_path / "llm", PYTHONPATH=str(tmp_path / "site"), SECRET="a-secret", NO_TIME="")
-    port, log = free_port(), tmp_path / "log"
-    command = [str(bin / "datasette"), "serve", "--memory", "-p", str(port), "-m", str(tmp_path / "metadata.json")]
-    command += ["--plugins-dir", str(ROOT / "tests/plugins")]
-    with log.open("w") as stream:
-        process = subprocess.Popen(command, env=env, stdout=stream, stderr=stream)
-    try:
-        yield wait_for(f"http://127.0.0.1:{port}", process, log), process, log
-    finally:
-        process.kill()
-        process.wait()
+    log, arguments = tmp_path / "log", ["--memory", "-m", str(tmp_path / "metadata.json")]
+    arguments += ["--plugins-dir", str(ROOT / "tests/plugins")]
+    with started(*arguments, env=env, log=log, bin=bin) as process:
+        yield address_of(process, log), process, log
 
 
 def test_it_bounds_refuses_and_drains_without_clip(tmp_path):
@@ -66,18 +60,20 @@ def test_it_bounds_refuses_and_drains_without_clip(tmp_path):
         assert httpx.get(f"{url}/robots.txt", headers=GOOGLEBOT).status_code == 200
         assert httpx.get(url, cookies={"a": "b"}).status_code == 200
         assert httpx.get(f"{url}/_memory.json?sql=select+nope").status_code == 400
-        call = pool.submit(httpx.get, f"{url}/slow?s=2", timeout=30)
-        time.sleep(1)
+        hold = Hold(tmp_path / "hold")
+        call = pool.submit(httpx.get, url + hold.page)
+        hold.wait_for(1)
         process.terminate()
-        assert process.wait(10) == 0
+        hold.release()
         assert call.result().text == "done"
+        assert process.wait(PATIENCE_S) == 0
     assert "Traceback (most recent call last):" not in log.read_text()
     assert "is not what it was" not in log.read_text()
 
 
 def test_it_idles_and_ends_with_0_without_clip(tmp_path):
     with running(tmp_path, idle={"duration": "1s"}) as (_, process, _):
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE_S) == 0
 
 
 @pytest.mark.parametrize("version", ["0.65", "1.0a"])
