@@ -19,37 +19,81 @@ from serving import environment
 
 PLUGINS = ROOT / "plugins"
 FILES = sorted(PLUGINS.rglob("*.py"))
+ARROWS = {  # package -> the packages of ours that it may import
+    "llm_clip_onnx": set(),
+    "clip_collections": {"llm_clip_onnx"},
+    "datasette_clip": {"clip_collections", "llm_clip_onnx", "datasette_guard"},
+    "datasette_guard": set(),
+}
+
+
+def module_of(file: Path) -> str:
+    parts = file.relative_to(PLUGINS).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(file): file for file in FILES}
 
 
 def imported(file: Path) -> set[str]:
-    """Absolute names of all modules that a file imports, wherever in it."""
-    package = ".".join(file.relative_to(PLUGINS).with_suffix("").parts[:-1])
-    names = set()
+    """Absolute names of all modules that a file imports, at its top or inside a function."""
+    package = module_of(file) if file.name == "__init__.py" else module_of(file).rpartition(".")[0]
+    names: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = package.rsplit(".", node.level - 1)[0] if node.level > 1 else package
-            module = ".".join(filter(None, [base if node.level else "", node.module]))
-            names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+            base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1]) if node.level else ""
+            module = ".".join(filter(None, [base, node.module]))
+            of_names = {f"{module}.{alias.name}" for alias in node.names}
+            # `from . import search` imports the module search, not the package's own names.
+            names |= of_names & MODULES.keys() if of_names <= MODULES.keys() else {module} | of_names
     return names
 
 
 def importers(module: str) -> set[str]:
+    """Files that import a module, or something of it."""
     return {
-        str(f.relative_to(PLUGINS))
-        for f in FILES
-        if any(n == module or n.startswith(module + ".") for n in imported(f))
+        str(file.relative_to(PLUGINS))
+        for file in FILES
+        if any(name == module or name.startswith(f"{module}.") for name in imported(file))
     }
+
+
+@pytest.mark.parametrize("package", ARROWS)
+def test_a_package_imports_only_those_that_it_may(package):
+    others = ARROWS.keys() - {package} - ARROWS[package]
+    for file in (PLUGINS / package).rglob("*.py"):
+        assert not {name for name in imported(file) if name.split(".")[0] in others}, file
+
+
+def test_the_doors_use_only_what_the_guard_exports():
+    for file in (PLUGINS / "datasette_clip").rglob("*.py"):
+        inside = {name for name in imported(file) & MODULES.keys() if name.startswith("datasette_guard.")}
+        assert not inside, file
+
+
+def test_the_model_and_the_collections_know_no_datasette():
+    for name in ("datasette", "datasette_llm_embed", "uvicorn"):
+        assert all(file.startswith(("datasette_clip/", "datasette_guard/")) for file in importers(name))
+
+
+def test_no_import_goes_in_a_circle():
+    """Inside functions too, but for the four packages themselves, which wire their modules to hooks."""
+    rooms = MODULES.keys() - ARROWS.keys()
+    arrows = {name: imported(MODULES[name]) & rooms - {name} for name in rooms}
+    while leaves := {name for name, others in arrows.items() if not others & arrows.keys()}:
+        for name in leaves:
+            del arrows[name]
+    assert not arrows, {name: sorted(others & arrows.keys()) for name, others in arrows.items()}
+
+
+def test_json_never_imports_pages():
+    assert not {file for file in importers("datasette_clip.pages") if file.startswith("datasette_clip/api/")}
 
 
 def test_only_the_towers_know_onnxruntime():
     assert importers("onnxruntime") == {"llm_clip_onnx/towers.py"}
-
-
-def test_the_model_does_not_know_the_doors():
-    doors = importers("datasette_clip") | importers("datasette")
-    assert all(name.startswith(("datasette_clip/", "datasette_guard/")) for name in doors)
 
 
 def test_only_commands_know_the_bake():
@@ -61,6 +105,20 @@ def test_onnx_safetensors_hub_and_torch_are_only_in_the_bake():
     for module in ("onnx", "safetensors", "huggingface_hub", "torch"):
         assert all(name.startswith("llm_clip_onnx/bake/") for name in importers(module)), module
     assert importers("llm_clip") == importers("sentence_transformers") == {"llm_clip_onnx/bake/verify.py"}
+
+
+WITHOUT_ONNXRUNTIME = """
+import sys
+import clip_collections.collection, clip_collections.query, clip_collections.search, clip_collections.index.build
+import clip_collections.thumbnails
+print(*sorted(sys.modules))
+"""
+
+
+def test_collections_are_searched_without_onnxruntime_and_datasette(tmp_path):
+    command = [sys.executable, "-c", WITHOUT_ONNXRUNTIME]
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, check=True)
+    assert not {"onnxruntime", "datasette", "llm", "onnx", "torch"} & set(done.stdout.split())
 
 
 def test_errors_import_nothing():
