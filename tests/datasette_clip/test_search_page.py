@@ -245,7 +245,9 @@ def test_without_a_model_rows_are_shown_and_a_search_says_what_to_run(photos, tm
     assert "there is no model directory" in errors_in(response.text)[0]
 
 
-def test_a_search_that_takes_too_long_says_so(datasette):
+def test_a_search_that_takes_too_long_says_so(photos, demo_dir, monkeypatch):
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    datasette = serve(photos, settings={"sql_time_limit_ms": 1000})
     slow = "(with recursive t(n) as (select 1 union all select n + 1 from t) select max(n) from t)"
     response = call(datasette, asking(q="red", where=slow))
     assert response.status_code == 400
