@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_search import fill, ids, llms_database, oracle
 
 import clip_vectors
 from clip_collections import search, thumbnails
@@ -29,6 +28,7 @@ from llm_clip_onnx.vectors import to_blob
 from nasty import photo, saved
 from patience import PATIENCE_S, until
 from serving import environment, run_llm
+from stored import fill, ids, llms_database, oracle
 
 DIM = 64
 
@@ -576,3 +576,12 @@ def test_a_file_that_is_no_database_ends_in_a_sentence(content, tmp_path):
     done = run_llm("clip", "index", str(tmp_path / "x.db"), env=environment(tmp_path / "llm"), ok=False)
     assert done.stderr.startswith("Error: ")
     assert "Traceback" not in done.stderr
+
+
+def test_the_bytes_of_a_held_index_are_those_of_all_its_arrays(tmp_path):
+    conn = opened(tmp_path / "photos.db", photos=named(like_clips(500)))
+    photos = open_collection(conn, "photos")
+    indexing.index(conn, photos)
+    sizes = "length(rowids) + length(ids) + length(bits) + length(corrections) + length(large)"
+    [(stored,)] = conn.execute(f"select sum({sizes}) from clip_index_chunks").fetchall()
+    assert index.index_of(conn, photos, photos.embed_dim).bytes == stored

@@ -89,9 +89,7 @@ class Index:
 
     @property
     def bytes(self) -> int:
-        return sum(
-            c.rowids.nbytes + c.ids.nbytes + c.bits.nbytes + c.corrections.nbytes for _, c in self.chunks.values()
-        )
+        return sum(chunk.bytes for _, chunk in self.chunks.values())
 
 
 def source_of(collection: Collection) -> str:
