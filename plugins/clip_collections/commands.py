@@ -1,4 +1,4 @@
-"""What the commands `llm clip embed` and `index` say; they do it elsewhere."""
+"""The commands `llm clip embed` and `llm clip index`: their options, their progress and what they say."""
 
 from __future__ import annotations
 
@@ -60,17 +60,20 @@ def embed(
     from sqlite_utils import Database
 
     from llm_clip_onnx.engine import Engine
+    from llm_clip_onnx.llm_model import CLIP
     from llm_clip_onnx.model_dir import default_path
+    from llm_clip_onnx.towers import available_cores
 
     from .sources import entries_in
-    from .writer import Embedding
+    from .writer import Embedder, Embedding
 
     engine = Engine(model_dir or default_path(), side_by_side=True)
+    embedder = Embedder(CLIP, engine.manifest.embed_dim, engine.embed_item, available_cores())
     try:
         with closing(sqlite3.connect(database, timeout=60)) as connection:
             to = Database(connection)
             count, entries = entries_in(source, to, sql, image, metadata)
-            outcomes = Embedding(to, collection, engine, orient, store, force).embed(entries)
+            outcomes = Embedding(to, collection, embedder, orient, store, force).embed(entries)
             bad = tell_of(outcomes, count)
     except sqlite3.Error as error:
         raise InputError(f"{database}: {error}") from error

@@ -1,8 +1,8 @@
-"""Embedding many: the images of a folder, or the rows of a file, become a collection as `llm embed-multi` writes it.
+"""Embeds entries and writes them into a collection, as `llm embed-multi` does, by any `llm` embedding model.
 
-Reading and writing are one thread's, decoding and embedding one's for each core, an item a call: each embedding is the
-same as if it came alone. What is in the collection already is not embedded again, so that a run which was ended can be
-started again. It removes nothing: what is no longer in the source stays.
+One thread reads and writes, the others embed, one item a call, so that each embedding is the same as if it came alone.
+Entries that are in the collection are not embedded again, so a run that was killed can be started again. It deletes
+nothing: rows that have left the source stay.
 """
 
 from __future__ import annotations
@@ -10,26 +10,24 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal, NamedTuple
 
-from llm import Collection
+import llm
+import numpy as np
+from numpy.typing import NDArray
 from sqlite_utils import Database
 
-from llm_clip_onnx import MODEL_ID
-from llm_clip_onnx.engine import Engine
 from llm_clip_onnx.errors import InputError
-from llm_clip_onnx.llm_model import CLIP
-from llm_clip_onnx.towers import available_cores
 from llm_clip_onnx.vectors import cosine, from_blob, to_blob
 
 from .sources import Entry, content_of
 
-WRITTEN_AT_ONCE = 32  # items; a run that is killed loses no more than were not yet written
-WRITTEN_BYTES = 32_000_000  # of contents kept for that
-AHEAD = 4  # items a core that are read before they can be embedded
-SAME_MODEL = 0.98  # least cosine of an embedding with itself on another machine; of another model it is about 0
+WRITTEN_AT_ONCE = 32  # items; a run that is killed loses at most these
+WRITTEN_BYTES = 32_000_000  # of contents that wait to be written
+AHEAD = 4  # items per thread that are read ahead
+SAME_MODEL = 0.98  # minimum cosine of an embedding with the same made on another machine; of another model about 0
 
 INSERT = """
 insert or replace into embeddings
@@ -43,8 +41,20 @@ where collection_id = ? and id = ? and content_hash = ?
 """
 
 
+class Embedder(NamedTuple):
+    """An `llm` embedding model, and the function that embeds an item with it, called in `threads` threads at once.
+
+    embed_item: content and orientation -> embedding [embed_dim] float32; it raises InputError for unreadable content.
+    """
+
+    model: llm.EmbeddingModel
+    embed_dim: int
+    embed_item: Callable[[str | bytes, str | None], NDArray[np.float32]]
+    threads: int = 1
+
+
 class Outcome(NamedTuple):
-    """What became of an entry, and of a bad one, why."""
+    """What became of an entry, and why, if it is bad."""
 
     id: str
     became: Literal["embedded", "copied", "there", "bad"]
@@ -52,33 +62,33 @@ class Outcome(NamedTuple):
 
 
 class Embedding:
-    """Embeds into one collection of a database, which it makes where there is none.
+    """Embeds into one collection of a database, which it makes if there is none.
 
-    With `store` the contents are kept too, with `force` what is there is embedded all the same. Raises InputError for a
-    collection of another model.
+    store: keep the contents too. force: embed again what the collection has. Raises InputError for a collection of
+    another model.
     """
 
     def __init__(
         self,
         database: Database,
         name: str,
-        engine: Engine,
+        embedder: Embedder,
         orient: str | None = None,
         store: bool = False,
         force: bool = False,
     ):
-        self.db, self.engine, self.orient, self.store, self.force = database, engine, orient, store, force
-        collection = Collection(name, database, model=CLIP)
+        self.db, self.embedder, self.orient, self.store, self.force = database, embedder, orient, store, force
+        collection = llm.Collection(name, database, model=embedder.model)
         self.name, self.collection_id = name, collection.id
         [model] = self._one("select model from collections where id = ?", collection.id) or (None,)
-        if model != MODEL_ID:
+        if model != embedder.model.model_id:
             raise InputError(
-                f"the collection {name} is of the model {model}, to whose embeddings clip's cannot be"
-                " compared; choose another collection"
+                f"the collection {name} is of the model {model}, to whose embeddings those of"
+                f" {embedder.model.model_id} cannot be compared; choose another collection"
             )
         size = self._one("select length(embedding) / 4 from embeddings where collection_id = ?", self.collection_id)
-        if size and size[0] != engine.manifest.embed_dim and not force:
-            raise self._of_another_model(f"embeddings of {size[0]} dimensions, not {engine.manifest.embed_dim}")
+        if size and size[0] != embedder.embed_dim and not force:
+            raise self._of_another_model(f"embeddings of {size[0]} dimensions, not {embedder.embed_dim}")
         self._unwritten: list[tuple] = []
         self._checked = force
 
@@ -92,17 +102,17 @@ class Embedding:
         )
 
     def embed(self, entries: Iterable[Entry]) -> Iterator[Outcome]:
-        """Embed and write entries, and say of each, in their order, what became of it.
+        """Embed and write entries: the outcome of each, in their order.
 
-        Raises InputError where the collection holds another model's embeddings, ModelDirError and sqlite3.Error; what
-        was embedded until then is written.
+        Raises InputError if the collection holds another model's embeddings, ModelDirError and sqlite3.Error; the
+        entries embedded until then are written.
         """
-        pool = ThreadPoolExecutor(cores := available_cores())
+        pool = ThreadPoolExecutor(self.embedder.threads)
         begun: deque[tuple[Entry, str | bytes, bytes | Future | Outcome]] = deque()
         try:
             for entry in entries:
                 begun.append(self._begin(entry, pool))
-                if len(begun) > AHEAD * cores:
+                if len(begun) > AHEAD * self.embedder.threads:
                     yield self._end(*begun.popleft())
             while begun:
                 yield self._end(*begun.popleft())
@@ -111,17 +121,17 @@ class Embedding:
             self._write()
 
     def _begin(self, entry: Entry, pool: ThreadPoolExecutor) -> tuple[Entry, str | bytes, bytes | Future | Outcome]:
-        """The entry, its content, and the vector blob that is known of it or will be, or what became of it."""
+        """The entry, its content, and its vector blob, the future of one, or its outcome."""
         try:
             content = content_of(entry)
         except InputError as error:
             return entry, b"", Outcome(entry.id, "bad", str(error))
-        content_hash = Collection.content_hash(content)
+        content_hash = llm.Collection.content_hash(content)
         known = self._one(KNOWN, self.collection_id, content_hash)
         if known and not self._checked:
             self._check(content, known[0])
         if known is None or self.force:
-            return entry, content, pool.submit(self.engine.embed_item, content, self.orient)
+            return entry, content, pool.submit(self.embedder.embed_item, content, self.orient)
         if self._is_there(entry, content_hash):
             return entry, content, Outcome(entry.id, "there")
         return entry, content, known[0]
@@ -133,13 +143,13 @@ class Embedding:
         return entry.metadata is None or row[0] == json.dumps(entry.metadata)
 
     def _check(self, content: str | bytes, known: bytes) -> None:
-        """Raises InputError where a content's embedding is not, about, the one that the collection has of it."""
+        """Raises InputError if the embedding of a content is far from the one that the collection has of it."""
         try:
-            now = self.engine.embed_item(content, self.orient)
+            now = self.embedder.embed_item(content, self.orient)
         except InputError:
-            return  # another will do
-        if (found := cosine(now, from_blob(known))) < SAME_MODEL:
-            raise self._of_another_model(f"an embedding whose cosine to today's of the same content is {found:.3f}")
+            return  # the next content is compared instead
+        if (same := cosine(now, from_blob(known))) < SAME_MODEL:
+            raise self._of_another_model(f"an embedding whose cosine to today's of the same content is {same:.3f}")
         self._checked = True
 
     def _end(self, entry: Entry, content: str | bytes, result: bytes | Future | Outcome) -> Outcome:
@@ -163,8 +173,8 @@ class Embedding:
 
 
 def row_of(entry: Entry, content: str | bytes, blob: bytes, store: bool) -> tuple:
-    """What INSERT writes of an entry after the collection, as llm writes it."""
+    """The values of INSERT for an entry, without the collection's id, as llm writes them."""
     kept = (content, None) if isinstance(content, str) else (None, content)
     metadata = json.dumps(entry.metadata) if entry.metadata else None
-    content_hash = Collection.content_hash(content)
+    content_hash = llm.Collection.content_hash(content)
     return entry.id, blob, *(kept if store else (None, None)), content_hash, metadata, int(time.time())

@@ -252,7 +252,7 @@ def test_a_collection_of_another_model_is_refused(photos, env):
         connection.execute("update collections set model = '3-small'")
     arguments = ["clip", "embed", str(photos), "-d", str(database), "-c", "photos"]
     assert run_llm(*arguments, env=env, ok=False).stderr == (
-        "Error: the collection photos is of the model 3-small, to whose embeddings clip's cannot be compared;"
+        "Error: the collection photos is of the model 3-small, to whose embeddings those of clip cannot be compared;"
         " choose another collection\n"
     )
 
