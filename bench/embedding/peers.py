@@ -41,7 +41,7 @@ from bench.harness.inputs import COLOURS, IMAGES, THINGS, smooth_jpegs
 from bench.harness.models import RANDOM, lay_out, worst_cosine, write_random
 from bench.harness.turns import Titles, turns
 from llm_clip_onnx import model_dir
-from llm_clip_onnx.tokenizer import ids_of, open_tokenizer
+from llm_clip_onnx.tokenizer import open_tokenizer, tokenize
 
 PLACES = "today|outside|at home|at work|at night|in spring|in summer|in winter|on grass|on sand|on a wall|by the sea"
 TEXTS = [" ".join(words) for words in itertools.product(COLOURS, THINGS, PLACES.split("|"))]  # 768, of 5 to 7 ids
@@ -297,7 +297,7 @@ def bound(running: Running, place: Path, rounds: int, array_bytes: int) -> dict[
 def ids_row(place: Path, length: int) -> list[int]:
     """A row of `length` ids, of words as in TEXTS."""
     bpe = open_tokenizer(place / OURS / model_dir.VOCAB, place / OURS / model_dir.MERGES, 77)
-    ids = ids_of(bpe, " ".join(COLOURS * 10), 77)
+    ids = tokenize(bpe, " ".join(COLOURS * 10), 77)
     return [int(n) for n in (*ids[: length - 1], ids[-1])]
 
 

@@ -49,7 +49,7 @@ model_dir.check_sha256(opened.path, opened.manifest, files); done("sha256 of the
 vocab, merges = opened.path / model_dir.VOCAB, opened.path / model_dir.MERGES
 bpe = engine.open_tokenizer(vocab, merges, 77); done("open the tokenizer")
 tower = towers.open_tower(opened.path / graph, threads=1); done("open the text tower")
-towers.run_text(tower, engine.ids_of(bpe, "red car in the snow")[None]); done("embed the first text")
+towers.run_text(tower, engine.tokenize(bpe, "red car in the snow")[None]); done("embed the first text")
 print(json.dumps(steps))
 """
 

@@ -15,7 +15,7 @@ from bench.harness import ROOT
 from bench.server import cold_start
 from listening import free_port
 from llm_clip_onnx.model_dir import read_manifest
-from llm_clip_onnx.tokenizer import ids_of, open_tokenizer
+from llm_clip_onnx.tokenizer import open_tokenizer, tokenize
 from nasty import photo, saved
 
 
@@ -30,7 +30,7 @@ def test_clients_of_another_process_see_every_answer_and_every_error():
 def test_a_text_of_so_many_ids_has_them(ids):
     folder = ROOT / "demo/checkpoint"
     bpe = open_tokenizer(folder / "vocab.json", folder / "merges.txt", context_length=77)
-    assert len(ids_of(bpe, growth.text_of(ids))) == ids
+    assert len(tokenize(bpe, growth.text_of(ids))) == ids
 
 
 def test_a_stack_in_its_process_says_what_each_call_took(tiny_dir, tmp_path):

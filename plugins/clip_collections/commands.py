@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llm_clip_onnx.commands import Sentences
+from llm_clip_onnx.commands import ClipCommand
 from llm_clip_onnx.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ TOLD = {  # what becomes of an entry, as it is said
 }
 
 
-@click.command(cls=Sentences)
+@click.command(cls=ClipCommand)
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.option("-d", "--database", type=click.Path(dir_okay=False, path_type=Path), required=True, help="SQLite file")
 @click.option("-c", "--collection", required=True, help="Collection in it to embed into; made where there is none")
@@ -101,7 +101,7 @@ def tell_of(outcomes: Iterable[Outcome], count: int) -> int:
     return len(bad)
 
 
-@click.command(cls=Sentences)
+@click.command(cls=ClipCommand)
 @click.argument("database", type=click.Path(exists=True, dir_okay=False))
 @click.option("-c", "--collection", "names", multiple=True, help="Collection to index [default: all of llm's]")
 @click.option("--table", help="Table with a column of vectors that is no collection of llm's; -c names it")

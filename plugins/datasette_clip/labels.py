@@ -78,7 +78,7 @@ def matches_json(matches: Sequence[Match]) -> list[dict]:
 
 def sets_of(engine: Engine) -> list[str]:
     """Names of the label sets that this model can use, sorted."""
-    return [name for name in label_sets.names_of(engine.path) if is_usable(engine, name)]
+    return [name for name in label_sets.list_names(engine.path) if is_usable(engine, name)]
 
 
 def is_usable(engine: Engine, name: str) -> bool:

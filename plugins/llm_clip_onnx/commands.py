@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from .model_dir import Manifest
 
 
-class Sentences(click.Command):
-    """A command whose refusals are sentences, not tracebacks."""
+class ClipCommand(click.Command):
+    """A click command that prints our errors as one sentence, without a traceback."""
 
     def invoke(self, context: click.Context):
         try:
@@ -36,8 +36,8 @@ class Sentences(click.Command):
             ) from error
 
 
-def clocked() -> Callable[[str], None]:
-    """A `say` that begins each line with the seconds since now."""
+def timestamped_echo() -> Callable[[str], None]:
+    """A function that prints a line to stderr, after the seconds since this call."""
     begun_s = time.monotonic()
     return lambda line: click.echo(f"{time.monotonic() - begun_s:6.1f} s  {line}", err=True)
 
@@ -48,7 +48,7 @@ def clip():
     # docs/ is the manual
 
 
-@clip.command(cls=Sentences)
+@clip.command(cls=ClipCommand)
 @click.argument("source", default="sentence-transformers/clip-ViT-B-32")
 @click.option(
     "--to",
@@ -66,10 +66,10 @@ def bake(source: str, to: Path | None, revision: str | None, precision: str, for
     from .bake import bake as bake_it
     from .model_dir import default_path
 
-    bake_it(source, to or default_path(), precision, revision, force, clocked())
+    bake_it(source, to or default_path(), precision, revision, force, timestamped_echo())
 
 
-@clip.command(cls=Sentences)
+@clip.command(cls=ClipCommand)
 @click.argument("directory", type=click.Path(path_type=Path), required=False)
 @click.option("--json", "as_json", is_flag=True, help="The manifest as it is")
 def info(directory: Path | None, as_json: bool):
@@ -94,7 +94,7 @@ def info(directory: Path | None, as_json: bool):
     ]
     for name, tower in manifest.towers.items():
         bytes_ = sum(manifest.files[file].bytes for file in tower_files(manifest, name, signed=False))
-        rows.append((f"{name} tower", f"{tower.described}, {bytes_ / 1e6:.1f} MB when opened"))
+        rows.append((f"{name} tower", f"{tower.summary}, {bytes_ / 1e6:.1f} MB when opened"))
         for what, result in tower.fidelity.items():
             figures = f"worst cosine {result.worst:.6f}, centred {result.worst_centred:.6f}, of {result.inputs} inputs"
             rows.append((f"  {what}", f"{figures}, {100 * result.neighbours:.1f} % of nearest ones the same"))
@@ -110,7 +110,7 @@ def label_set_rows(directory: Path, manifest: Manifest) -> list[tuple[str, str]]
     from . import label_sets
 
     rows = []
-    for name in label_sets.names_of(directory):
+    for name in label_sets.list_names(directory):
         try:
             facts = label_sets.read_facts(directory, manifest, name)
         except ModelDirError as error:
@@ -122,7 +122,7 @@ def label_set_rows(directory: Path, manifest: Manifest) -> list[tuple[str, str]]
     return rows
 
 
-@clip.command(cls=Sentences)
+@clip.command(cls=ClipCommand)
 @click.argument("directory", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--reference",
@@ -148,7 +148,7 @@ def labels():
     "Bake and list label sets, which pictures are classified by"
 
 
-@labels.command("bake", cls=Sentences)
+@labels.command("bake", cls=ClipCommand)
 @click.argument("name")
 @click.argument("directory", type=click.Path(path_type=Path), required=False)
 @click.option("--labels", "labels_file", type=click.Path(path_type=Path), help="File of labels, one a line")
@@ -168,10 +168,10 @@ def bake_labels(name: str, directory: Path | None, labels_file: Path | None, tem
     from .bake.label_set import bake_labels as bake_them
     from .model_dir import default_path
 
-    bake_them(directory or default_path(), name, labels_file, templates_file, force, clocked())
+    bake_them(directory or default_path(), name, labels_file, templates_file, force, timestamped_echo())
 
 
-@labels.command("list", cls=Sentences)
+@labels.command("list", cls=ClipCommand)
 @click.argument("directory", type=click.Path(path_type=Path), required=False)
 def list_labels(directory: Path | None):
     "Show the label sets of a model directory"

@@ -21,7 +21,7 @@ from . import label_sets, model_dir, towers, zero_shot
 from .errors import InputError, ModelDirError
 from .images.preprocess import decode_lock, to_pixels
 from .lazy import Lazy
-from .tokenizer import ids_of, open_tokenizer
+from .tokenizer import open_tokenizer, tokenize
 from .zero_shot import Classifier
 
 CACHE_BYTES = 8_000_000  # about 3,700 texts with 512 dimensions
@@ -184,7 +184,7 @@ class Engine:
         if known is not None:
             return known[1]
         bpe, tower = self._text.get()
-        embedding = towers.run_text(tower, ids_of(bpe, text, self.manifest.context_length)[None])[0]
+        embedding = towers.run_text(tower, tokenize(bpe, text, self.manifest.context_length)[None])[0]
         embedding.setflags(write=False)
         if len(text) <= LONGEST_CACHED:
             with self._cache_lock:

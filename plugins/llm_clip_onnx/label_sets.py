@@ -43,26 +43,27 @@ class LabelSet:
 
 
 def check_name(name: str) -> None:
-    """Raises InputError where a label set cannot have this name."""
+    """Raises InputError if `name` is not allowed for a label set."""
     if not NAME.fullmatch(name):
         raise InputError(f"{name!r} is no name of a label set; expected small letters, digits, - and _, at most 64")
 
 
-def names_of(path: Path) -> list[str]:
-    """Names of the label sets in the model directory at `path`, sorted; not whether they can be used."""
+def list_names(path: Path) -> list[str]:
+    """Names of the label sets in the model directory at `path`, sorted. Some may be unusable."""
     try:
         return sorted(file.stem for file in (path / LABELS).glob("*.json") if NAME.fullmatch(file.stem))
     except OSError:
         return []
 
 
-def bake_again(path: Path, name: str) -> str:
+def rebake_hint(path: Path, name: str) -> str:
+    """A sentence that says how to bake label set `name` again from its stored labels."""
     return f"bake it again with llm clip labels bake {name} {path} --force"
 
 
-def bake_anew(path: Path, name: str) -> str:
-    """What to do where the labels themselves are lost."""
-    return bake_again(path, name) + ("" if name == IMAGENET else " --labels FILE")
+def rebake_labels_hint(path: Path, name: str) -> str:
+    """A sentence that says how to bake label set `name` again when its stored labels are lost."""
+    return rebake_hint(path, name) + ("" if name == IMAGENET else " --labels FILE")
 
 
 def stored_facts(path: Path, name: str) -> LabelSet:
@@ -70,7 +71,7 @@ def stored_facts(path: Path, name: str) -> LabelSet:
 
     Raises InputError where there is none of that name, ModelDirError where it cannot be read.
     """
-    if name not in (names := names_of(path)):
+    if name not in (names := list_names(path)):
         there_are = f"there are {', '.join(names)}" if names else "there are none"
         raise InputError(f"there is no label set {name!r}; {there_are}; llm clip labels bake makes one")
     file = path / LABELS / f"{name}.json"
@@ -83,10 +84,12 @@ def stored_facts(path: Path, name: str) -> LabelSet:
             raise ValueError("a fact is of another kind than it should be")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelDirError(
-            f"{file} cannot be read ({type(error).__name__}: {error}): {bake_anew(path, name)}"
+            f"{file} cannot be read ({type(error).__name__}: {error}): {rebake_labels_hint(path, name)}"
         ) from error
     if found is None:
-        raise ModelDirError(f"{file} says format {version}, this version reads {FORMAT}: {bake_anew(path, name)}")
+        raise ModelDirError(
+            f"{file} says format {version}, this version reads {FORMAT}: {rebake_labels_hint(path, name)}"
+        )
     return found
 
 
@@ -108,7 +111,7 @@ def read_facts(path: Path, manifest: Manifest, name: str) -> LabelSet:
     """As stored_facts. Raises ModelDirError also where the set is of another checkpoint than the manifest's."""
     found = stored_facts(path, name)
     if found.weights_sha256 != manifest.source.weights_sha256:
-        raise ModelDirError(f"label set {name!r} was made with another checkpoint's weights: {bake_again(path, name)}")
+        raise ModelDirError(f"label set {name!r} was made with another checkpoint's weights: {rebake_hint(path, name)}")
     return found
 
 
@@ -118,14 +121,14 @@ def read_classifier(path: Path, manifest: Manifest, name: str) -> Classifier:
     file = path / LABELS / f"{name}.npy"
     try:
         if sha256_of(file) != facts.vectors_sha256:
-            raise ModelDirError(f"{file} is damaged, its sha256 is another: {bake_again(path, name)}")
+            raise ModelDirError(f"{file} is damaged, its sha256 is another: {rebake_hint(path, name)}")
         vectors = np.load(file)
     except OSError as error:
-        raise ModelDirError(f"{file} cannot be read ({error.strerror}): {bake_again(path, name)}") from error
+        raise ModelDirError(f"{file} cannot be read ({error.strerror}): {rebake_hint(path, name)}") from error
     if vectors.shape != (len(facts.labels), manifest.embed_dim):
         raise ModelDirError(
             f"{file} has vectors of shape {vectors.shape}, expected {(len(facts.labels), manifest.embed_dim)}: "
-            f"{bake_again(path, name)}"
+            f"{rebake_hint(path, name)}"
         )
     return Classifier(facts.labels, vectors, facts.unrelated_cosine)
 

@@ -120,12 +120,12 @@ class Tower:
 
     @property
     def kept_float32_bytes(self) -> int:
-        """How much larger the tower is for them, when it is opened."""
+        """Bytes that the float32 matrices add to the opened tower."""
         return sum(self.matrices[name].bytes * 3 // 4 for name in self.kept_float32)
 
     @property
-    def described(self) -> str:
-        """Its precision, and the matrices that have another."""
+    def summary(self) -> str:
+        """One line: the tower's precision and how many matrices stay float32."""
         if not self.kept_float32:
             return self.precision
         return (
@@ -195,42 +195,42 @@ def default_path() -> Path:
         ) from error
 
 
-def make_one(path: Path) -> str:
-    """What to do where there is no model directory at `path`."""
+def bake_hint(path: Path) -> str:
+    """A sentence that says how to get a model directory at `path`."""
     return f"make one with `llm clip bake --to {path}`, or set CLIP_MODEL_DIR to one"
 
 
-def bake_again(path: Path, manifest: Manifest | None = None) -> str:
-    """What to do where the model directory at `path` cannot be used as it is."""
+def rebake_hint(path: Path, manifest: Manifest | None = None) -> str:
+    """A sentence that says how to replace the unusable model directory at `path`."""
     return f"bake again with llm clip bake {manifest.source.id if manifest else 'SOURCE'} --to {path} --force"
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of the model directory at `path`, after a look that all its files are there in their full size.
+    """The manifest of the model directory at `path`, after a check that each file exists and has its full size.
 
     Raises ModelDirError saying what is wrong and what to run.
     """
     file = path / MANIFEST
     try:
         if not os.path.lexists(path):
-            raise ModelDirError(f"{path}: there is no model directory; {make_one(path)}")
+            raise ModelDirError(f"{path}: there is no model directory; {bake_hint(path)}")
         os.listdir(path)
         if not file.is_file():
             raise ModelDirError(
-                f"{path} has no {MANIFEST}, so it is no model directory that a bake finished; {make_one(path)}"
+                f"{path} has no {MANIFEST}, so it is no model directory that a bake finished; {bake_hint(path)}"
             )
     except OSError as error:
         raise ModelDirError(
-            f"{path} cannot be read as a model directory ({error.strerror}); {make_one(path)}"
+            f"{path} cannot be read as a model directory ({error.strerror}); {bake_hint(path)}"
         ) from error
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
         found = facts["format"]
         manifest = Manifest.from_dict(facts) if found == FORMAT else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelDirError(f"{file} cannot be read ({type(error).__name__}: {error}): {bake_again(path)}") from error
+        raise ModelDirError(f"{file} cannot be read ({type(error).__name__}: {error}): {rebake_hint(path)}") from error
     if manifest is None:
-        raise ModelDirError(f"{file} says format {found}, this version reads {FORMAT}: {bake_again(path)}")
+        raise ModelDirError(f"{file} says format {found}, this version reads {FORMAT}: {rebake_hint(path)}")
     for name in (*FILES, *files_of_8_bits(manifest)):
         check_size(path, manifest, name)
     return manifest
@@ -253,15 +253,17 @@ def tower_files(manifest: Manifest, tower: str, signed: bool) -> tuple[str, ...]
 
 def check_size(path: Path, manifest: Manifest, name: str) -> None:
     if name not in manifest.files:
-        raise ModelDirError(f"{path / MANIFEST} does not list {name}: {bake_again(path, manifest)}")
+        raise ModelDirError(f"{path / MANIFEST} does not list {name}: {rebake_hint(path, manifest)}")
     expected = manifest.files[name].bytes
     try:
         found = (path / name).stat().st_size
     except OSError as error:
-        raise ModelDirError(f"{path / name} cannot be read ({error.strerror}): {bake_again(path, manifest)}") from error
+        raise ModelDirError(
+            f"{path / name} cannot be read ({error.strerror}): {rebake_hint(path, manifest)}"
+        ) from error
     if found != expected:
         raise ModelDirError(
-            f"{path / name} has {found:,} bytes, its manifest says {expected:,}: {bake_again(path, manifest)}"
+            f"{path / name} has {found:,} bytes, its manifest says {expected:,}: {rebake_hint(path, manifest)}"
         )
 
 
@@ -272,12 +274,12 @@ def check_sha256(path: Path, manifest: Manifest, names: tuple[str, ...]) -> None
             found = sha256_of(path / name)
         except OSError as error:
             raise ModelDirError(
-                f"{path / name} cannot be read ({error.strerror}): {bake_again(path, manifest)}"
+                f"{path / name} cannot be read ({error.strerror}): {rebake_hint(path, manifest)}"
             ) from error
         if found != manifest.files[name].sha256:
             raise ModelDirError(
                 f"{path / name} has sha256 {found[:12]}..., its manifest says {manifest.files[name].sha256[:12]}...: "
-                f"the file is damaged; {bake_again(path, manifest)}"
+                f"the file is damaged; {rebake_hint(path, manifest)}"
             )
 
 

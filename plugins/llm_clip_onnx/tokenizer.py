@@ -45,12 +45,12 @@ def open_tokenizer(vocab: Path, merges: Path, context_length: int) -> Bpe:
     return bpe
 
 
-def ids_of(bpe: Bpe, text: str, context_length: int = 77) -> NDArray[np.int64]:
+def tokenize(bpe: Bpe, text: str, context_length: int = 77) -> NDArray[np.int64]:
     """The ids of one text: [t] int64, 2 <= t <= context_length, <|startoftext|> first, <|endoftext|> last.
 
-    Raises InputError for a str that is no Unicode text, or too long to look at.
+    Raises InputError if `text` holds a lone surrogate or is too long to tokenize.
     """
-    text = beginning(text, context_length)
+    text = first_words(text, context_length)
     if len(text) > MAX_CHARACTERS:
         text = " ".join(text.split())
     if len(text) > MAX_CHARACTERS:
@@ -61,10 +61,10 @@ def ids_of(bpe: Bpe, text: str, context_length: int = 77) -> NDArray[np.int64]:
         raise InputError("a lone surrogate is not text; expected Unicode that UTF-8 can hold") from error
 
 
-def beginning(text: str, words: int) -> str:
-    """`text` up to the end of its first `words` words; each makes an id at least, so no more can count.
+def first_words(text: str, words: int) -> str:
+    """`text` up to the end of its first `words` words. A word gives at least one id, so later words are cut anyway.
 
-    The tokenizer would read all of it, holding the GIL: 12 s for 4,000,000 characters.
+    The tokenizer would read the whole text and hold the GIL: 12 s for 4,000,000 characters.
     """
     if len(text) <= words:
         return text

@@ -133,7 +133,7 @@ def test_imagenet_is_baked_without_torch_and_says_how_far_it_is(path, tmp_path):
         command, env=environment(tmp_path / "llm"), capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert done.returncode == 0, done.stderr
-    assert label_sets.names_of(path) == ["imagenet"]
+    assert label_sets.list_names(path) == ["imagenet"]
 
 
 def test_without_the_package_the_sentence_says_what_to_install(path, monkeypatch):
@@ -253,7 +253,7 @@ def test_where_the_labels_are_lost_the_sentence_asks_for_them(break_it, sentence
     with pytest.raises(InputError, match="no label set 'pets' whose labels could be baked again"):
         bake_labels(path, "pets", force=True, say=quiet)
     bake_pets(path, pets, force=True)
-    assert label_sets.bake_anew(path, "imagenet").endswith("--force")  # its labels are not lost
+    assert label_sets.rebake_labels_hint(path, "imagenet").endswith("--force")  # its labels are not lost
 
 
 def test_a_name_that_is_not_there_is_answered_with_those_that_are(demo_dir, tiny_dir):
@@ -287,7 +287,7 @@ def test_killed_midway_it_leaves_no_set_that_is_not_whole(replacing, path, tmp_p
     if replacing:
         assert Engine(path).label_set("emoji").labels == ("cat",)
     else:
-        assert label_sets.names_of(path) == []
+        assert label_sets.list_names(path) == []
 
 
 @pytest.mark.parametrize("nth", [1, 2])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from conftest import DEMO_CHECKPOINT, ROOT
 from llm_clip_onnx.errors import InputError
-from llm_clip_onnx.tokenizer import beginning, ids_of, open_tokenizer
+from llm_clip_onnx.tokenizer import first_words, open_tokenizer, tokenize
 from nasty import TEXTS
 
 GOLDEN = json.loads((ROOT / "tests/golden/ids.json").read_text())["ids"]
@@ -23,7 +23,7 @@ def bpe():
 
 
 def test_hello_world_has_the_ids_of_openai_clip(bpe):
-    assert ids_of(bpe, "Hello World!").tolist() == [49406, 3306, 1002, 256, 49407]
+    assert tokenize(bpe, "Hello World!").tolist() == [49406, 3306, 1002, 256, 49407]
 
 
 def test_there_is_a_golden_for_every_nasty_text():
@@ -32,7 +32,7 @@ def test_there_is_a_golden_for_every_nasty_text():
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_ids_are_the_goldens(bpe, text):
-    assert ids_of(bpe, text).tolist() == GOLDEN[text]
+    assert tokenize(bpe, text).tolist() == GOLDEN[text]
 
 
 def test_ids_are_those_of_transformers_itself(bpe):
@@ -40,11 +40,11 @@ def test_ids_are_those_of_transformers_itself(bpe):
 
     theirs = CLIPTokenizer.from_pretrained(DEMO_CHECKPOINT)
     for text in TEXTS:
-        assert ids_of(bpe, text).tolist() == theirs(text, truncation=True, max_length=77)["input_ids"], repr(text)
+        assert tokenize(bpe, text).tolist() == theirs(text, truncation=True, max_length=77)["input_ids"], repr(text)
 
 
 def test_a_long_text_is_cut_to_the_context_and_keeps_its_end(bpe):
-    ids = ids_of(bpe, "word " * 200)
+    ids = tokenize(bpe, "word " * 200)
     assert ids.dtype == np.int64
     assert (len(ids), ids[0], ids[-1]) == (77, 49406, 49407)
     assert set(ids[1:-1]) == {2653}
@@ -52,15 +52,15 @@ def test_a_long_text_is_cut_to_the_context_and_keeps_its_end(bpe):
 
 def test_half_of_a_surrogate_pair_is_refused(bpe):
     with pytest.raises(InputError, match="a lone surrogate is not text; expected Unicode that UTF-8 can hold"):
-        ids_of(bpe, "a \ud800 b")
+        tokenize(bpe, "a \ud800 b")
 
 
 def test_only_the_words_that_can_count_are_read(bpe):
     """Reading all of it takes 12 s and holds every other thread up."""
     long = "7+ " * 2_000_000
-    assert beginning(long, 77) == ("7+ " * 77).strip()
-    assert ids_of(bpe, long).tolist() == ids_of(bpe, "7+ " * 100).tolist()
-    assert ids_of(bpe, "cat" + " " * 1_000_000 + "dog").tolist() == ids_of(bpe, "cat dog").tolist()
+    assert first_words(long, 77) == ("7+ " * 77).strip()
+    assert tokenize(bpe, long).tolist() == tokenize(bpe, "7+ " * 100).tolist()
+    assert tokenize(bpe, "cat" + " " * 1_000_000 + "dog").tolist() == tokenize(bpe, "cat dog").tolist()
 
 
 SHORT = open_tokenizer(DEMO_CHECKPOINT / "vocab.json", DEMO_CHECKPOINT / "merges.txt", 16)
@@ -68,10 +68,10 @@ SHORT = open_tokenizer(DEMO_CHECKPOINT / "vocab.json", DEMO_CHECKPOINT / "merges
 
 @given(st.text(st.sampled_from("aé7+ \t\n\u3000'!<\u0301"), max_size=400))
 def test_leaving_out_what_cannot_count_changes_no_id(text):
-    assert ids_of(SHORT, text, 16).tolist() == SHORT.encode(text).ids
+    assert tokenize(SHORT, text, 16).tolist() == SHORT.encode(text).ids
 
 
 def test_a_text_with_too_much_before_a_space_is_refused(bpe):
     with pytest.raises(InputError) as raised:
-        ids_of(bpe, "7+" * 1_000_000)
+        tokenize(bpe, "7+" * 1_000_000)
     assert str(raised.value) == "text of 2,000,000 characters almost without spaces; at most 50,000 are read"

@@ -43,7 +43,7 @@ async def report(datasette) -> dict:
     except Exception:  # any: why_not says it
         return facts | {"open_towers": []}
     facts |= {"open_towers": engine.open_towers, "logit_scale": round(engine.manifest.logit_scale, 4)}
-    facts |= {"levels": engine.levels, "described": {name: t.described for name, t in engine.manifest.towers.items()}}
+    facts |= {"levels": engine.levels, "described": {name: t.summary for name, t in engine.manifest.towers.items()}}
     return facts | asdict(engine.manifest)
 
 

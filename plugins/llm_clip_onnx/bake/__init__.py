@@ -44,7 +44,7 @@ def bake(
         manifest = bake_into(work, checkpoint, precision, say)
         install(work, to, manifest)
     say(f"{to} is ready, {sum(f.bytes for f in manifest.files.values()) / 1e6:.1f} MB")
-    for name in label_sets.names_of(to):
+    for name in label_sets.list_names(to):
         try:
             label_sets.read_facts(to, manifest, name)
         except ModelDirError as error:

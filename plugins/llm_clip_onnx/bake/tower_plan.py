@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from .. import model_dir
 from ..errors import FidelityError
 from ..images.preprocess import to_pixels
-from ..tokenizer import ids_of, open_tokenizer
+from ..tokenizer import open_tokenizer, tokenize
 from ..towers import available_cores, open_tower, run_image, run_text
 from . import fidelity, forward
 from .checkpoint import Checkpoint, TowerConfig
@@ -55,7 +55,7 @@ def plan_text(work: Path, checkpoint: Checkpoint, say: Say) -> TowerPlan:
     config, tensors = checkpoint.config, checkpoint.tensors
     bpe = open_tokenizer(work / model_dir.VOCAB, work / model_dir.MERGES, config.context_length)
     ids, calibration = (
-        [ids_of(bpe, text, config.context_length) for text in texts] for texts in (TEXTS, CALIBRATION_TEXTS)
+        [tokenize(bpe, text, config.context_length) for text in texts] for texts in (TEXTS, CALIBRATION_TEXTS)
     )
 
     def embed(graph: Path) -> NDArray[np.float32]:

@@ -63,7 +63,7 @@ def verify(path: Path, reference: str | None = None, checkpoint: str | None = No
     is_openai = fidelity.is_openai(manifest, text_reference)
     if is_openai:
         checks += published_checks(fidelity.published_differences(TEXTS, text_reference))
-    for name in label_sets.names_of(path):
+    for name in label_sets.list_names(path):
         checks += label_set_checks(engine, name, is_openai)
     if reference:
         if not checkpoint and manifest.source.revision is None and not Path(manifest.source.id).is_dir():

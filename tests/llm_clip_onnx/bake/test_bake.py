@@ -22,7 +22,7 @@ from llm_clip_onnx.bake.samples import TEXTS, made_images
 from llm_clip_onnx.engine import Engine
 from llm_clip_onnx.errors import CheckpointError, FidelityError, ModelDirError
 from llm_clip_onnx.images.preprocess import to_pixels
-from llm_clip_onnx.tokenizer import ids_of, open_tokenizer
+from llm_clip_onnx.tokenizer import open_tokenizer, tokenize
 from llm_clip_onnx.vectors import cosine
 from random_checkpoint import write_checkpoint
 
@@ -64,7 +64,9 @@ def oracle(folder: Path, path: Path) -> tuple[list, list]:
     config, sd = checkpoint.config, reference.openai_names(checkpoint.tensors)
     acts = {"quick_gelu": reference.quick_gelu, "gelu": reference.gelu}
     bpe = open_tokenizer(path / "vocab.json", path / "merges.txt", config.context_length)
-    texts = [reference.encode_text(sd, ids_of(bpe, t), config.text.heads, acts[config.text.activation]) for t in WORDS]
+    texts = [
+        reference.encode_text(sd, tokenize(bpe, t), config.text.heads, acts[config.text.activation]) for t in WORDS
+    ]
     pixels = [to_pixels(made_images()[name], checkpoint.preprocess).astype(np.float64) for name in PICTURES]
     return texts, [reference.encode_image(sd, p, config.image.heads, acts[config.image.activation]) for p in pixels]
 
@@ -103,7 +105,7 @@ def test_a_graph_takes_any_batch_of_texts_of_any_length(tiny_dir):
 
     engine = Engine(tiny_dir)
     bpe = open_tokenizer(tiny_dir / "vocab.json", tiny_dir / "merges.txt", 77)
-    ids = [ids_of(bpe, text) for text in WORDS]
+    ids = [tokenize(bpe, text) for text in WORDS]
     longest = max(map(len, ids))
     batch = np.stack([np.pad(i, (0, longest - len(i)), constant_values=49407) for i in ids])
     found = run_text(open_tower(tiny_dir / "text.onnx", 1), batch)
@@ -141,7 +143,7 @@ def test_auto_keeps_float32_where_8_bits_fail_and_says_so(coarse, tiny_checkpoin
     lines: list[str] = []
     manifest = bake(str(tiny_checkpoint), tmp_path / "model", "auto", say=lines.append)
     text = manifest.towers["text"]
-    assert (text.precision, text.matrices, text.described) == ("fp32", {}, "fp32")
+    assert (text.precision, text.matrices, text.summary) == ("fp32", {}, "fp32")
     assert text.fidelity["int8 with fp32"].worst_centred < 0.995
     assert "text tower: int8 is not close enough (expected 0.995), so it stays fp32" in lines
     check_against_oracle(tiny_checkpoint, tmp_path / "model", 1 - 1e-5, 0.99)

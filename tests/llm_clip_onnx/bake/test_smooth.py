@@ -177,7 +177,7 @@ def test_matrices_that_8_bits_harm_stay_float32_and_their_cost_is_told(tmp_path)
     image = manifest.towers["image"]
     assert image.kept_float32 == ["vision_model.encoder.layers.1.qkv"]
     assert image.matrices[image.kept_float32[0]].bytes == 4 * 64 * 192
-    assert image.described == "int8, 1 of 16 matrices float32, 0.0 MB more"
+    assert image.summary == "int8, 1 of 16 matrices float32, 0.0 MB more"
     assert any(line.startswith("image tower: int8 but for 1.qkv, worst cosine") for line in lines)
     assert 0 < len(manifest.towers["text"].kept_float32) < 8
     # What was written is what was measured, with those matrices in float32 and in no other precision.
