@@ -1,6 +1,6 @@
-"""Where a collection's vectors are: the table, the columns and the model.
+"""A collection: the table, the columns and the model of its vectors.
 
-A collection is what `llm embed-multi` writes, or any table with a column of vector blobs, named by a configuration.
+`llm embed-multi` writes collections; a configuration can also name any table with a column of vector blobs as one.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any
 
 from llm_clip_onnx.errors import ConfigError, InputError, VectorError
 
-LOOKED_AT = 100  # vectors, for the size that most of them have
+LOOKED_AT = 100  # vectors; the size of most of them is the collection's
 
 
 @dataclass(frozen=True)
 class Collection:
-    """Names of a table and its columns, as they are, not quoted; None where there is no such column.
+    """Names of a table and its columns, as they are, not quoted; None if there is no such column.
 
-    model: id of the model that made the vectors, None where nobody says. condition: SQL that holds for the rows of this
+    model: id of the model that made the vectors, None if unknown. condition: SQL that holds for the rows of this
     collection, or "". image: a column of image bytes. url: address of an image, with {id} or {column} in it.
-    embed_dim: of most of its first vectors, None where there are none.
+    embed_dim: of most of its first vectors, None if there are none.
     """
 
     name: str
@@ -44,19 +44,19 @@ def quoted(name: str) -> str:
 
 
 def rows(conn: Connection, sql: str, parameters: Any = ()) -> list[tuple]:
-    """What a query gives, as tuples, whatever row factory the connection has."""
+    """The rows of a query as tuples, whatever row factory the connection has."""
     return cursor_of(conn).execute(sql, parameters).fetchall()
 
 
 def cursor_of(conn: Connection) -> Any:
-    """A cursor of our own, which gives tuples: Datasette's row factory gives something else, and counts bytes."""
+    """A cursor that gives tuples, unlike the connection's row factory, which may also count bytes."""
     cursor = conn.cursor()
     cursor.row_factory = None
     return cursor
 
 
 def columns_of(conn: Connection, table: str) -> dict[str, int]:
-    """Columns of a table, with the place of each in the primary key, 0 for none; {} where there is no such table."""
+    """Columns of a table and their positions in the primary key, 0 for none; {} if there is no such table."""
     return {
         name: place for name, place in rows(conn, "select name, pk from pragma_table_info(?) order by cid", [table])
     }
@@ -71,7 +71,7 @@ def has_llms_tables(conn: Connection) -> bool:
 
 
 def names_of(conn: Connection) -> list[str]:
-    """Names of llm's collections, in the order they were made; [] where a database has none."""
+    """Names of llm's collections, in the order they were made; [] if a database has none."""
     if not has_llms_tables(conn):
         return []
     sql = "select name from collections where typeof(name) = 'text' and name <> '' order by id"
@@ -79,7 +79,7 @@ def names_of(conn: Connection) -> list[str]:
 
 
 def open_collection(conn: Connection, name: str) -> Collection:
-    """llm's collection of this name. Raises InputError where there is none."""
+    """llm's collection of this name. Raises InputError if there is none."""
     found = rows(conn, "select id, model from collections where name = ?", [name]) if has_llms_tables(conn) else []
     if not found:
         names = names_of(conn)
@@ -152,7 +152,7 @@ def configured(conn: Connection, name: str, settings: Mapping[str, Any]) -> Coll
 
 
 def has_rowids(conn: Connection, table: str) -> bool:
-    """Whether there is a table of this name, neither a view nor WITHOUT ROWID."""
+    """True if there is a table of this name that has rowids: neither a view nor WITHOUT ROWID."""
     return bool(rows(conn, "select 1 from pragma_table_list where name = ? and type = 'table' and wr = 0", [table]))
 
 
@@ -178,7 +178,7 @@ def check_url(url: str, columns: Mapping[str, int], of: str, table: str) -> None
 
 
 def embed_dim_of(conn: Connection, table: str, vector: str, condition: str = "") -> int | None:
-    """The dimensions that most of a table's first vectors have, None where it has none."""
+    """The dimensions of most of a table's first vectors; None if it has none."""
     where = f"typeof({quoted(vector)}) = 'blob' and length({quoted(vector)}) > 0" + (
         f" and {condition}" if condition else ""
     )
@@ -191,9 +191,9 @@ def embed_dim_of(conn: Connection, table: str, vector: str, condition: str = "")
 
 
 def check_model(collection: Collection, model_id: str, embed_dim: int) -> None:
-    """Raises InputError where another model made the vectors, VectorError where they have another size.
+    """Raises InputError if another model made the vectors, VectorError if they have another size.
 
-    A collection that does not say its model is believed to be of this one.
+    A collection that names no model is taken to be of this one.
     """
     if collection.model is not None and collection.model != model_id:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Query algebra: `brushed brass faucet - chrome`, `id:123 + 0.5*"black"`, or the same as JSON, to one unit embedding.
+"""The query language: `brushed brass faucet - chrome`, `id:123 + 0.5*"black"`, or JSON, to one unit embedding.
 
 A query is a sum of terms, each a text, an image, a stored id or a vector with a weight. What a term's embedding is, the
 caller knows.

@@ -1,4 +1,4 @@
-"""The rows of a collection whose vectors have the largest cosine with a query's, whatever the table holds.
+"""Finds the rows of a collection whose vectors have the largest cosine with a query's, with or without an index.
 
 Without an index all of them are compared. With one, its shortlist is, and all rows that came after it; a row of the
 shortlist that is gone or another one is noticed, and then all are compared again.

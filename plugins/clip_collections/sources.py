@@ -1,4 +1,4 @@
-"""Where entries to embed come from: the images of a folder, the rows of a file, or the rows of a query."""
+"""Reads the entries to embed: the images of a folder, the rows of a file, or the rows of an SQL query."""
 
 from __future__ import annotations
 

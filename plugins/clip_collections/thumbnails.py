@@ -126,7 +126,7 @@ def thumbnail_of(conn: sqlite3.Connection, collection: Collection, id: Id) -> by
 
 
 def has_thumbnail(conn: sqlite3.Connection, collection: Collection, id: Id) -> bool:
-    """Whether thumbnail_of would give one."""
+    """True if thumbnail_of gives one."""
     if "row" not in columns_of(conn, "clip_thumbnails"):
         return False
     return bool(rows(conn, f"select 1 {of_row(collection)} and image is not null", [id, collection.name]))

@@ -1,4 +1,4 @@
-"""Runs the commands of `llm clip` as `python -m llm_clip_onnx`, with nothing installed: the Dockerfile bakes so."""
+"""Runs the commands of `llm clip` as `python -m llm_clip_onnx`, from source, as the Dockerfile's bake stage does."""
 
 from .commands import clip
 

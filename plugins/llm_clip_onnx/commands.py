@@ -1,4 +1,4 @@
-"""What the commands `llm clip bake`, `info`, `verify` and `labels` say; they do it elsewhere."""
+"""The commands `llm clip bake`, `info`, `verify` and `labels`: their options and what they print."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The engine: text and images in, embeddings out, by the towers of one model directory.
 
-It holds what is open and what was asked before, and may be used from many threads at once.
+It keeps opened towers and the embeddings of recent texts, and may be used from many threads at once.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from .tokenizer import open_tokenizer, tokenize
 from .zero_shot import Classifier
 
 CACHE_BYTES = 8_000_000  # about 3,700 texts with 512 dimensions
-ENTRY_BYTES = 300  # what Python needs beside the characters and the numbers of a cached text
-LONGEST_CACHED = 10_000  # characters; nobody asks twice for a longer text
-CLASSIFIERS_BYTES = 4_000_000  # of label sets given with a request, kept for the next one
+ENTRY_BYTES = 300  # of Python objects, for each cached text, beside its characters and numbers
+LONGEST_CACHED = 10_000  # characters; longer texts do not come twice
+CLASSIFIERS_BYTES = 4_000_000  # of classifiers of labels that came with requests
 
 
 class Engine:
@@ -140,7 +140,7 @@ class Engine:
         return self._label_sets[name]
 
     def classifier(self, labels: Sequence[str], templates: Sequence[str] = zero_shot.DEFAULT_TEMPLATES) -> Classifier:
-        """The classifier of labels given now, each in every prompt template; those asked for last are kept.
+        """The classifier of labels given now, each in every prompt template; the most recent ones are kept.
 
         Raises InputError naming the first label or template that cannot be used, and ModelDirError.
         """

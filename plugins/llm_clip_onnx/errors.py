@@ -1,10 +1,10 @@
-"""The exceptions of this package, as a tree; each message is a sentence for the person who has to act on it.
+"""The exceptions of the model and the collections. Each message says what was found, expected, and what to do.
 
 ClipError
-├── InputError          what was to be embedded is not text or an image that can be read
-├── VectorError         a vector blob, or a pair of them, that cannot be computed with
+├── InputError          an item to embed is neither text nor a readable image
+├── VectorError         a vector blob, or a pair of them, has no usable numbers or sizes
 ├── ModelDirError       the model directory is absent, incomplete, damaged or of another format
-├── CheckpointError     the source of a bake cannot be fetched, read or is no CLIP
+├── CheckpointError     the source of a bake cannot be fetched or read, or is no CLIP
 ├── FidelityError       a baked tower does not agree with its reference
 └── ConfigError         a configuration key has a value that cannot be used
 """
@@ -15,11 +15,11 @@ class ClipError(Exception):
 
 
 class InputError(ClipError, ValueError):
-    """What was to be embedded is not text or an image that can be read."""
+    """An item to embed is neither text nor a readable image."""
 
 
 class VectorError(ClipError, ValueError):
-    """A vector blob, or a pair of them, cannot be computed with."""
+    """A vector blob, or a pair of them, has no usable numbers or sizes."""
 
 
 class ModelDirError(ClipError):

@@ -67,7 +67,7 @@ def rebake_labels_hint(path: Path, name: str) -> str:
 
 
 def stored_facts(path: Path, name: str) -> LabelSet:
-    """The facts of label set `name` as they are stored, by whatever weights it was made.
+    """The stored facts of label set `name`, whatever weights made it.
 
     Raises InputError where there is none of that name, ModelDirError where it cannot be read.
     """
@@ -94,7 +94,7 @@ def stored_facts(path: Path, name: str) -> LabelSet:
 
 
 def are_facts(found: LabelSet) -> bool:
-    """Whether the facts are of their kinds, which JSON does not hold them to."""
+    """True if each fact has the type that it should have, which JSON does not guarantee."""
     texts = (found.name, found.source, found.vectors_sha256, found.baked_at, *found.labels, *found.templates)
     cosine = found.unrelated_cosine
     return bool(
@@ -108,7 +108,7 @@ def are_facts(found: LabelSet) -> bool:
 
 
 def read_facts(path: Path, manifest: Manifest, name: str) -> LabelSet:
-    """As stored_facts. Raises ModelDirError also where the set is of another checkpoint than the manifest's."""
+    """The stored facts of a label set. Raises ModelDirError also if another checkpoint than the manifest's made it."""
     found = stored_facts(path, name)
     if found.weights_sha256 != manifest.source.weights_sha256:
         raise ModelDirError(f"label set {name!r} was made with another checkpoint's weights: {rebake_hint(path, name)}")

@@ -1,4 +1,4 @@
-"""Something that is opened once, by the first who asks for it."""
+"""A value that is opened once, on first use, also from many threads."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ T = TypeVar("T")
 
 
 class Lazy(Generic[T]):
-    """What `open_it()` returns. Others who ask meanwhile wait for the first, and nobody for a lock afterwards.
+    """The result of `open_it()`, called at the first `get`. Concurrent calls wait for it; later calls take no lock.
 
-    Where `open_it` raises, so does `get`, and the next who asks tries again.
+    If `open_it` raises, so does `get`, and the next call tries again.
     """
 
     def __init__(self, open_it: Callable[[], T]):

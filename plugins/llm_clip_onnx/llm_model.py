@@ -1,4 +1,4 @@
-"""What `llm` calls: the embedding model `clip`, and beside it llm-clip's own where that is installed."""
+"""The `llm` embedding model `clip`, and llm-clip's own model as `llm-clip` if that plugin is installed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .errors import ClipError, InputError
 
 
 class ClipModel(llm.EmbeddingModel):
-    """CLIP, by the model directory that CLIP_MODEL_DIR names. One for the whole process, however often `llm` asks."""
+    """CLIP, from the model directory of CLIP_MODEL_DIR. One for the process, although `llm` asks on each call."""
 
     model_id = MODEL_ID
     supports_text = True

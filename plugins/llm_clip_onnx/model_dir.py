@@ -64,7 +64,7 @@ class Source:
     id: str
     revision: str | None
     weights_sha256: dict[str, str]
-    notice: str | None  # what the checkpoint says of itself in its NOTICE.txt, shown to everyone who asks
+    notice: str | None  # the checkpoint's NOTICE.txt, shown with the facts
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def files_of_8_bits(manifest: Manifest) -> list[str]:
-    """The files that only 8-bit towers have, of those that there are."""
+    """Names of the files that only the 8-bit towers of this model directory have."""
     towers = [name for name, tower in manifest.towers.items() if tower.precision == "int8"]
     return [f"{name}{end}" for name in towers for end in ENDS_OF_8_BITS]
 
@@ -284,7 +284,7 @@ def check_sha256(path: Path, manifest: Manifest, names: tuple[str, ...]) -> None
 
 
 def sha256_of(file: Path) -> str:
-    """The sha256 of a file, read in few pieces: before each, and for each, this waits for the GIL.
+    """The sha256 of a file, read in few pieces, because each piece waits for the GIL.
 
     hashlib.file_digest, with pieces of 262,144 bytes, takes 0.11 s for 65 MB while another thread imports modules and
     0.56 s while one computes; this takes 0.06 and 0.14 (2 cores, 2026-11-22), and both take 0.05 alone.

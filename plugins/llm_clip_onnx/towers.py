@@ -54,7 +54,7 @@ def open_tower(graph: Path, threads: int, one_shape: bool = False) -> onnxruntim
 
 @cache
 def multiplies_signed(probe: Path) -> bool:
-    """Whether this processor multiplies signed 8-bit levels exactly; `probe` is a model directory's graph for that.
+    """True if this processor multiplies signed 8-bit levels exactly. probe: a model directory's graph that tells.
 
     x86 without VNNI adds two products in 16 bits, where they overflow: of the probe's 8,128 about 4,112 is left.
     """

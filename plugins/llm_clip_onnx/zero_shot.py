@@ -1,4 +1,4 @@
-"""Zero-shot classification: labels and prompt templates become a classifier, an embedding and a classifier answers.
+"""Zero-shot classification: labels and prompt templates give a classifier, which ranks the labels for an embedding.
 
 A classifier is one unit embedding per label, the mean of its prompts' unit embeddings, made unit again.
 Source: zeroshot_classifier in openai/CLIP notebooks/Prompt_Engineering_for_ImageNet.ipynb.
@@ -39,7 +39,7 @@ class Match:
 
 
 def check_labels(labels: Sequence[str], templates: Sequence[str]) -> None:
-    """Raises InputError naming the first label or template that cannot be used, and where there is none at all."""
+    """Raises InputError naming the first label or template that cannot be used, or if there is none."""
     for name, items in (("labels", labels), ("templates", templates)):
         if not items:
             raise InputError(f"there are no {name}; expected at least one")
@@ -107,5 +107,5 @@ def classify(classifier: Classifier, embedding: NDArray[np.float32], logit_scale
 
 
 def is_none_of_these(classifier: Classifier, best: Match) -> bool:
-    """Whether the best label fits no better than labels fit pictures that show none of them."""
+    """True if the best label fits no better than labels fit pictures that show none of them."""
     return best.cosine < classifier.unrelated_cosine

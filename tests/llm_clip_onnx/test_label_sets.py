@@ -382,7 +382,7 @@ def test_progress_is_told_every_few_seconds_and_not_more(monkeypatch):
     lines: list[str] = []
     clock = iter(range(1000))
     monkeypatch.setattr(labels.time, "monotonic", lambda: next(clock))
-    assert list(labels.told(iter(range(12)), 12, 80, lines.append)) == list(range(12))
+    assert list(labels.with_progress(iter(range(12)), 12, 80, lines.append)) == list(range(12))
     assert lines == ["400 of 960 prompts, 80 a second, 7 s left", "800 of 960 prompts, 80 a second, 2 s left"]
 
 

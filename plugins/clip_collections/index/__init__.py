@@ -1,1 +1,1 @@
-"""The index of a collection: sign bits of its vectors in tables beside it, built by a command and read by search."""
+"""The index of a collection: a command builds it from the vectors, search reads it."""

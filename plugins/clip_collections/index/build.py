@@ -1,4 +1,4 @@
-"""Makes the index of a collection, and mends one that is there, as `llm clip index` does.
+"""Builds the index of a collection, or updates the one that is there, as `llm clip index` does.
 
 It goes through all rows once, in the order of their rowids, and writes a chunk of the index where it is not as it
 should be: after a kill, or when rows came, went or changed, it has little to write. Each chunk is a short transaction

@@ -1,4 +1,4 @@
-"""Sign bits: 1 bit of each dimension of a vector, and a few numbers, of which its cosine with a query is estimated.
+"""Sign bits: one bit per dimension of a vector, and a few numbers, from which its cosine with a query is estimated.
 
 With c the mean of the unit vectors, x a unit vector, b = sign(x - c) as -1 and 1, and q the unit query:
 

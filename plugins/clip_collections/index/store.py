@@ -1,4 +1,4 @@
-"""The index of a collection: sign bits in tables beside it, as they are stored, and as a process holds them.
+"""Where an index is kept: its tables in the collection's file, and the copy that a process holds in memory.
 
     clip_index          a row per collection: the facts
     clip_index_chunks   some thousand rows of the collection each, by rowid

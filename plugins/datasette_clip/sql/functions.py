@@ -1,5 +1,6 @@
-"""The SQL functions: llm_embed and its family, whose names and results are datasette-llm-embed's, and clip_image,
-clip_classify and clip_similarity.
+"""The SQL functions that run the model: llm_embed and its family, clip_image, clip_classify and clip_similarity.
+
+The names and results of llm_embed and its family are those of datasette-llm-embed.
 
 NULL in gives NULL out. Misuse raises, which Datasette answers with HTTP 400. SQLite hides the sentence of an exception,
 so it is logged.

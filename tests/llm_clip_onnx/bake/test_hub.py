@@ -170,12 +170,12 @@ def test_a_download_whose_connection_is_reset_is_made_again_by_the_next_run(hub,
         (
             f"/{ID}/resolve/{COMMIT}/config.json",  # of a gated repository anyone may see what is in it
             Refusal(401, "GatedRepo", f"Access to model {ID} is restricted."),
-            f"{ID}: the hub asks for leave to read it; accept its terms there and set HF_TOKEN",
+            f"{ID}: the hub asks for permission to read it; accept its terms there and set HF_TOKEN",
         ),
         (
             f"/{ID}/resolve/{COMMIT}/config.json",
             Refusal(403, "GatedRepo", f"Access to model {ID} is restricted and you are not in the authorized list."),
-            f"{ID}: the hub asks for leave to read it; accept its terms there and set HF_TOKEN",
+            f"{ID}: the hub asks for permission to read it; accept its terms there and set HF_TOKEN",
         ),
         (
             f"/api/models/{ID}",
