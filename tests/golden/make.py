@@ -2,7 +2,7 @@
 
     python tests/golden/make.py
 
-ids.json: the ids of every text of tests/nasty.py. pixels.npz: the pixels [3, 32, 32] float32 of every image there,
+ids.json: the ids of every text of tests/support/nasty.py. pixels.npz: the pixels [3, 32, 32] float32 of every image there,
 resized and cropped to 32. transformers resizes with Pillow where torchvision is not installed: it must not be.
 """
 
@@ -18,7 +18,7 @@ import transformers
 from PIL import Image
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE.parent / "support"))
 import nasty  # noqa: E402
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Image files meant to break a server, made in code: `python tests/hostile.py FOLDER` writes them to a folder.
+"""Image files meant to break a server, made in code: `python tests/support/hostile.py FOLDER` writes them to a folder.
 
 Those of `readable` must give an embedding, those of `refused` one sentence; each in little memory and time.
 """
