@@ -45,7 +45,7 @@ def test_float32_towers_agree_with_llm_clip(which, llm_clip_on, demo_float32_dir
     np.testing.assert_allclose(
         np.linalg.norm(engine.embed_text(texts), axis=1), np.linalg.norm(theirs, axis=1), rtol=1e-3
     )
-    blobs = [*images().values(), *map(verify.png_of, made_images().values())]
+    blobs = [*images().values(), *map(verify.png_bytes, made_images().values())]
     theirs = np.array(model.embed_batch(blobs), np.float32)
     assert min(map(cosine, engine.embed_images(blobs), theirs)) >= 0.9999
 
