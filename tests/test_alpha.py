@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from conftest import ROOT
-from datasette_clip.config import Limits
+from datasette_guard.config import Limits
 from llm_clip_onnx.engine import Engine
 from nasty import photo, saved
 from patience import PATIENCE_S
