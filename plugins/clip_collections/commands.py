@@ -38,7 +38,7 @@ TOLD = {  # what becomes of an entry, as it is said
 @click.option("--metadata", multiple=True, help="Column to keep as metadata, not to embed; may be given again")
 @click.option("--store", is_flag=True, help="Keep the texts and images too, in content and content_blob")
 @click.option("--orient", type=click.Choice(["exif"]), help="Turn photos upright as their EXIF says; llm-clip does not")
-@click.option("--force", is_flag=True, help="Embed again what is there already")
+@click.option("--force", is_flag=True, help="Embed again the entries that the collection has")
 def embed(
     source: Path,
     database: Path,
@@ -121,7 +121,7 @@ def index(
     """Make search in a collection fast
 
     Writes sign bits of the vectors, and thumbnails of the images, into tables of the same file, which may be served
-    meanwhile. What is there already is kept, so that it can be ended and run again at any time.
+    meanwhile. A run that was ended goes on from where it stopped when it is run again.
     """
     from .collection import configured, names_of, open_collection
     from .index.build import connected
