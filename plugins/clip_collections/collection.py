@@ -13,6 +13,7 @@ from typing import Any
 
 from llm_clip_onnx.errors import ConfigError, InputError, VectorError
 
+Id = str | int
 LOOKED_AT = 100  # vectors; the size of most of them is the collection's
 
 
@@ -60,6 +61,24 @@ def columns_of(conn: Connection, table: str) -> dict[str, int]:
     return {
         name: place for name, place in rows(conn, "select name, pk from pragma_table_info(?) order by cid", [table])
     }
+
+
+def quoted_key(collection: Collection) -> str:
+    """The column of ids, as SQL."""
+    return "rowid" if collection.key == "rowid" else quoted(collection.key)
+
+
+def source(collection: Collection, where: str = "", *more: str, how: str = "") -> str:
+    """`from ... where ...` of the collection's rows for which `where` and `more` hold."""
+    conditions = [condition for condition in (collection.condition, *more) if condition]
+    if where.strip():
+        conditions.append(f"({where}\n)")  # on a line of its own: `where` may end in a comment
+    return f"from {quoted(collection.table)}{how}" + (" where " + " and ".join(conditions) if conditions else "")
+
+
+def is_vector(value: Any, size: int) -> bool:
+    """True if a value is a vector blob of `size` bytes."""
+    return type(value) in (bytes, memoryview) and len(value) == size
 
 
 def has_llms_tables(conn: Connection) -> bool:

@@ -142,9 +142,8 @@ def index(
 def index_one(conn: sqlite3.Connection, collection: Collection, thumbnails_too: bool) -> None:
     """Index one collection, and say what was done."""
     from . import thumbnails
-    from .collection import rows
+    from .collection import rows, source
     from .index import build as indexing
-    from .search import source
 
     begun_s = time.monotonic()
     if collection.embed_dim is None:

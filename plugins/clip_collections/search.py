@@ -20,13 +20,11 @@ from numpy.typing import NDArray
 from llm_clip_onnx.errors import InputError
 from llm_clip_onnx.vectors import LITTLE_FLOAT32, unit_embedding
 
-from .collection import Collection, cursor_of, quoted, rows
+from .collection import Collection, Id, cursor_of, is_vector, quoted, quoted_key, rows, source
 from .index.sign_bits import Chunk, shortlist
 from .index.store import Index, id_crc, index_of
 
-log = logging.getLogger("llm_clip_onnx")
-
-Id = str | int
+log = logging.getLogger("clip_collections")
 
 CHUNK_BYTES = 2_000_000  # of vectors read at once
 SEGMENTS = (100, 400, 1_600)  # places, each found by comparing ten times as many rows of a shortlist exactly
@@ -194,18 +192,6 @@ def scan(
         yield chunk
 
 
-def quoted_key(collection: Collection) -> str:
-    return "rowid" if collection.key == "rowid" else quoted(collection.key)
-
-
-def source(collection: Collection, where: str = "", *more: str, how: str = "") -> str:
-    """`from ... where ...` of a collection's rows, those for which `where` and `more` hold."""
-    conditions = [condition for condition in (collection.condition, *more) if condition]
-    if where.strip():
-        conditions.append(f"({where}\n)")  # on a line of its own: `where` may end in a comment
-    return f"from {quoted(collection.table)}{how}" + (" where " + " and ".join(conditions) if conditions else "")
-
-
 class Best:
     """The `wanted` best of rows that come in chunks; `skipped` counts those that cannot be compared."""
 
@@ -248,10 +234,6 @@ class Best:
         if needed < len(scores):
             low = max(low, float(np.partition(scores, -needed)[-needed]) - 2 * slack)
         return np.flatnonzero(~sure | (scores >= low))
-
-
-def is_vector(value: Any, size: int) -> bool:
-    return type(value) in (bytes, memoryview) and len(value) == size
 
 
 def cosines(vectors: NDArray[np.floating], unit_query: NDArray[np.float64]) -> NDArray[np.float64]:

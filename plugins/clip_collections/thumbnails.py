@@ -14,8 +14,7 @@ from llm_clip_onnx.errors import InputError
 from llm_clip_onnx.images.preprocess import EXIF_TRANSPOSE, decode, exif_orientation, resize_strips
 from llm_clip_onnx.model_dir import Preprocess
 
-from .collection import Collection, columns_of, quoted, rows
-from .search import Id, quoted_key, source
+from .collection import Collection, Id, columns_of, quoted, quoted_key, rows, source
 
 SIDE = 256  # pixels, the longer one
 MOST_BYTES = 30_000

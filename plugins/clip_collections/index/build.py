@@ -21,13 +21,9 @@ from numpy.typing import NDArray
 from llm_clip_onnx.errors import InputError
 from llm_clip_onnx.vectors import LITTLE_FLOAT32, unit
 
-from ..collection import Collection, quoted, rows
-from ..search import Id, is_vector, quoted_key, source
-from ..thumbnails import has_thumbnail, thumbnail_of
+from ..collection import Collection, Id, is_vector, quoted, quoted_key, rows, source
 from .sign_bits import Chunk, chunk_of, code_of, joined, taken
 from .store import FORMAT, SCHEMA, Facts, id_crc, read_chunk, read_facts, source_of, versions_of
-
-__all__ = ["Report", "connected", "has_thumbnail", "index", "thumbnail_of"]
 
 CHUNK = 16_384  # rows
 READ = 1_000  # vectors at once

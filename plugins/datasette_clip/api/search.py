@@ -215,7 +215,7 @@ def read_rows(conn, limit_ms: int, of: Collection, embedding, search_request: Se
 
 def first_rows(conn, of: Collection, wanted: int, search_request: SearchRequest) -> list[search.Hit]:
     """The first rows in the order of the table, without a score."""
-    key, source = search.quoted_key(of), search.source(of, search_request.where)
+    key, source = collection.quoted_key(of), collection.source(of, search_request.where)
     sql = f"select {key}, rowid {source} order by rowid limit {wanted} offset {search_request.offset}"
     return [search.Hit(id, None, rowid) for id, rowid in collection.rows(conn, sql)]  # type: ignore[arg-type]
 

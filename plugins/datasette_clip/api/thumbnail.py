@@ -9,8 +9,7 @@ from collections.abc import Sequence
 
 from datasette.utils.asgi import NotFound, Response
 
-from clip_collections.collection import Collection, columns_of, quoted, rows
-from clip_collections.search import quoted_key, source
+from clip_collections.collection import Collection, columns_of, quoted, quoted_key, rows, source
 from datasette_guard import CORS_HEADERS
 from llm_clip_onnx.images.signatures import FORMATS, format_of
 
