@@ -7,7 +7,7 @@
 The constants were measured on OpenAI's ViT-B/32: on its text vectors of ImageNet's 1,000 classes, each the mean over
 the 80 published templates, as several projects publish them in one file of [512, 1000]. `hardness` measures how well
 sign bits find the nearest vectors of a set; a thousand made vectors are no easier than the real ones
-(tests/test_clip_vectors.py). 1,000 vectors do not tell how dense a million lie; here they are of 20,000 things, some
+(tests/llm_clip_onnx/test_clip_vectors.py). 1,000 vectors do not tell how dense a million lie; here they are of 20,000 things, some
 common and some rare, of 300 kinds. Of 20,000 made vectors the best 40 by sign bits hold 0.97 of the 10 nearest, of
 1,000,000 they hold 0.59; of the 1,000 real ones 0.91 (bench/search). No two vectors are near duplicates, as photos of a
 real collection often are.
