@@ -1,4 +1,4 @@
-"""Embeds entries and writes them into a collection, as `llm embed-multi` does, by any `llm` embedding model.
+"""Embeds the entries of a source and writes them into a collection, as `llm embed-multi` does, by any `llm` model.
 
 One thread reads and writes, the others embed, one item a call, so that each embedding is the same as if it came alone.
 Entries that are in the collection are not embedded again, so a run that was killed can be started again. It deletes

@@ -1,4 +1,4 @@
-"""How responses go out: bounded in bytes, not indexed by search engines, and no slow reader keeps a turn at SQL."""
+"""Sends responses: limits their bytes, keeps them out of search engines, and frees the SQL turn of a slow client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recognises crawlers and AI bots by their User-Agent header, with the list crawler-user-agents and its tags.
+"""Recognises crawlers and AI bots by their User-Agent header, with the list crawler-user-agents; gate.py refuses them.
 
 A crawler that pretends to be a browser is not recognised.
 """

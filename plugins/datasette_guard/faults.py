@@ -1,4 +1,4 @@
-"""Known faults of Datasette: requests that it answers with 500 although it is the request that is wrong.
+"""Known faults of Datasette: requests that are wrong and get 500 from it; here they get their status and a sentence.
 
 FAULTS lists them. Every other exception, of Datasette, of this package or of another plugin, stays a 500 with its
 traceback in the log.

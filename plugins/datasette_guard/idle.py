@@ -1,4 +1,4 @@
-"""When an idle server ends, or has Fly suspend its machine: not while a request is in flight.
+"""Decides when an idle server ends, or has Fly suspend its machine: not while a request is in flight.
 
 datasette-scale-to-zero's configuration says after how many seconds; its own loop, which ends the process in the midst
 of requests and takes health checks for signs of life, is replaced (see upstream.py).

@@ -1,4 +1,4 @@
-"""How the process ends: with 0, after the requests in flight are answered, and by a signal within 5 seconds."""
+"""Ends the process: with 0, after the requests in flight are answered, and by a signal within 5 seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one judge of "which format is this": the image formats that are read, and how a file of each begins.
+"""The image formats that are read, with their first bytes, suffixes and content types: the one judge of a format.
 
 It looks at the first bytes only, so that no image library is imported; a file may begin well and still be broken.
 """
