@@ -89,7 +89,8 @@ last_raised = 0  # SQL's threads write it, the event loop compares it
 def need_image_tower(engine: Engine) -> None:
     """Call this inside SQL before an image is embedded. Raises ImageTowerClosed if that tower is to be opened first.
 
-    Nothing is raised on a connection outside any request: there the tower is opened inside SQL.
+    SQL's threads do not know their request, so while the tower is closed and a repeatable request is in flight, SQL of
+    another plugin's own task can meet the exception too. Otherwise the tower is opened inside SQL there.
     """
     global last_raised
     if repeatable and is_image_tower_unsettled(engine):
@@ -142,12 +143,20 @@ class Withheld:
         self.start: dict | None = None
         self.passes: bool | None = None  # None until the body begins
 
+    @property
+    def may_have_failed(self) -> bool:
+        """True for an error, and for CSV, whose response starts with 200 before its SQL runs."""
+        if self.start is None:
+            return False
+        content_type = dict(self.start.get("headers", ())).get(b"content-type", b"")
+        return self.start["status"] >= HTTPStatus.BAD_REQUEST or content_type.startswith((b"text/csv", b"text/plain"))
+
     async def __call__(self, message: dict) -> None:
         if message["type"] == "http.response.start":
             self.start = message
             return
         if self.passes is None:
-            self.passes = last_raised == self.raised_before
+            self.passes = last_raised == self.raised_before or not self.may_have_failed
         if not self.passes:
             return
         if self.start:  # another one comes if sending the body raised
@@ -157,7 +166,10 @@ class Withheld:
 
 
 async def run_repeatable(app, scope: dict, receive, send, engine: Engine) -> None:
-    """Run a request. If ImageTowerClosed was raised meanwhile, drop its response, open the tower, and run it again."""
+    """Run a request. If it fails and ImageTowerClosed was raised meanwhile, open the tower and run it again.
+
+    The raise may have been another request's: then this one fails a second time, with the same response.
+    """
     global repeatable
     recorder, withheld = Recorder(receive), Withheld(send)
     repeatable += 1
@@ -175,6 +187,7 @@ def open_towers_outside_sql(base_url: str):
     """An ASGI wrapper in which requests that may run SQL wait for the text tower, and for the image tower if needed.
 
     A request that changes nothing runs again after the image tower was opened. For any other the tower is opened first.
+    A stream whose later rows are the first to need the tower ends with an error, because its start is sent.
     """
 
     def wrap(app):

@@ -129,6 +129,25 @@ def test_the_condition_of_a_search_waits_too_and_its_body_is_read_again(datasett
     assert openings == [OUTSIDE_SQL]
 
 
+@pytest.mark.parametrize(("status", "runs"), [(200, 1), (400, 2)])
+def test_a_request_in_flight_runs_again_only_if_it_failed(status, runs, datasette, openings, monkeypatch):
+    """Another request's SQL may have raised ImageTowerClosed: a response that is no error is not dropped for that."""
+    calls, sent = [], []
+
+    async def app(scope, receive, send):
+        calls.append(scope)
+        monkeypatch.setattr(model, "last_raised", -1)  # as another request does meanwhile
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b"done"})
+
+    async def send(message):
+        sent.append(message["type"])
+
+    asyncio.run(model.run_repeatable(app, {}, None, send, default_engine()))
+    assert len(calls) == runs
+    assert sent == ["http.response.start", "http.response.body"]
+
+
 def test_queries_without_an_image_open_no_image_tower(datasette, openings):
     sql = "select length(llm_embed('clip', 'a')), clip_image(:img) is not null"
     assert get(datasette, "/_memory.json", sql=sql, img=IMG).json()["rows"] == [[2048, 1]]
