@@ -1,7 +1,7 @@
 """Known faults of Datasette: requests that are wrong and get 500 from it; here they get their status and a sentence.
 
 FAULTS lists them. Every other exception, of Datasette, of this package or of another plugin, stays a 500 with its
-traceback in the log.
+traceback in the log, and so does an error of SQLite that is the file's or the disk's.
 """
 
 from __future__ import annotations
@@ -33,6 +33,13 @@ ROUTER = "datasette.app:route_path"
 OF_DATASETTE = {"datasette", "asgi_csrf"}
 BETWEEN = sys.stdlib_module_names | {"asyncinject"}  # packages that Datasette's own code calls itself through
 VALUE = (sqlite3.Error, sqlite3.Warning, OverflowError, UnicodeEncodeError)
+OF_THE_SERVER = {  # SQLite's primary result codes of a damaged file, and of a disk that cannot be read or written
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_FULL,
+}
 NOT_A_NUMBER = "a field is no whole number: {error}"
 NOT_BOOLEAN = "a field is neither on nor off"
 BAD_FORM = "the body is a form that is not UTF-8"
@@ -89,9 +96,14 @@ def translate(exception: Exception, limits: Limits, in_flight: int = 1) -> Excep
     if isinstance(exception, exception_of("datasette.views.base.DatasetteError")) and exception.status == 500 and place:
         exception.status = 400  # 500 is the default, also for sentences such as "Cannot sort table by nope"
     for fault in FAULTS:
-        if fault.place == place and isinstance(exception, fault.exceptions):
+        if fault.place == place and isinstance(exception, fault.exceptions) and not is_of_the_server(exception):
             return BadRequest(fault.sentence.format(error=exception))
     return exception
+
+
+def is_of_the_server(exception: Exception) -> bool:
+    """True for SQLite's errors that no request causes, by the lower 8 bits of their result code."""
+    return getattr(exception, "sqlite_errorcode", 0) & 0xFF in OF_THE_SERVER
 
 
 def out_of_memory(limits: Limits, in_flight: int) -> Exception:

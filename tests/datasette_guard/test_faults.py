@@ -128,3 +128,15 @@ def test_memory_is_the_queries_fault_only_if_sqlites_is_bounded():
     assert isinstance(translate(MemoryError(), Limits()), MemoryError)
     crowded = translate(MemoryError(), Limits(sqlite_bytes=1), in_flight=2)
     assert (crowded.status, "the queries that run now need more" in str(crowded)) == (503, True)
+
+
+def test_a_damaged_database_is_no_fault_of_the_request(tmp_path, caplog):
+    with sqlite3.connect(tmp_path / "damaged.db") as connection:
+        connection.execute("create table photos (id integer primary key, name text)")
+        connection.executemany("insert into photos (name) values (?)", [("x" * 500,)] * 100)
+    pages = bytearray((tmp_path / "damaged.db").read_bytes())
+    pages[8192:] = b"\xff" * (len(pages) - 8192)
+    (tmp_path / "damaged.db").write_bytes(pages)
+    datasette = Datasette([str(tmp_path / "damaged.db")])
+    response = ask(datasette, "/damaged/photos.json")
+    assert (response.status_code, response.json()["error"]) == (500, "database disk image is malformed")
