@@ -135,7 +135,10 @@ def local_metadata(datasette) -> dict:
 def exception_of(name: str) -> Any:
     """Datasette's exception of this name, or (), of which no exception is an instance."""
     module, _, attribute = name.rpartition(".")
-    return getattr(import_module(module), attribute, ())
+    try:
+        return getattr(import_module(module), attribute, ())
+    except ImportError:
+        return ()
 
 
 def respond_to(datasette, request, exception: Exception) -> Any:

@@ -81,6 +81,11 @@ def test_all_of_it_is_there_in_the_versions_that_are_installed(caplog):
     assert not [record for record in caplog.records if record.name == "datasette_guard"]
 
 
+@pytest.mark.parametrize("name", ["datasette.gone.Exception", "datasette.database.Gone"])
+def test_an_exception_that_datasette_no_longer_has_matches_nothing(name):
+    assert not isinstance(ValueError(), upstream.exception_of(name))
+
+
 def test_a_connection_reads_a_database_and_one_that_cannot_be_made_has_a_sentence(monkeypatch):
     datasette = Datasette(memory=True)
     conn = connect(datasette, "_memory")
