@@ -30,7 +30,7 @@ serve: .venv/ready
 	CLIP_MODEL_DIR=$(MODEL_DIR) $(DATASETTE) -m metadata.json
 
 check: lint
-	.venv-test/bin/python -m pytest -m "not browser and not container and not reference and not slow and not long"
+	.venv-test/bin/python -m pytest -n logical --dist loadfile -m "not browser and not container and not reference and not slow and not long"
 
 test: lint .venv-alpha/ready
 	.venv-test/bin/python -m pytest -m "not slow"

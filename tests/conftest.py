@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import hypothesis
 import pytest
 from datasette.app import DEFAULT_SETTINGS
+from filelock import FileLock
 
 from patience import PATIENCE_S
 
@@ -40,9 +42,11 @@ SLOW = {"container/test_load", "container/test_reference", "test_peers"}
 LONG = {
     *("clip_collections/test_embed_command", "clip_collections/test_index", "container/test_two_instances"),
     *("datasette_clip/test_demo_collection", "datasette_clip/test_endpoints", "datasette_clip/test_hostile"),
-    *("datasette_clip/test_http", "datasette_clip/test_from_a_browser", "datasette_guard/test_gate"),
-    *("datasette_guard/test_idle", "llm_clip_onnx/test_clip_vectors", "llm_clip_onnx/test_label_sets"),
-    *("llm_clip_onnx/test_levels", "llm_clip_onnx/test_llm_plugin", "test_alpha", "test_bench"),
+    *("datasette_clip/test_http", "datasette_clip/test_from_a_browser", "datasette_clip/test_opening"),
+    *("datasette_guard/test_alone", "datasette_guard/test_gate", "datasette_guard/test_idle"),
+    *("llm_clip_onnx/test_clip_vectors", "llm_clip_onnx/test_label_sets"),
+    *("llm_clip_onnx/test_levels", "llm_clip_onnx/test_llm_plugin", "test_alpha"),
+    *("test_measures", "test_run"),
 }
 LONG_FOLDERS = ("llm_clip_onnx/bake/",)
 
@@ -67,33 +71,43 @@ def quiet(line: str) -> None:
     """A `say` that says nothing."""
 
 
+def make_once(name: str, make: Callable[[Path], object], tmp_path_factory) -> Path:
+    """The folder that `make` fills: once a run, however many workers pytest-xdist starts. Not to be changed."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            unfinished = folder.with_suffix(".unfinished")
+            make(unfinished)
+            unfinished.rename(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint", **TINY)
+    return make_once("tiny-checkpoint", lambda to: write_checkpoint(to, **TINY), tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def tiny_dir(tiny_checkpoint, tmp_path_factory) -> Path:
-    """A model directory with random weights, both towers float32. Not to be changed."""
-    to = tmp_path_factory.mktemp("tiny-baked") / "model"
-    bake(str(tiny_checkpoint), to, "fp32", say=quiet)
-    return to
+    """A model directory with random weights, both towers float32."""
+    return make_once("tiny", lambda to: bake(str(tiny_checkpoint), to, "fp32", say=quiet), tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def demo_dir(tmp_path_factory) -> Path:
-    """The demo model and its label set `emoji` as `make demo` bakes them. Not to be changed."""
-    to = tmp_path_factory.mktemp("demo-baked") / "model"
-    bake(str(DEMO_CHECKPOINT), to, say=quiet)
-    bake_labels(to, "emoji", EMOJI, say=quiet)
-    return to
+    """The demo model and its label set `emoji` as `make demo` bakes them."""
+
+    def bake_demo(to: Path) -> None:
+        bake(str(DEMO_CHECKPOINT), to, say=quiet)
+        bake_labels(to, "emoji", EMOJI, say=quiet)
+
+    return make_once("demo", bake_demo, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def demo_float32_dir(tmp_path_factory) -> Path:
-    to = tmp_path_factory.mktemp("demo-float32") / "model"
-    bake(str(DEMO_CHECKPOINT), to, "fp32", say=quiet)
-    return to
+    return make_once("demo-float32", lambda to: bake(str(DEMO_CHECKPOINT), to, "fp32", say=quiet), tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

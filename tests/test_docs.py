@@ -165,6 +165,7 @@ def test_the_python_example_runs(demo_dir, tmp_path, monkeypatch):
     assert (names["texts"].shape, names["images"].shape) == ((2, 512), (1, 512))
 
 
+@pytest.mark.long
 def test_llms_own_commands_run_as_shown(demo_dir, tmp_path):
     (tmp_path / "photos").mkdir()
     for file in ("photo.jpg", "photos/bunny.jpg"):
