@@ -12,6 +12,7 @@ import time
 from http.client import HTTPResponse
 from pathlib import Path
 from signal import SIGINT, SIGTERM
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -230,7 +231,8 @@ def test_nothing_in_it_builds_or_installs(container):
 
 def test_all_that_a_start_loads_is_bytecode_already(image):
     """Of the standard library too, of which the official base image has none: python -v says what it had to compile."""
-    serve = "python -v /app/bin/datasette serve /srv --memory --host 0.0.0.0 --cors --port 8080".split()
+    options = ["--memory", "--host", "0.0.0.0", "--cors", "--port", "8080"]
+    serve = ["python", "-v", "/app/bin/datasette", "serve", "/srv", *options]
     with started(image, "--entrypoint", json.dumps(serve)) as container:
         until(lambda: "Application startup complete" in container.logs())
         log = container.logs()
