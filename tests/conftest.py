@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import hypothesis
 import pytest
-from datasette.app import DEFAULT_SETTINGS
+from datasette.app import DEFAULT_SETTINGS, Datasette
 
 from patience import PATIENCE_S
 
@@ -99,6 +99,13 @@ def demo_float32_dir(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def demo_engine(demo_dir) -> Engine:
     return Engine(demo_dir)
+
+
+@pytest.fixture
+def datasette(demo_dir, monkeypatch) -> Datasette:
+    """A Datasette in this process that serves the demo model."""
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    return Datasette(memory=True)
 
 
 def shipped_metadata() -> dict:

@@ -18,19 +18,22 @@ import httpx
 import pytest
 from datasette.app import Datasette
 from PIL import Image
-from test_pages import drawn, errors_in, transfer, upload
 
-from browser import chromium, new_context
+from browser import chromium, new_context, transfer, upload
 from conftest import ROOT
 from datasette_clip.model import embedding_queue
 from datasette_clip.pages import search as search_pages
+from drawings import drawn
+from page_forms import errors_in
 from serving import environment, serving
 
 LIST = "/-/clip/search"
 PAGE, JSON = f"{LIST}/photos/emoji", f"{LIST}/photos/emoji.json"
 ROWS = 60
 K = search_pages.ROWS
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # as in test_pages.py
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # as in test_sql_functions.py
 
 
 def make_collection(file: Path, rows: list[tuple], model: str = "clip") -> Path:

@@ -33,12 +33,6 @@ def blob(*numbers: float) -> str:
     return "x'" + llm.encode(numbers).hex() + "'"
 
 
-@pytest.fixture
-def datasette(demo_dir, monkeypatch) -> Datasette:
-    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
-    return Datasette(memory=True)
-
-
 async def rows(datasette: Datasette, sql: str, **parameters):
     response = await datasette.client.get("/_memory.json", params={"sql": sql, "_shape": "arrays", **parameters})
     assert response.status_code == 200, response.json()["error"]

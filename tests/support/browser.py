@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 
 import pytest
@@ -25,3 +26,22 @@ def new_context(chromium_process, **options):
     context = chromium_process.new_context(**options)
     context.set_default_timeout(1000 * PATIENCE_S)
     return context
+
+
+def upload(page, *files: tuple[str, bytes]) -> None:
+    payloads = [{"name": name, "mimeType": "image/png", "buffer": content} for name, content in files]
+    page.set_input_files("#clip-files", payloads)
+
+
+def transfer(page, files: list[tuple[str, bytes]]):
+    """A DataTransfer with these files, as a drop or a paste has it."""
+    listed = [[name, base64.b64encode(content).decode()] for name, content in files]
+    return page.evaluate_handle(
+        """files => { const transfer = new DataTransfer();
+        for (const [name, base64] of files) {
+            const bytes = Uint8Array.from(atob(base64), letter => letter.charCodeAt(0));
+            transfer.items.add(new File([bytes], name, {type: "image/png"}));
+        }
+        return transfer; }""",
+        listed,
+    )
