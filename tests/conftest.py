@@ -29,6 +29,8 @@ for part in ("connect", "read", "write", "pool"):
 hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("patient")
 
+pytest_plugins = ["built_image"]
+
 ROOT = Path(__file__).parent.parent
 DEMO_CHECKPOINT = ROOT / "demo" / "checkpoint"
 EMOJI = ROOT / "demo" / "emoji.txt"

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from building import build, copy_context, size_bytes, why_not
+from building import QUICK_DEMO, build, size_bytes, why_not
 from conftest import ROOT
 from containers import run_once, started
 from llm_clip_onnx.engine import Engine
@@ -28,27 +28,14 @@ from serving import environment, run_llm
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
-DEMO = {"CLIP_MODEL": "demo/checkpoint", "LABELS": "demo/emoji.txt", "VERIFY": "0"}
 TEXT = "purple and gold"
 ANYBODY = ("--user", "54321:54321")
 
 
 @pytest.fixture(scope="session")
-def context(tmp_path_factory) -> Path:
-    return copy_context(tmp_path_factory.mktemp("context"))
-
-
-@pytest.fixture(scope="session")
-def image(context) -> str:
-    """The image with the demo model."""
-    build("localhost/datasette-clip:test", context, **DEMO)
-    return "localhost/datasette-clip:test"
-
-
-@pytest.fixture(scope="session")
-def model_dir(image, tmp_path_factory) -> Path:
+def model_dir(demo_image, tmp_path_factory) -> Path:
     """The image's model directory, outside."""
-    with started(image) as container:
+    with started(demo_image) as container:
         return container.copy_out("/model", tmp_path_factory.mktemp("model"))
 
 
@@ -63,17 +50,17 @@ def damaged(model_dir, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def container(image):
+def container(demo_image):
     """One for all who only ask."""
-    with started(image) as container:
+    with started(demo_image) as container:
         yield container.ready()
 
 
 @pytest.mark.parametrize("user", [(), ANYBODY], ids=["its own user", "any user"])
-def test_a_text_has_the_vector_that_llm_embed_gives_in_200_mb_and_read_only(user, image, model_dir, tmp_path):
+def test_a_text_has_the_vector_that_llm_embed_gives_in_200_mb_and_read_only(user, demo_image, model_dir, tmp_path):
     env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(model_dir))
     expected = np.array(ast.literal_eval(run_llm("embed", "-m", "clip", "-c", TEXT, env=env).stdout), np.float32)
-    with started(image, "--memory", "200m", "--memory-swap", "200m", *user) as container:
+    with started(demo_image, "--memory", "200m", "--memory-swap", "200m", *user) as container:
         found = container.ready().embed(TEXT)
         assert container.memory_limit() == 200 * 2**20
         status = Path(f"/proc/{container.pid}/status").read_text()
@@ -106,14 +93,14 @@ def make_database(file: Path, wal: bool) -> None:
 
 
 @pytest.fixture(scope="session")
-def image_with_databases(context, tmp_path_factory) -> str:
+def image_with_databases(build_context, tmp_path_factory) -> str:
     with_databases = tmp_path_factory.mktemp("with-databases") / "context"
-    shutil.copytree(context, with_databases)
+    shutil.copytree(build_context, with_databases)
     for name in ("plain.db", "in wal mode.sqlite", "third.sqlite3"):
         make_database(with_databases / "deploy" / "databases" / name, wal="wal" in name)
     for file in (with_databases / "deploy" / "databases").iterdir():
         file.chmod(0o600)
-    build("localhost/datasette-clip:databases", with_databases, **DEMO)
+    build("localhost/datasette-clip:databases", with_databases, **QUICK_DEMO)
     return "localhost/datasette-clip:databases"
 
 
@@ -139,11 +126,11 @@ def test_images_are_embedded_in_400_mb_the_largest_too(image_with_databases, mod
 
 
 @pytest.mark.parametrize("signal", [SIGTERM, SIGINT])
-def test_a_signal_ends_it_with_0_once_what_is_in_flight_is_answered(signal, image):
+def test_a_signal_ends_it_with_0_once_what_is_in_flight_is_answered(signal, demo_image):
     """In flight is a picture of which the last byte is not sent yet: that the server reads it, it says itself."""
     picture = saved(photo(90, 60), "JPEG")
     head = "POST /-/clip/embed.json HTTP/1.1\r\nHost: a\r\nContent-Type: image/jpeg\r\nExpect: 100-continue\r\n"
-    with started(image) as container, container.ready().connected() as client:
+    with started(demo_image) as container, container.ready().connected() as client:
         client.sendall(f"{head}Content-Length: {len(picture)}\r\n\r\n".encode())
         assert client.recv(1000).startswith(b"HTTP/1.1 100 ")
         client.sendall(picture[:-1])
@@ -157,29 +144,29 @@ def test_a_signal_ends_it_with_0_once_what_is_in_flight_is_answered(signal, imag
         assert "Traceback" not in container.logs()
 
 
-def test_a_signal_before_anything_was_asked_ends_it_with_0_too(image):
-    with started(image) as container:
+def test_a_signal_before_anything_was_asked_ends_it_with_0_too(demo_image):
+    with started(demo_image) as container:
         container.wait("/-/versions.json")
         container.signal("TERM")
         assert container.end() == 0
         assert "Traceback" not in container.logs()
 
 
-def test_it_ends_by_itself_after_the_time_in_the_environment_which_is_ten_minutes(image):
-    assert run_once(image, "printenv", "SLEEP_AFTER").stdout == "10m\n"
-    with started(image, "--env", "SLEEP_AFTER=2s") as container:
+def test_it_ends_by_itself_after_the_time_in_the_environment_which_is_ten_minutes(demo_image):
+    assert run_once(demo_image, "printenv", "SLEEP_AFTER").stdout == "10m\n"
+    with started(demo_image, "--env", "SLEEP_AFTER=2s") as container:
         container.first_embedding(TEXT)
         assert container.end() == 0
 
 
-def test_more_options_of_datasette_serve_are_in_the_environment(image):
-    with started(image, "--env", "SERVE_OPTIONS=--setting default_allow_sql off") as container:
+def test_more_options_of_datasette_serve_are_in_the_environment(demo_image):
+    with started(demo_image, "--env", "SERVE_OPTIONS=--setting default_allow_sql off") as container:
         assert container.ready().get("/_memory.json", sql="select 1").status_code == 403
         assert len(container.get("/_memory/embed.json", text=TEXT, _shape="array").json()[0]["x"]) == 4096
 
 
-def test_its_healthcheck_says_healthy_and_keeps_to_the_port(image):
-    with started(image, "--env", "PORT=9090", port=9090) as container:
+def test_its_healthcheck_says_healthy_and_keeps_to_the_port(demo_image):
+    with started(demo_image, "--env", "PORT=9090", port=9090) as container:
         container.ready()
         until(container.healthy)
         assert container.get("/-/clip.json").json()["ready"] is True
@@ -190,8 +177,8 @@ def opened(answer: dict) -> dict:
     return {} if "being opened" in (answer["why_not"] or "") else answer
 
 
-def test_with_a_damaged_model_it_is_unhealthy_and_says_why_and_still_serves(image, damaged):
-    with started(image, "--volume", f"{damaged}:/model:ro") as container:
+def test_with_a_damaged_model_it_is_unhealthy_and_says_why_and_still_serves(demo_image, damaged):
+    with started(demo_image, "--volume", f"{damaged}:/model:ro") as container:
         assert container.wait("/-/clip.json").status_code == 200
         answer = until(lambda: opened(container.get("/-/clip.json").json()))
         assert not container.healthy()
@@ -208,9 +195,9 @@ def test_verify_passes_in_it(container):
     assert (verified.returncode, verified.stdout.count("ok  "), "FAILED" in verified.stdout) == (0, 8, False), verified
 
 
-def test_any_other_command_runs_too(image):
-    assert run_once(image, "llm", "clip", "verify").returncode == 0
-    assert run_once(image, "llm", "embed", "-m", "clip", "-c", "hello").stdout.startswith("[")
+def test_any_other_command_runs_too(demo_image):
+    assert run_once(demo_image, "llm", "clip", "verify").returncode == 0
+    assert run_once(demo_image, "llm", "embed", "-m", "clip", "-c", "hello").stdout.startswith("[")
 
 
 def test_what_serves_is_what_is_locked_and_nothing_more(container):
@@ -229,11 +216,11 @@ def test_nothing_in_it_builds_or_installs(container):
     assert not [name for name in programs if re.fullmatch(r"(pip|uv|gcc|g\+\+|cc|make|git|curl|wget)[\d.-]*", name)]
 
 
-def test_all_that_a_start_loads_is_bytecode_already(image):
+def test_all_that_a_start_loads_is_bytecode_already(demo_image):
     """Of the standard library too, of which the official base image has none: python -v says what it had to compile."""
     options = ["--memory", "--host", "0.0.0.0", "--cors", "--port", "8080"]
     serve = ["python", "-v", "/app/bin/datasette", "serve", "/srv", *options]
-    with started(image, "--entrypoint", json.dumps(serve)) as container:
+    with started(demo_image, "--entrypoint", json.dumps(serve)) as container:
         until(lambda: "Application startup complete" in container.logs())
         log = container.logs()
     assert log.count(".pyc matches /") > 500
@@ -241,15 +228,15 @@ def test_all_that_a_start_loads_is_bytecode_already(image):
 
 
 def bakes_anew(context: Path) -> bool:
-    built = build("localhost/datasette-clip:bake", context, target="bake", **DEMO)
+    built = build("localhost/datasette-clip:bake", context, target="bake", **QUICK_DEMO)
     steps = re.split(r"^\[\d/\d\] STEP ", built.stdout, flags=re.M)
     baking = [step for step in steps if "RUN python -m llm_clip_onnx bake" in step or "labels bake" in step]
     assert len(baking) == 2
     return not all("--> Using cache" in step for step in baking)
 
 
-def test_only_an_edit_of_the_model_bakes_again(image, context, tmp_path):
-    edited = Path(shutil.copytree(context, tmp_path / "context"))
+def test_only_an_edit_of_the_model_bakes_again(demo_image, build_context, tmp_path):
+    edited = Path(shutil.copytree(build_context, tmp_path / "context"))
     others = [file for file in (edited / "plugins").glob("*/*.py") if file.parent.name != "llm_clip_onnx"]
     for file in [*others, *(edited / name for name in ("pyproject.toml", "README.md", "metadata.json", "fly.toml"))]:
         file.write_text(f"{file.read_text()}\n")
@@ -259,13 +246,13 @@ def test_only_an_edit_of_the_model_bakes_again(image, context, tmp_path):
     assert bakes_anew(edited)
 
 
-def test_it_is_small(image):
-    assert size_bytes(image) < 320_000_000  # with the demo model's 13 MB, the base image's 114
+def test_it_is_small(demo_image):
+    assert size_bytes(demo_image) < 320_000_000  # with the demo model's 13 MB, the base image's 114
 
 
-def test_nothing_goes_out(image):
+def test_nothing_goes_out(demo_image):
     """Or tries to: what has no route is counted. onnxruntime's telemetry, were it on, would try within 10 s."""
-    with started(image) as container:
+    with started(demo_image) as container:
         container.ready().embed(TEXT)
         image_sql = f"select hex(llm_embed('clip', x'{saved(photo(9, 9), 'PNG').hex()}'))"
         assert container.get("/_memory.json", sql=image_sql).status_code == 200
@@ -280,8 +267,8 @@ def test_nothing_goes_out(image):
         assert container.network()["IpOutNoRoutes"] > 0  # so it would have been seen
 
 
-def test_with_a_sixteenth_of_a_core_from_the_start_it_answers(image):
+def test_with_a_sixteenth_of_a_core_from_the_start_it_answers(demo_image):
     """By JSON: how long it takes in SQL, whose clock runs, is for bench/container to say."""
-    with started(image, "--cpu-period", "80000", "--cpu-quota", "5000") as container:
+    with started(demo_image, "--cpu-period", "80000", "--cpu-quota", "5000") as container:
         answer = container.wait("/-/clip/embed.json", text=TEXT)
         assert (answer.status_code, len(answer.json()["results"][0]["embedding"])) == (200, 512)

@@ -10,7 +10,6 @@ from functools import partial
 from urllib.parse import urlencode
 
 import pytest
-from test_container import context, image  # noqa: F401
 
 from building import why_not
 from containers import EMBED, Container, started
@@ -36,9 +35,9 @@ LARGE = [  # each as large as the limits let through, or just not, in the ways t
 TEXTS = 2 * CACHE_BYTES // (4 * 512 + ENTRY_BYTES)  # twice as many as the cache of texts holds
 
 
-def test_25_clients_in_256_mb_see_no_error_and_memory_stays_flat(image):  # noqa: F811
+def test_25_clients_in_256_mb_see_no_error_and_memory_stays_flat(demo_image):
     """The cache of texts is filled first, which takes 8 MB however long that takes. The rest must not grow."""
-    with started(image, "--memory", "256m", "--memory-swap", "256m") as container, ThreadPoolExecutor(25) as pool:
+    with started(demo_image, "--memory", "256m", "--memory-swap", "256m") as container, ThreadPoolExecutor(25) as pool:
         container.ready()
         held_mb = []
         for begin in range(0, 2 * TEXTS, TEXTS // 8):
@@ -63,9 +62,9 @@ def status_of(container: Container, text: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def small(image):  # noqa: F811
+def small(demo_image):
     """A container of 200 MB. The demo model leaves 20 MB more of it than ViT-B/32's text tower would in 256."""
-    with started(image, "--memory", "200m", "--memory-swap", "200m") as container:
+    with started(demo_image, "--memory", "200m", "--memory-swap", "200m") as container:
         container.ready()
         yield container
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from building import build, copy_context, pip_settings, run, why_not
+from building import DEMO, build, copy_context, pip_settings, run, why_not
 from conftest import DEMO_CHECKPOINT, ROOT, quiet
 from containers import run_once, started
 from hub_standin import HubStandIn, Refusal
@@ -60,7 +60,7 @@ def torch_to_install() -> str:
 
 @pytest.fixture(scope="module")
 def arguments() -> dict[str, str]:
-    return {"python": PYTHON, "CLIP_MODEL": "demo/checkpoint", "LABELS": "demo/emoji.txt", "TORCH": torch_to_install()}
+    return {"python": PYTHON, **DEMO, "TORCH": torch_to_install()}
 
 
 @pytest.fixture(scope="module")

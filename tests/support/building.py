@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+DEMO = {"CLIP_MODEL": "demo/checkpoint", "LABELS": "demo/emoji.txt"}  # build arguments
+QUICK_DEMO = DEMO | {"VERIFY": "0"}  # does not run llm clip verify in the build
 TOOLS = ("buildah", "podman", "runc", "mmdebstrap")
 SUITES = {"3.11": "bookworm", "3.13": "trixie"}  # Python of the image: the Debian that has it
 PACKAGES = "ca-certificates,netbase,tzdata,python3,python3-venv"
