@@ -1,4 +1,4 @@
-"""What holds for /-/clip/classify and /-/clip/compare alike, as plain forms over HTTP."""
+"""Tests that /-/clip/classify and /-/clip/compare share, as plain forms over HTTP."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from datasette.app import Datasette
 
 from conftest import ROOT
 from datasette_clip.paths import CLASSIFY, COMPARE
-from drawings import drawn
+from drawings import drawing
 from page_forms import call, errors_in, get, post
 
 STATIC = ROOT / "plugins/datasette_clip/static"
 TEMPLATES = STATIC.parent / "templates"
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # as in test_sql_functions.py
+# For the same reason as in test_sql_functions.py.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.mark.parametrize("path", [CLASSIFY, COMPARE])
@@ -34,7 +33,10 @@ NASTY = '<script>alert("1")</script>'
 def test_whatever_is_typed_or_sent_is_shown_as_text(datasette):
     for path, field in ((CLASSIFY, "own"), (COMPARE, "texts")):
         page = post(
-            datasette, path, [(f"{NASTY}.png".replace('"', "'"), drawn("face"))], **{field: f"</textarea>{NASTY}\nface"}
+            datasette,
+            path,
+            [(f"{NASTY}.png".replace('"', "'"), drawing("face"))],
+            **{field: f"</textarea>{NASTY}\nface"},
         ).text
         assert "alert" in page
         assert "<script>alert" not in page
@@ -50,7 +52,7 @@ def test_a_private_instance_shows_its_pages_to_nobody(path, demo_dir, monkeypatc
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
     datasette = Datasette(memory=True, metadata={"allow": {"id": "root"}})
     assert get(datasette, path).status_code == 403
-    assert post(datasette, path, [("face.png", drawn("face"))], own="face", texts="face").status_code == 403
+    assert post(datasette, path, [("face.png", drawing("face"))], own="face", texts="face").status_code == 403
 
 
 @pytest.mark.parametrize("path", [CLASSIFY, COMPARE])
@@ -62,7 +64,7 @@ def test_other_methods_are_refused(path, datasette):
 @pytest.mark.parametrize("path", [CLASSIFY, COMPARE])
 @pytest.mark.parametrize("kind", ["image/png", "application/json", "", "application/x-www-form-urlencoded"])
 def test_a_body_that_is_no_form_is_refused(kind, path, datasette):
-    response = call(datasette, "POST", path, content=drawn("face"), headers={"Content-Type": kind} if kind else {})
+    response = call(datasette, "POST", path, content=drawing("face"), headers={"Content-Type": kind} if kind else {})
     assert response.status_code == 415
     [sentence] = errors_in(response.text)
     assert (
@@ -70,11 +72,11 @@ def test_a_body_that_is_no_form_is_refused(kind, path, datasette):
     )
 
 
-def test_who_is_logged_in_may_send_the_form(datasette):
-    """Datasette 0.65 wants a token with a POST that has a cookie, unless told that there is nothing to forge."""
+def test_a_logged_in_actor_may_send_the_form(datasette):
+    """Datasette 0.65 asks for a CSRF token if a POST has a cookie, unless a plugin exempts the path."""
     cookies = {"ds_actor": datasette.sign({"a": {"id": "root"}}, "actor")}
     for path in (CLASSIFY, COMPARE):
-        sent = {"data": {"own": "face", "texts": "face"}, "files": {"image": ("face.png", drawn("face"))}}
+        sent = {"data": {"own": "face", "texts": "face"}, "files": {"image": ("face.png", drawing("face"))}}
         assert call(datasette, "POST", path, **sent, cookies=cookies).status_code == 200
 
 
@@ -89,21 +91,21 @@ def test_the_pages_lead_to_each_other_and_every_menu_to_the_first(datasette):
     assert {CLASSIFY, COMPARE} <= set(re.findall(r'href="([^"]+)"', get(datasette, "/-/clip").text))
 
 
-def test_what_the_two_pages_load_is_said_once():
+def test_one_template_loads_the_style_and_the_script_of_both_pages():
     templates = {name: (TEMPLATES / name).read_text() for name in ("classify.html", "compare.html", "_clip_page.html")}
     for loaded in ("clip.css", "pages.js", 'class="clip-page"'):
         assert [name for name, text in templates.items() if loaded in text] == ["_clip_page.html"]
 
 
 def test_nothing_is_loaded_from_another_host_and_no_handler_is_in_the_html(datasette):
-    sent = [("face.png", drawn("face"))]
+    sent = [("face.png", drawing("face"))]
     whole = [post(datasette, path, sent, own="face", texts="face").text for path in (CLASSIFY, COMPARE)]
     shown = [page.split('<section class="content">')[1].split("<footer")[0] for page in whole]
     files = [file.read_text() for file in STATIC.iterdir()]
     assert len(files) >= 3
     for text in [*shown, *files]:
         hosts = set(re.findall(r"(?:https?:)?//([\w.-]+\.\w+|localhost)", text))
-        assert hosts <= {"localhost"}  # of curl's line
+        assert hosts <= {"localhost"}  # in the curl command
         assert not re.search(r"<[^>]*\son\w+=", text)
     addresses = re.findall(r'(?:src|href|action)="([^"]*)"', "".join(page.split("<footer")[0] for page in whole))
     assert all(address.startswith(("/", "data:image/jpeg;base64,")) for address in addresses)
@@ -126,8 +128,8 @@ MANY = "aa\n" * 3_000_000
         (COMPARE, {"data": {"texts": "a\n" * 2_400_000}}, "the form has 2400000 escapes (%); at most 100000 are read"),
     ],
 )
-def test_of_millions_of_lines_no_list_is_made(path, sent, sentence, datasette):
-    """A short string takes some 50 bytes beside its letters: as lists, these took 300 to 600 MB."""
+def test_no_list_is_made_of_millions_of_lines(path, sent, sentence, datasette):
+    """A list of these lines took 300 to 600 MB, because each str has about 50 bytes of overhead."""
     get(datasette, path)
     tracemalloc.start()
     try:
@@ -137,4 +139,4 @@ def test_of_millions_of_lines_no_list_is_made(path, sent, sentence, datasette):
         tracemalloc.stop()
     assert response.status_code == 400
     assert errors_in(response.text)[0].startswith(sentence)
-    assert peak_bytes < 150_000_000  # several copies of the text: body, field, and what the page shows of it again
+    assert peak_bytes < 150_000_000  # several copies of the text: the body, the field and the page

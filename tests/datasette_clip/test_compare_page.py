@@ -9,36 +9,35 @@ import pytest
 
 from datasette_clip.pages import compare
 from datasette_clip.paths import COMPARE
-from drawings import FILES, OWN
-from page_forms import cells_of, cosines, errors_in, jpeg_in, kept_in, post
+from drawings import FILES, LABELS
+from page_forms import cells_in, cosines, errors_in, hidden_fields_in, jpegs_in, post
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # as in test_sql_functions.py
+# For the same reason as in test_sql_functions.py.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 def test_a_heat_map_has_the_cosines_of_numpy_and_its_extremes_the_ends_of_the_scale(datasette, demo_engine):
-    response = post(datasette, COMPARE, FILES, texts="\r\n".join(OWN) + "\r\n\r\n")
+    response = post(datasette, COMPARE, FILES, texts="\r\n".join(LABELS) + "\r\n\r\n")
     assert response.status_code == 200
-    wanted = cosines(demo_engine, jpeg_in(response.text), OWN)
-    np.testing.assert_allclose(cells_of(response.text), wanted, atol=0.00051)  # three digits are shown
+    wanted = cosines(demo_engine, jpegs_in(response.text), LABELS)
+    np.testing.assert_allclose(cells_in(response.text), wanted, atol=0.00051)  # three digits are shown
     shades = re.findall(r"background: (#\w+)[^>]*>(?:<strong>)?(-?[\d.]+)", response.text)
     by_cosine = sorted(shades, key=lambda shade: float(shade[1]))
     assert (by_cosine[0][0], by_cosine[-1][0]) == ("#f7fbff", "#08306b")
     headers = re.findall(r'<th scope="col">(.*?)</th>', response.text)
-    assert headers == ["image", *OWN]
+    assert headers == ["image", *LABELS]
     assert re.findall(r'<img [^>]*alt="([^"]*)"', response.text) == [name for name, _ in FILES]
 
 
 def test_texts_are_changed_and_images_added_and_removed_without_sending_any_again(datasette, demo_engine, monkeypatch):
-    first = post(datasette, COMPARE, FILES[:2], texts="\n".join(OWN)).text
-    second = post(datasette, COMPARE, FILES[2:], **kept_in(first), texts="a face").text
-    assert kept_in(second)["name"] == [name for name, _ in FILES]
-    assert cells_of(second) == cells_of(post(datasette, COMPARE, FILES, texts="a face").text)
+    first = post(datasette, COMPARE, FILES[:2], texts="\n".join(LABELS)).text
+    second = post(datasette, COMPARE, FILES[2:], **hidden_fields_in(first), texts="a face").text
+    assert hidden_fields_in(second)["name"] == [name for name, _ in FILES]
+    assert cells_in(second) == cells_in(post(datasette, COMPARE, FILES, texts="a face").text)
     monkeypatch.setattr("datasette_clip.pages.pictures.jpeg_of", None)  # would raise
-    third = post(datasette, COMPARE, **kept_in(second), texts="a face", remove="1").text
-    assert kept_in(third)["name"] == ["face.png", "circle.png"]
-    assert cells_of(third) == [cells_of(second)[0], cells_of(second)[2]]
+    third = post(datasette, COMPARE, **hidden_fields_in(second), texts="a face", remove="1").text
+    assert hidden_fields_in(third)["name"] == ["face.png", "circle.png"]
+    assert cells_in(third) == [cells_in(second)[0], cells_in(second)[2]]
 
 
 def test_an_image_that_cannot_be_read_spoils_no_other(datasette):
@@ -46,7 +45,7 @@ def test_an_image_that_cannot_be_read_spoils_no_other(datasette):
     assert response.status_code == 200
     [sentence] = errors_in(response.text)
     assert sentence.startswith("notes.txt: 3-byte blob is not an image")
-    assert len(cells_of(response.text)) == 2
+    assert len(cells_in(response.text)) == 2
 
 
 @pytest.mark.parametrize(
@@ -70,7 +69,7 @@ def test_an_image_that_cannot_be_read_spoils_no_other(datasette):
         ),
     ],
 )
-def test_what_cannot_be_compared_is_a_sentence_that_loses_no_text(files, texts, sentence, datasette):
+def test_a_refusal_is_a_sentence_and_no_text_is_lost(files, texts, sentence, datasette):
     response = post(datasette, COMPARE, files, texts=texts)
     assert response.status_code == 400
     assert errors_in(response.text) == [sentence]
@@ -80,13 +79,13 @@ def test_what_cannot_be_compared_is_a_sentence_that_loses_no_text(files, texts, 
 def test_images_may_come_before_texts(datasette):
     response = post(datasette, COMPARE, FILES)
     assert response.status_code == 200
-    assert len(kept_in(response.text)["vector"]) == 3
+    assert len(hidden_fields_in(response.text)["vector"]) == 3
     assert errors_in(response.text) == []
 
 
 @pytest.mark.parametrize("share", np.linspace(0, 1, 21))
 def test_every_number_of_the_heat_map_can_be_read(share):
-    """4.5 is what WCAG 2.2 asks of text."""
+    """WCAG 2.2 requires a contrast of 4.5 for text."""
     colours = compare.colours(share)
     background = np.array(list(bytes.fromhex(colours["background"][1:])))
     assert compare.contrast(background, 0.0 if colours["ink"] == "black" else 1.0) >= 4.5
@@ -94,9 +93,10 @@ def test_every_number_of_the_heat_map_can_be_read(share):
 
 def test_contrast_is_that_of_wcag():
     assert compare.contrast(np.array([255, 255, 255]), 0) == pytest.approx(21)
-    assert compare.contrast(np.array([8, 8, 8]), 1) == pytest.approx(20.03, abs=0.005)  # where the curve is a line
-    assert compare.contrast(np.array([118, 118, 118]), 1) == pytest.approx(4.54, abs=0.005)  # the well-known #767676
+    linear = np.array([8, 8, 8])  # on the linear part of the sRGB curve
+    assert compare.contrast(linear, 1) == pytest.approx(20.03, abs=0.005)
+    assert compare.contrast(np.array([118, 118, 118]), 1) == pytest.approx(4.54, abs=0.005)  # #767676
 
 
 def test_one_image_and_one_text_make_a_table_too(datasette):
-    assert len(cells_of(post(datasette, COMPARE, FILES[:1], texts="a face").text)) == 1
+    assert len(cells_in(post(datasette, COMPARE, FILES[:1], texts="a face").text)) == 1

@@ -48,7 +48,7 @@ PIP_LISTS, PIP_SINGLES = ("extra-index-url", "find-links", "trusted-host"), ("in
 
 
 def why_not() -> str | None:
-    """Why containers cannot be built here, and what to install; None if they can."""
+    """The reason why containers cannot be built here, with what to install, or None if they can."""
     if missing := [tool for tool in TOOLS if not shutil.which(tool)]:
         return f"THE CONTAINER IS NOT TESTED without {', '.join(missing)}; on Debian: apt install {' '.join(TOOLS)}"
     return None if os.geteuid() == 0 else "THE CONTAINER IS NOT TESTED: only root may build and run one"
@@ -56,7 +56,7 @@ def why_not() -> str | None:
 
 @cache
 def environment() -> dict[str, str]:
-    """Environment variables by which the tools use the cache folder and its configuration."""
+    """Environment variables that make the tools use the cache folder and its configuration."""
     CACHE.mkdir(parents=True, exist_ok=True)
     (CACHE / "storage.conf").write_text(STORAGE)
     (CACHE / "containers.conf").write_text(CONTAINERS)

@@ -17,14 +17,14 @@ from datasette.app import Datasette
 from llm_clip_onnx import zero_shot
 
 TOO_LONG = "These labels with this picture are too long for a link."
-LONG = "\n".join(f"{'long ' * 10}{n}" for n in range(250))  # in 60,000 bytes of a URL, 15,000 go to these
+LONG = "\n".join(f"{'long ' * 10}{n}" for n in range(250))  # 15,000 of the 60,000 bytes of a URL
 
 
 def call(datasette: Datasette, method: str, path: str, **options) -> httpx.Response:
-    async def call_it():
+    async def request() -> httpx.Response:
         return await datasette.client.request(method, path, **options)
 
-    return asyncio.run(call_it())
+    return asyncio.run(request())
 
 
 def get(datasette: Datasette, path: str, **options) -> httpx.Response:
@@ -32,25 +32,25 @@ def get(datasette: Datasette, path: str, **options) -> httpx.Response:
 
 
 def post(datasette: Datasette, path: str, files=(), **fields) -> httpx.Response:
-    """A form as a browser without script sends it: fields, and files as (name, bytes)."""
+    """The response to a form that a browser without a script sends. `files` are (name, bytes)."""
     parts = [("image", (name, content)) for name, content in files] or [("image", ("", b""))]
     return call(datasette, "POST", path, data=fields, files=parts)
 
 
-# What a page shows, read from its HTML
+# Read from the HTML of a page
 
 
-def rows_of(page: str) -> list[tuple[str, str, str]]:
-    """Label, probability and cosine of each bar."""
-    found = re.findall(
+def bars_in(page: str) -> list[tuple[str, str, str]]:
+    """Label, probability and cosine of each bar, as the page prints them."""
+    rows = re.findall(
         r'<tr><th scope="row">(.*?)</th><td class="clip-bar".*?</td>'
         r'<td class="clip-number">(.*?)</td><td class="clip-number">(.*?)</td></tr>',
         page,
     )
-    return [tuple(html.unescape(cell) for cell in row) for row in found]
+    return [tuple(html.unescape(cell) for cell in row) for row in rows]
 
 
-def cells_of(page: str) -> list[list[float]]:
+def cells_in(page: str) -> list[list[float]]:
     """The cosines of a heat map, row by row."""
     body = page.split("<tbody>")[1].split("</tbody>")[0]
     return [
@@ -59,8 +59,8 @@ def cells_of(page: str) -> list[list[float]]:
     ]
 
 
-def kept_in(page: str) -> dict[str, list[str]]:
-    """The hidden fields of a page, which go with its form."""
+def hidden_fields_in(page: str) -> dict[str, list[str]]:
+    """The values of each hidden field of the form, by name."""
     fields: dict[str, list[str]] = {}
     for name, value in re.findall(r'<input type="hidden" form="clip-form" name="(\w+)" value="([^"]*)">', page):
         fields.setdefault(name, []).append(html.unescape(value))
@@ -68,29 +68,33 @@ def kept_in(page: str) -> dict[str, list[str]]:
 
 
 def errors_in(page: str) -> list[str]:
-    return [html.unescape(one) for one in re.findall(r'<p class="message-error" role="alert">(.*?)</p>', page)]
+    return [
+        html.unescape(sentence) for sentence in re.findall(r'<p class="message-error" role="alert">(.*?)</p>', page)
+    ]
 
 
 def link_in(page: str, pattern: str) -> str:
+    """The first link of the page that begins with a pattern."""
     return html.unescape(re.search(rf'href="({pattern}[^"]*)"', page)[1])
 
 
-def jpeg_in(page: str) -> list[bytes]:
-    return [base64.urlsafe_b64decode(img + "=" * (-len(img) % 4)) for img in kept_in(page)["img"]]
+def jpegs_in(page: str) -> list[bytes]:
+    """The small JPEGs that the form carries."""
+    return [base64.urlsafe_b64decode(img + "=" * (-len(img) % 4)) for img in hidden_fields_in(page)["img"]]
 
 
-# What it is to show, from the engine alone
+# Expected from the engine
 
 
-def expected(engine, classifier, jpeg: bytes, k: int = 5) -> list[tuple[str, str, str]]:
-    """What the page is to show for a JPEG, by the engine alone."""
+def expected_bars(engine, classifier, jpeg: bytes, k: int = 5) -> list[tuple[str, str, str]]:
+    """The bars that the page must show for a JPEG."""
     matches = zero_shot.classify(classifier, engine.embed_item(jpeg), engine.manifest.logit_scale, k)
     percent = [f"{100 * m.probability:.1f} %" if m.probability >= 0.0005 else "< 0.1 %" for m in matches]
     return [(m.label, p, f"{m.cosine:.3f}") for m, p in zip(matches, percent)]
 
 
 def cosines(engine, jpegs: list[bytes], texts: list[str]) -> np.ndarray:
-    """Of unit embeddings, by plain numpy: [images, texts]."""
+    """Cosines by plain numpy: [images, texts] float64."""
     images = np.stack([engine.embed_item(jpeg) for jpeg in jpegs]).astype(np.float64)
     words = engine.embed_text(texts).astype(np.float64)
     images /= np.linalg.norm(images, axis=1, keepdims=True)
