@@ -15,8 +15,6 @@ from page_forms import call, errors_in, get, post
 
 STATIC = ROOT / "plugins/datasette_clip/static"
 TEMPLATES = STATIC.parent / "templates"
-# For the same reason as in test_sql_functions.py.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.mark.parametrize("path", [CLASSIFY, COMPARE])

@@ -12,9 +12,6 @@ from datasette_clip.paths import COMPARE
 from drawings import FILES, LABELS
 from page_forms import cells_in, cosines, errors_in, hidden_fields_in, jpegs_in, post
 
-# For the same reason as in test_sql_functions.py.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 
 def test_a_heat_map_has_the_cosines_of_numpy_and_its_extremes_the_ends_of_the_scale(datasette, demo_engine):
     response = post(datasette, COMPARE, FILES, texts="\r\n".join(LABELS) + "\r\n\r\n")
