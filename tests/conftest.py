@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import hypothesis
 import pytest
-from datasette.app import DEFAULT_SETTINGS
+from datasette.app import DEFAULT_SETTINGS, Datasette
 from filelock import FileLock
 
 from patience import PATIENCE_S
@@ -30,6 +30,8 @@ for part in ("connect", "read", "write", "pool"):
     setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, part, PATIENCE_S)  # 5 s by itself
 hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("patient")
+
+pytest_plugins = ["built_image"]
 
 ROOT = Path(__file__).parent.parent
 DEMO_CHECKPOINT = ROOT / "demo" / "checkpoint"
@@ -113,6 +115,13 @@ def demo_float32_dir(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def demo_engine(demo_dir) -> Engine:
     return Engine(demo_dir)
+
+
+@pytest.fixture
+def datasette(demo_dir, monkeypatch) -> Datasette:
+    """A Datasette in this process that serves the demo model."""
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    return Datasette(memory=True)
 
 
 def shipped_metadata() -> dict:

@@ -265,6 +265,12 @@ def test_make_bakes_again_only_after_an_edit_of_the_model(edited, bakes_again, t
     assert ("llm clip bake" in done.stdout) == bakes_again
 
 
+def test_no_test_file_imports_another():
+    """What tests share is in tests/support/ or in conftest.py."""
+    imports = re.compile(r"^\s*(?:from|import) test_\w+", re.M)
+    assert [str(file) for file in tracked() if file.name.startswith("test_") and imports.search(file.read_text())] == []
+
+
 ROOT_FILES = {
     *("Dockerfile", "fly.toml", "heroku.yml", "metadata.json", "pyproject.toml", "README.md", "LICENSE", "Makefile"),
     *("CONTRIBUTING.md", "plugins", "tests", "docs", "demo", "bench", "deploy", "examples"),

@@ -1,4 +1,4 @@
-"""The files for hosts say of the image what it is: its port, its build arguments, its metadata files."""
+"""The configuration files for hosts agree with the Dockerfile: port, build arguments and metadata."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ FLY = tomllib.loads((ROOT / "fly.toml").read_text())
 HEROKU = yaml.safe_load((ROOT / "heroku.yml").read_text())
 
 
-def test_the_build_arguments_that_hosts_give_are_the_dockerfiles():
-    assert FLY["build"]["args"].items() <= ARGUMENTS.items()  # the default, said where who deploys will look for it
+def test_hosts_give_build_arguments_that_the_dockerfile_has():
+    assert FLY["build"]["args"].items() <= ARGUMENTS.items()  # the defaults, repeated where a deployer looks for them
     assert HEROKU["build"]["docker"] == {"web": "Dockerfile"}
     assert HEROKU["build"]["config"].keys() <= ARGUMENTS.keys()
 

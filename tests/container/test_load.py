@@ -1,4 +1,4 @@
-"""The container under load and abuse, in 256 MB and 200: nothing is lost, memory stays flat, and nobody ends it."""
+"""The container under load and abuse, with 256 MB and 200 MB: no request fails, memory stays flat, no query ends it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from functools import partial
 from urllib.parse import urlencode
 
 import pytest
-from test_container import context, image  # noqa: F401
 
 from building import why_not
 from containers import EMBED, Container, started
@@ -20,7 +19,7 @@ from load import HEAVY, resident_mb
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
 ROWS = "with recursive c(x) as (select 1 union all select x + 1 from c limit 1000)"
-LARGE = [  # each as large as the limits let through, or just not, in the ways that grow on the way to JSON
+LARGE = [  # each just within or just above the limits, in forms that grow on the way to JSON
     "select hex(zeroblob(2490000))",
     "select hex(zeroblob(4900000))",
     "select zeroblob(4900000)",
@@ -36,9 +35,9 @@ LARGE = [  # each as large as the limits let through, or just not, in the ways t
 TEXTS = 2 * CACHE_BYTES // (4 * 512 + ENTRY_BYTES)  # twice as many as the cache of texts holds
 
 
-def test_25_clients_in_256_mb_see_no_error_and_memory_stays_flat(image):  # noqa: F811
-    """The cache of texts is filled first, which takes 8 MB however long that takes. The rest must not grow."""
-    with started(image, "--memory", "256m", "--memory-swap", "256m") as container, ThreadPoolExecutor(25) as pool:
+def test_25_clients_in_256_mb_see_no_error_and_memory_stays_flat(demo_image):
+    """The first texts fill the cache, which takes 8 MB. After that, memory must not grow."""
+    with started(demo_image, "--memory", "256m", "--memory-swap", "256m") as container, ThreadPoolExecutor(25) as pool:
         container.ready()
         held_mb = []
         for begin in range(0, 2 * TEXTS, TEXTS // 8):
@@ -51,7 +50,7 @@ def test_25_clients_in_256_mb_see_no_error_and_memory_stays_flat(image):  # noqa
 
 
 def status_of(container: Container, text: str) -> int:
-    """Ask for an embedding by a connection of its own: the status, if the answer was complete."""
+    """Request an embedding over a new connection: its status. Fails unless the answer is complete."""
     query = urlencode({"sql": EMBED, "q": text, "_shape": "array"})
     client = http.client.HTTPConnection("127.0.0.1", container.port)
     client.sock = container.connected()
@@ -63,9 +62,9 @@ def status_of(container: Container, text: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def small(image):  # noqa: F811
-    """A container of 200 MB. The demo model leaves 20 MB more of it than ViT-B/32's text tower would in 256."""
-    with started(image, "--memory", "200m", "--memory-swap", "200m") as container:
+def small(demo_image):
+    """A container of 200 MB. The demo model leaves 20 MB more of it free than ViT-B/32's text tower does of 256 MB."""
+    with started(demo_image, "--memory", "200m", "--memory-swap", "200m") as container:
         container.ready()
         yield container
 
@@ -97,4 +96,4 @@ def test_heavy_queries_are_stopped_while_others_are_answered(small: Container):
         thread.join()
     assert meanwhile == [200] * 20
     assert 400 in codes
-    assert set(codes) <= {400, 503}  # one of them needs all the memory there is for SQLite
+    assert set(codes) <= {400, 503}  # one of the queries uses all memory that SQLite may have

@@ -1,4 +1,4 @@
-"""What the Dockerfile installs is locked: every package with hashes, everything that pyproject.toml asks for, no host."""
+"""The lock files that the Dockerfile installs: all dependencies of pyproject.toml, with hashes, and no package host."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOCKS = {
     "requirements-bake.txt": PROJECT["dependencies"] + EXTRAS["bake"] + EXTRAS["labels"],
     "requirements-reference.txt": PROJECT["dependencies"] + EXTRAS["reference"],
 }
-UNLOCKED = {"datasette-clip", "torch", "torchvision"}  # itself, and what comes from PyTorch's own index
+UNLOCKED = {"datasette-clip", "torch", "torchvision"}  # this project, and packages from PyTorch's own index
 
 
 @pytest.mark.parametrize("name", LOCKS)

@@ -1,4 +1,4 @@
-"""The Dockerfile's stages with torch: a build holds the model against llm-clip, and reference-serve is the recipe itself."""
+"""The Dockerfile's stages with torch: the build compares the model with llm-clip, and reference-serve is the recipe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from building import build, copy_context, pip_settings, run, why_not
+from building import DEMO, build, copy_context, pip_settings, run, why_not
 from conftest import DEMO_CHECKPOINT, ROOT, quiet
 from containers import run_once, started
 from hub_standin import HubStandIn, Refusal
@@ -23,15 +23,15 @@ from random_checkpoint import TINY, write_checkpoint
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
-PYTHON = "3.11"  # of the image; the one that a folder of wheels is most likely to have torch for: it runs these tests
-TMP = ("--tmpfs", "/tmp")  # torch does not even import without a folder to write to
+PYTHON = "3.11"  # of the image and usually of these tests, so that pip's folder of wheels has torch for it
+TMP = ("--tmpfs", "/tmp")  # importing torch needs a writable folder
 VERIFY = 'RUN test "$VERIFY" = 0 || python -m llm_clip_onnx verify'
 
 
 def torch_to_install() -> str:
-    """What the build is to install: torch from a folder of wheels that pip knows of, else what the Dockerfile says.
+    """The requirement of torch for the build: a wheel in a folder of pip's find-links, or else the Dockerfile's own.
 
-    Skips where neither can be had. torchvision is no part of the first: it must be of the same make as torch.
+    Skips the test if pip has neither. A wheel comes without torchvision, which would have to be of the same build.
     """
     for folder in map(Path, pip_settings().get("find-links", [])):
         for wheel in folder.glob(f"torch-*-cp{PYTHON.replace('.', '')}-*.whl"):
@@ -47,11 +47,11 @@ def torch_to_install() -> str:
         "--only-binary",
         ":all:",
     ]
-    asked = subprocess.run(
+    answer = subprocess.run(
         [sys.executable, "-m", "pip", *ask, "--target", "unused", "--retries", "0", *dockerfile.split()],
         capture_output=True,
     )
-    if asked.returncode:
+    if answer.returncode:
         pytest.skip(
             f"THE STAGES WITH TORCH ARE NOT TESTED: no wheel in pip's find-links, and no answer to {dockerfile}"
         )
@@ -60,7 +60,7 @@ def torch_to_install() -> str:
 
 @pytest.fixture(scope="module")
 def arguments() -> dict[str, str]:
-    return {"python": PYTHON, "CLIP_MODEL": "demo/checkpoint", "LABELS": "demo/emoji.txt", "TORCH": torch_to_install()}
+    return {"python": PYTHON, **DEMO, "TORCH": torch_to_install()}
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def context(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def reference(context, arguments) -> str:
-    """The image in which the model was held against llm-clip; that it is there says that they agreed."""
+    """The image whose build compared the model with llm-clip. The build fails if they differ."""
     build("localhost/datasette-clip:reference", context, target="reference", **arguments)
     return "localhost/datasette-clip:reference"
 
@@ -86,15 +86,15 @@ def test_the_comparison_that_the_build_makes_is_with_llm_clip_itself(reference):
     ]
 
 
-def test_no_image_comes_of_a_model_that_is_not_llm_clips(reference, context, arguments, tmp_path, monkeypatch):
-    """One that is sound in itself and says that it is of this checkpoint; slipped in just before the comparison."""
+def test_a_model_that_differs_from_llm_clips_fails_the_build(reference, context, arguments, tmp_path, monkeypatch):
+    """The other model is valid and its manifest names this checkpoint. It is copied in just before the comparison."""
     write_checkpoint(tmp_path / "demo" / "checkpoint", **TINY)
     monkeypatch.chdir(tmp_path)
     bake("demo/checkpoint", context / "deploy" / "reference" / "other", "fp32", say=quiet)
     dockerfile = (context / "Dockerfile").read_text()
     assert dockerfile.count(VERIFY) == 1
     (context / "Dockerfile").write_text(dockerfile.replace(VERIFY, f"COPY deploy/reference/other /model\n{VERIFY}"))
-    run("podman", "rmi", "--force", "localhost/datasette-clip:other", ok=False)  # were an earlier build wrong
+    run("podman", "rmi", "--force", "localhost/datasette-clip:other", ok=False)  # in case an earlier run built it
     try:
         failed = build("localhost/datasette-clip:other", context, **arguments, ok=False)
     finally:
@@ -110,7 +110,7 @@ def test_no_image_comes_of_a_model_that_is_not_llm_clips(reference, context, arg
 
 @pytest.fixture(scope="module")
 def recipe(reference, context, arguments):
-    """A container of the stack that this project replaces, asked nothing yet."""
+    """A new container of the stack that this project replaces."""
     build("localhost/datasette-clip:recipe", context, target="reference-serve", **arguments)
     with started("localhost/datasette-clip:recipe", *TMP) as container:
         yield container
@@ -118,7 +118,7 @@ def recipe(reference, context, arguments):
 
 @pytest.fixture(scope="module")
 def engine(reference, tmp_path_factory) -> Engine:
-    """Ours, of the same build."""
+    """Our engine with the model of the same build."""
     with started(reference) as container:
         return Engine(container.copy_out("/model", tmp_path_factory.mktemp("model")))
 
@@ -142,13 +142,13 @@ def test_reference_serve_is_llm_clip_and_torch_and_none_of_ours_and_loads_the_mo
 
 
 def test_a_checkpoint_of_a_hub_is_compared_there_and_then_served_without_the_hub(context, arguments, engine, tmp_path):
-    """In sentence-transformers' layout, which is that of the Dockerfile's default."""
+    """The checkpoint has sentence-transformers' layout, like the Dockerfile's default."""
     shutil.copytree(DEMO_CHECKPOINT, tmp_path / "0_CLIPModel")
     module = {"idx": 0, "name": "0", "path": "0_CLIPModel", "type": "sentence_transformers.models.CLIPModel"}
     (tmp_path / "modules.json").write_text(json.dumps([module]))
     image = "localhost/datasette-clip:hub"
     with HubStandIn(tmp_path, "owner/emoji") as hub:
-        # transformers looks for a folder that few have; the stand-in knows of files only.
+        # transformers asks for an optional folder. The stand-in knows only files.
         hub.refusals["/api/models/owner/emoji/tree/"] = Refusal(404, "EntryNotFound", "no such folder")
         own = {"CLIP_MODEL": "owner/emoji", "CLIP_REVISION": "main", "HF_ENDPOINT": hub.url}
         built = build(image, context, target="reference-serve", **arguments | own)

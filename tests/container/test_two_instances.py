@@ -1,4 +1,4 @@
-"""Instances hold no state: of two behind a proxy one is stopped and started, and nobody notices."""
+"""Instances hold no state: one of two behind a proxy is stopped and started, and no request fails."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_no_request_fails_while_one_of_two_instances_is_stopped_and_started(demo
         while not ended.is_set():
             statuses.append(httpx.get(f"http://{front}/_memory.json?{query}&n={len(statuses)}").status_code)
 
-    def some_more() -> None:
+    def wait_for_50_more() -> None:
         before = len(statuses)
         until(lambda: len(statuses) > before + 50)
 
@@ -33,16 +33,16 @@ def test_no_request_fails_while_one_of_two_instances_is_stopped_and_started(demo
     with two_instances(demo_dir) as (front, process, address), ThreadPoolExecutor(25) as pool:
         clients = [pool.submit(client) for _ in range(25)]
         try:
-            some_more()
+            wait_for_50_more()
             process.terminate()
             assert process.wait(PATIENCE_S) == 0
-            some_more()
+            wait_for_50_more()
             with instance(demo_dir, address, core=1):
                 wait_until_ready(address)
-                some_more()
+                wait_for_50_more()
                 ended.set()
-                for one in clients:
-                    one.result()
+                for client_ in clients:
+                    client_.result()
         finally:
             ended.set()
     assert set(statuses) == {200}

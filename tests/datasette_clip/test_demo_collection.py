@@ -1,4 +1,4 @@
-"""The demo collection is what demo/README.md says, and both precisions of the demo model find the same in it."""
+"""The demo collection is as demo/README.md describes it, and both precisions of the demo model find the same rows."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def engines(demo_dir, demo_float32_dir) -> list[Engine]:
 
 
 @pytest.fixture(scope="module")
-def found(engines) -> list[np.ndarray]:
-    """Unit embeddings [1456, 512] of the pictures, by the 8-bit tower and by the float32 one."""
+def picture_embeddings(engines) -> list[np.ndarray]:
+    """Unit embeddings [1456, 512] of the pictures, from the 8-bit tower and from the float32 tower."""
     return [unit(engine.embed_images(IMAGES)) for engine in engines]
 
 
@@ -37,7 +37,7 @@ def test_every_emoji_has_a_picture_that_a_page_can_show():
     assert {(image.format, image.size, image.mode) for image in opened} == {("WEBP", (80, 80), "RGBA")}
 
 
-def test_the_file_says_whose_the_pictures_are_and_holds_no_embeddings():
+def test_the_file_credits_its_pictures_and_holds_no_embeddings():
     with sqlite3.connect(f"file:{COLLECTION}?mode=ro", uri=True) as database:
         tables = {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
         credits = database.execute('select source, "by", licence from credits').fetchall()
@@ -52,11 +52,11 @@ def test_the_file_says_whose_the_pictures_are_and_holds_no_embeddings():
     assert f"SQLite file of {COLLECTION.stat().st_size / 1e6:.1f} MB" in readme
 
 
-def test_8_bits_cost_at_most_half_a_point_of_classification(engines, found):
+def test_8_bits_cost_at_most_half_a_point_of_classification(engines, picture_embeddings):
     int8, float32 = engines
     shares = []
     for engine, classifier, vectors in zip(
-        engines, (int8.label_set("emoji"), float32.classifier(LABELS)), found, strict=True
+        engines, (int8.label_set("emoji"), float32.classifier(LABELS)), picture_embeddings, strict=True
     ):
         scale = engine.manifest.logit_scale
         first = [classify(classifier, vector, scale, 1)[0].label for vector in vectors]
@@ -65,9 +65,11 @@ def test_8_bits_cost_at_most_half_a_point_of_classification(engines, found):
     assert shares[1] - shares[0] <= 0.5  # 92.7 with 8 bits, 92.1 with float32
 
 
-def test_both_precisions_find_the_same_ten(engines, found):
-    by_text = [first_ten(unit(engine.embed_text(LABELS)) @ vectors.T) for engine, vectors in zip(engines, found)]
-    by_image = [first_ten(vectors @ vectors.T) for vectors in found]
+def test_both_precisions_find_the_same_ten(engines, picture_embeddings):
+    by_text = [
+        first_ten(unit(engine.embed_text(LABELS)) @ vectors.T) for engine, vectors in zip(engines, picture_embeddings)
+    ]
+    by_image = [first_ten(vectors @ vectors.T) for vectors in picture_embeddings]
     for k in (1, 10):  # percent
         found_in = [100 * np.mean([n in ten[:k] for n, ten in enumerate(lists)]) for lists in by_text]
         assert found_in[0] > 90
@@ -84,8 +86,8 @@ def test_both_precisions_find_the_same_ten(engines, found):
         ("sad face", {"crying face", "sad but relieved face", "disappointed face"}),
     ],
 )
-def test_a_search_finds_what_a_person_expects(query, expected, engines, found):
-    for engine, vectors in zip(engines, found):
+def test_a_search_finds_what_a_person_expects(query, expected, engines, picture_embeddings):
+    for engine, vectors in zip(engines, picture_embeddings):
         [row] = first_ten(unit(engine.embed_text([query])) @ vectors.T)
         names = [LABELS[number] for number in row]
         assert expected <= set(names[:5])

@@ -1,4 +1,4 @@
-"""The JSON endpoints over HTTP: whichever way an image is sent its embedding is the engine's, and refusals are sentences."""
+"""The JSON endpoints over HTTP: every way to send an image gives the engine's embedding, and errors are sentences."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def server(demo_dir, tmp_path_factory):
         yield url
 
 
-def numbers(answer: dict) -> list[np.ndarray]:
+def embeddings_in(answer: dict) -> list[np.ndarray]:
     return [np.array(result["embedding"], np.float32) for result in answer["results"]]
 
 
@@ -78,13 +78,13 @@ def body(content: bytes, kind: str | None) -> dict:
 def test_whichever_way_an_image_is_sent_its_embedding_is_the_engines(method, sent, server, demo_engine):
     response = httpx.request(method, server + EMBED, **sent)
     assert response.status_code == 200, response.text
-    [embedding] = numbers(response.json())
+    [embedding] = embeddings_in(response.json())
     np.testing.assert_array_equal(embedding, demo_engine.embed_item(JPEG))
 
 
 def test_a_plus_that_a_url_makes_a_space_is_base64_still(server, demo_engine):
     assert "+" in BASE64
-    [embedding] = numbers(httpx.get(f"{server}{EMBED}?img={BASE64.replace('=', '%3D')}").json())
+    [embedding] = embeddings_in(httpx.get(f"{server}{EMBED}?img={BASE64.replace('=', '%3D')}").json())
     np.testing.assert_array_equal(embedding, demo_engine.embed_item(JPEG))
 
 
@@ -92,7 +92,7 @@ def test_embeddings_come_in_the_order_of_the_inputs(server, demo_engine):
     sent = {"texts": ["red", "cat"], "images": [base64.b64encode(PNG).decode(), BASE64]}
     answer = httpx.post(server + EMBED, json=sent).json()
     assert [result["input"] for result in answer["results"]] == ["texts[0]", "texts[1]", "images[0]", "images[1]"]
-    for found, item in zip(numbers(answer), ("red", "cat", PNG, JPEG)):
+    for found, item in zip(embeddings_in(answer), ("red", "cat", PNG, JPEG)):
         np.testing.assert_array_equal(found, demo_engine.embed_item(item))
 
 
@@ -224,13 +224,11 @@ def test_orient_exif_reads_an_image_upright(server, demo_engine):
 
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(turned())))
     plain, oriented = (
-        numbers(httpx.post(server + EMBED, content=turned(), params=params).json())[0]
+        embeddings_in(httpx.post(server + EMBED, content=turned(), params=params).json())[0]
         for params in ({}, {"orient": "exif"})
     )
     np.testing.assert_array_equal(plain, demo_engine.embed_item(turned()))
-    expected = demo_engine.embed_images([upright])[
-        0
-    ]  # turned before it is made small, so off by a level here and there
+    expected = demo_engine.embed_images([upright])[0]  # turned before it is resized, so single levels differ
     assert unit(oriented) @ unit(expected) > 0.999 > unit(plain) @ unit(expected)
 
 
@@ -335,7 +333,7 @@ def test_orient_exif_reads_an_image_upright(server, demo_engine):
 )  # fmt: skip
 def test_what_makes_no_sense_gets_its_sentence(method, path, sent, status, sentence, server):
     if "x" * 70_000 in str(sent):  # more than httpx sends
-        answer = raw(
+        answer = raw_response(
             server, f"GET {path}?text={'x' * 70_000} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
         )
         found_status, found = int(answer.split()[1]), json.loads(answer[answer.index(b"{") : answer.rindex(b"}") + 1])
@@ -347,7 +345,8 @@ def test_what_makes_no_sense_gets_its_sentence(method, path, sent, status, sente
     assert (found["ok"], found["status"]) == (False, status)
 
 
-def raw(server: str, request: bytes) -> bytes:
+def raw_response(server: str, request: bytes) -> bytes:
+    """The raw response to a raw request, which must ask to close the connection."""
     url = httpx.URL(server)
     with socket.create_connection((url.host, url.port), timeout=PATIENCE_S) as connection:
         connection.sendall(request)
@@ -364,7 +363,7 @@ def test_options_without_a_value_are_not_given(server):
 
 def test_vectors_of_huge_numbers_are_normalised_too(server):
     vector = np.full(512, 3e38, "<f4").tobytes().hex()
-    [found] = numbers(httpx.get(server + EMBED, params={"vector": vector, "normalize": "1"}).json())
+    [found] = embeddings_in(httpx.get(server + EMBED, params={"vector": vector, "normalize": "1"}).json())
     np.testing.assert_allclose(found, 512**-0.5, rtol=1e-6)
 
 
@@ -380,10 +379,10 @@ def test_a_preflight_is_answered_for_any_origin(server):
 
 
 def ask(datasette: Datasette, method: str, path: str, **sent):
-    async def asking():
+    async def request() -> httpx.Response:
         return await datasette.client.request(method, path, **sent)
 
-    return asyncio.run(asking())
+    return asyncio.run(request())
 
 
 def test_without_cors_there_is_nothing_for_other_origins(demo_dir, monkeypatch):
@@ -397,7 +396,7 @@ def test_without_cors_there_is_nothing_for_other_origins(demo_dir, monkeypatch):
         assert "access-control-allow-origin" not in response.headers
 
 
-def test_a_private_instance_answers_preflights_and_whoever_has_the_token(demo_dir, monkeypatch):
+def test_a_private_instance_answers_preflights_and_clients_with_the_token(demo_dir, monkeypatch):
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
     monkeypatch.setenv("CLIP_TOKEN", "secret")
     datasette = Datasette(memory=True, cors=True)
@@ -410,7 +409,7 @@ def test_a_private_instance_answers_preflights_and_whoever_has_the_token(demo_di
     assert ask(datasette, "POST", EMBED, content=JPEG, headers=with_token).status_code == 200
 
 
-def test_a_model_that_is_not_on_the_list_embeds_for_nobody(demo_dir, monkeypatch):
+def test_a_model_that_is_not_on_the_list_is_refused(demo_dir, monkeypatch):
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
     datasette = Datasette(memory=True, metadata={"plugins": {"datasette-clip": {"models": ["x"]}}})
     response = ask(datasette, "POST", EMBED, content=JPEG)
@@ -454,10 +453,11 @@ def test_bodies_are_bounded_in_sum_and_the_room_comes_back(server):
     large = JPEG + bytes(1_500_000)
     with socket.create_connection((url.host, url.port), timeout=PATIENCE_S) as slow:
         slow.sendall(head)
-        assert httpx.post(server + EMBED, content=large).status_code == 200  # what is only announced takes no room
+        # An announced body takes no room before it arrives.
+        assert httpx.post(server + EMBED, content=large).status_code == 200
         slow.sendall(bytes(1_800_000))
         refused = None
-        while refused is None or refused.status_code == 200:  # until the server has read so much
+        while refused is None or refused.status_code == 200:  # until the server has read those bytes
             refused = httpx.post(server + EMBED, content=large)
         assert refused.status_code == 503
         assert refused.json()["error"].endswith("(plugins.datasette-guard.limits.receiving_bytes)")
@@ -466,19 +466,19 @@ def test_bodies_are_bounded_in_sum_and_the_room_comes_back(server):
     until(lambda: httpx.post(server + EMBED, content=large).status_code == 200)
 
 
-F = "application/x-www-form-urlencoded"
-EACH = 2_000_000  # bytes of a body, as many as this server takes
+FORM = "application/x-www-form-urlencoded"
+BODY_BYTES = 2_000_000  # bytes of a body, the limit of this server
 
 
 @pytest.mark.parametrize(
     ("content", "kind", "sentence"),
     [
-        (b"img=" + b"f" * (EACH - 4), F, "images[0]: 999998-byte blob is not an image"),
-        (b"img=" + b"%41" * (EACH // 3 - 2), F, "the form has 666664 escapes (%); at most 100000 are read; use multipart"),
-        (b"kk&" * (EACH // 3), F, "there are 666667 fields; at most 115 are read"),
-        (b'{"texts":[' + b"[]," * (EACH // 3 - 8) + b"[]]}", "application/json", "the body is JSON of more than 100000 parts"),
-        (b'{"labels":[' + b'{"":{}},' * (EACH // 8 - 8) + b"[]]}", "application/json", "the body is JSON of more than 100000"),
-        (b'{"images":["' + b"A" * (EACH - 20) + b'"]}', "application/json", "images[0]: 999990-byte blob is not an image"),
+        (b"img=" + b"f" * (BODY_BYTES - 4), FORM, "images[0]: 999998-byte blob is not an image"),
+        (b"img=" + b"%41" * (BODY_BYTES // 3 - 2), FORM, "the form has 666664 escapes (%); at most 100000 are read; use multipart"),
+        (b"kk&" * (BODY_BYTES // 3), FORM, "there are 666667 fields; at most 115 are read"),
+        (b'{"texts":[' + b"[]," * (BODY_BYTES // 3 - 8) + b"[]]}", "application/json", "the body is JSON of more than 100000 parts"),
+        (b'{"labels":[' + b'{"":{}},' * (BODY_BYTES // 8 - 8) + b"[]]}", "application/json", "the body is JSON of more than 100000"),
+        (b'{"images":["' + b"A" * (BODY_BYTES - 20) + b'"]}', "application/json", "images[0]: 999990-byte blob is not an image"),
     ],
 )  # fmt: skip
 def test_no_body_takes_many_times_its_own_memory(content, kind, sentence, server):
@@ -489,12 +489,12 @@ def test_no_body_takes_many_times_its_own_memory(content, kind, sentence, server
         return int(re.search(rf"{key}:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1])
 
     httpx.post(server + EMBED, content=JPEG)
-    Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak begins anew
+    Path(f"/proc/{pid}/clear_refs").write_text("5")  # resets VmHWM
     before = kilobytes("VmRSS")
     response = httpx.post(server + EMBED, content=content, headers={"content-type": kind})
     assert response.status_code == 400
     assert response.json()["error"].startswith(sentence)
-    assert kilobytes("VmHWM") - before < 20_000  # of which the body, and what it holds, are 3,000 each
+    assert kilobytes("VmHWM") - before < 20_000  # the body and the values in it are 3,000 each
 
 
 @pytest.mark.parametrize(("path", "orient"), [(EMBED, ""), (CLASSIFY, "exif")])
@@ -516,7 +516,7 @@ def test_every_hostile_file_gets_a_vector_or_a_sentence_and_the_server_stays_wel
 
 @pytest.fixture(scope="module")
 def open_server(demo_dir, tmp_path_factory):
-    """With the limits as they are by default."""
+    """A server with the default limits."""
     folder = tmp_path_factory.mktemp("open-server")
     env = environment(folder / "llm", CLIP_MODEL_DIR=str(demo_dir))
     with serving("--memory", "--cors", env=env, log=folder / "log") as url:

@@ -1,4 +1,4 @@
-"""Pages of other origins may POST to what only reads, with whatever cookie; tests/test_alpha.py asks the same of 1.0."""
+"""Pages of other origins may POST to paths that only read, with any cookie; tests/test_alpha.py tests 1.0."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from datasette.app import Datasette
 
 READ_ONLY = ["/-/clip/embed.json", "/-/clip/classify.json", "/-/clip/classify", "/-/clip/compare"]
-READ_ONLY += ["/-/clip/search/photos/emoji", "/-/clip/search/photos/emoji.json"]  # where there are none too
+READ_ONLY += ["/-/clip/search/photos/emoji", "/-/clip/search/photos/emoji.json"]  # also if no such collection exists
 FROM_ELSEWHERE = {"origin": "https://notebook.example", "sec-fetch-site": "cross-site", "cookie": "a=b"}
 
 
@@ -22,11 +22,11 @@ def status_of_post(path: str, base_url: str) -> int:
 
 @pytest.mark.parametrize("base_url", ["/", "/clip/"])
 @pytest.mark.parametrize("path", READ_ONLY)
-def test_what_only_reads_is_not_refused_for_want_of_a_token(path, base_url):
+def test_a_path_that_only_reads_needs_no_csrf_token(path, base_url):
     assert status_of_post(path, base_url) != 403
 
 
 @pytest.mark.parametrize("base_url", ["/", "/clip/"])
 @pytest.mark.parametrize("path", ["/_memory", "/-/clip", "/-/clip/embed.json/", "/-/clip/search", "/-/messages"])
-def test_anything_else_is(path, base_url):
+def test_every_other_path_needs_a_csrf_token(path, base_url):
     assert status_of_post(path, base_url) == 403

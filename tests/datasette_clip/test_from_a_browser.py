@@ -31,7 +31,7 @@ def snippet() -> str:
 
 @pytest.fixture(scope="module", params=["0.65", "1.0 alpha"])
 def server(request, demo_dir, tmp_path_factory):
-    """On both versions of Datasette, for they differ in what they let pages of other origins do."""
+    """A server on each version of Datasette, because they treat pages of other origins differently."""
     folder = tmp_path_factory.mktemp("server")
     env = environment(folder / "llm", CLIP_MODEL_DIR=str(demo_dir))
     bin_ = BIN if request.param == "0.65" else request.getfixturevalue("alpha_bin")
@@ -43,7 +43,7 @@ def server(request, demo_dir, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def elsewhere():
-    """The address of an empty page of another origin, which has a photo beside it."""
+    """The address of an empty page of another origin, with a photo beside it."""
 
     with another_origin(b"<!doctype html><title>a notebook elsewhere</title>", PHOTO) as url:
         yield url
@@ -51,7 +51,10 @@ def elsewhere():
 
 @pytest.fixture
 def run(browser_page, elsewhere, server):
-    """What a script answers that is run in the page elsewhere, where `server` and `clip` are the server and its module."""
+    """A function that runs a script in the page of another origin and returns its result.
+
+    The script has the constants `server`, the address of the server, and `clip`, its module clip.js.
+    """
     browser_page.goto(elsewhere)
 
     def run_it(script: str, argument=None):
@@ -76,7 +79,7 @@ def test_the_snippet_of_readme_runs_on_a_page_of_another_origin(browser_page, el
     for key, labels in (("matches", ["a bunny", "a red heart"]), ("again", ["red", "green"])):
         cosines = demo_engine.classifier(labels).vectors @ vectors.unit(embedding)
         assert found[key][0]["label"] == labels[cosines.argmax()]
-        assert found[key][0]["cosine"] == pytest.approx(cosines.max(), abs=2e-6)  # six digits are answered
+        assert found[key][0]["cosine"] == pytest.approx(cosines.max(), abs=2e-6)  # the answer has six digits
     assert (len(found["matches"]), len(found["again"])) == (2, 1)
 
 
@@ -132,7 +135,7 @@ def data_uri(blob: bytes, kind: str) -> str:
 @chromium
 @pytest.mark.parametrize("size", [(3000, 2000), (2000, 3001), (224, 224), (500, 225), (40, 90)])
 def test_shrink_makes_what_clip_looks_at(size, run, demo_engine):
-    """Within what JPEG and another filter make of smooth waves: of 255, the mean over all pixels."""
+    """The mean difference over all pixels is below 6 levels of 255: JPEG and another filter on smooth waves."""
     picture = saved(photo(60, 60).resize(size, Image.Resampling.BICUBIC), "PNG")
     found = as_image(run(AS_DATA + "return shrunk(blob)", data_uri(picture, "png")))
     assert found.size == (224, 224)
@@ -142,8 +145,8 @@ def test_shrink_makes_what_clip_looks_at(size, run, demo_engine):
 
 
 @chromium
-def test_every_pixel_counts_in_a_picture_that_is_made_small(run):
-    """Of 8 x 8 pixels, black or white by chance, the mean deviates by 255 / 2 / 8 = 16; of 2 x 2 of them by 64."""
+def test_shrink_averages_every_pixel(run):
+    """The mean of 8 x 8 random black or white pixels has a deviation of 255 / 2 / 8 = 16, of 2 x 2 pixels 64."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 2, (1792, 1792), dtype=np.uint8) * 255)
     found = as_image(run(AS_DATA + "return shrunk(blob)", data_uri(saved(noise, "PNG"), "png")))
     assert np.asarray(found.convert("L")).std() < 20
@@ -170,7 +173,7 @@ def test_shrink_turns_upright_lies_on_white_and_takes_all_kinds_of_images(run):
     return Promise.all([blob, bitmap, element, canvas].map(image => shrunk(image, 64)))"""
     kinds = [as_image(one) for one in run(AS_DATA + others, data_uri(saved(photo(), "PNG"), "png"))]
     assert {kind.size for kind in kinds} == {(64, 64)}
-    for kind in kinds[1:]:  # of 255: canvases of several kinds smooth a little differently
+    for kind in kinds[1:]:  # levels of 255: browsers smooth different kinds a little differently
         assert np.abs(np.asarray(kind, np.float32) - np.asarray(kinds[0], np.float32)).mean() < 2
 
 
@@ -183,7 +186,7 @@ def test_noise_too_fits_a_url(run):
 
 @chromium
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_get_and_post_answer_the_same_and_pass_on_what_is_asked(method, run, demo_engine):
+def test_get_and_post_send_the_same_options_and_get_the_same_answer(method, run, demo_engine):
     options = {"labels": ["red", "green", "blue"], "templates": ["the colour {}", "{}"], "k": 2, "method": method}
     script = AS_DATA + f"return clip.classify(server + '/', blob, {json.dumps(options)})"
     answer = run(script, data_uri(saved(Image.new("RGB", (300, 300), "red"), "PNG"), "png"))
@@ -192,13 +195,13 @@ def test_get_and_post_answer_the_same_and_pass_on_what_is_asked(method, run, dem
         vectors.from_blob(blob)
     )
     assert [m["label"] for m in answer["matches"]] == [options["labels"][at] for at in np.argsort(-cosines)[:2]]
-    assert answer["matches"][0]["cosine"] == pytest.approx(cosines.max(), abs=2e-6)  # six digits are answered
+    assert answer["matches"][0]["cosine"] == pytest.approx(cosines.max(), abs=2e-6)  # the answer has six digits
     assert answer["unrelated_cosine"] > 0
 
 
 @chromium
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_what_the_server_refuses_is_an_error_with_its_sentence(method, run):
+def test_a_refusal_is_an_error_with_its_sentence(method, run):
     script = "return clip.classify(server, 'zzzz', {labels: 'animals', method: argument}).catch(error => [error.name, error.message])"
     assert run(script, method) == [
         "Error",

@@ -1,4 +1,4 @@
-"""No file of the hostile set hurts: each gives an embedding or one sentence, and none takes 60 MB."""
+"""Every file of the hostile set gives an embedding or one sentence, and none takes 60 MB."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ TOO_LARGE = "pixels are read of that kind; send it smaller or as baseline JPEG"
         ("chunks.png", "PNG image has more than 20,000 chunks"),
     ],
 )  # fmt: skip
-def test_the_sentence_says_what_is_read(demo_engine, name, sentence):
+def test_a_refusal_names_the_limit(demo_engine, name, sentence):
     with pytest.raises(InputError) as raised:
         demo_engine.embed_item(refused()[name])
     assert str(raised.value) == sentence
@@ -82,7 +82,7 @@ from llm_clip_onnx.engine import default_engine
 from llm_clip_onnx.errors import InputError
 from nasty import photo, saved
 engine = default_engine()
-for kind in ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP"):  # each of their decoders is there
+for kind in ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP"):  # loads all decoders
     engine.embed_item(saved(photo().convert("RGB"), kind))
 def peak():
     return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
@@ -101,7 +101,7 @@ for file in sorted(Path(sys.argv[1]).iterdir()):
 def test_the_whole_set_takes_less_than_60_megabytes_on_top_of_the_model(demo_dir, tmp_path):
     files = tmp_path / "files"
     write(files)
-    # As in the Dockerfile: without it glibc keeps 10 to 20 MB of one image in pieces that the next cannot use.
+    # As in the Dockerfile. Without it, glibc keeps 10 to 20 MB of an image in fragments that it cannot use again.
     setting = {"MALLOC_MMAP_THRESHOLD_": "1000000"}
     environment = os.environ | setting | {"CLIP_MODEL_DIR": str(demo_dir), "PYTHONPATH": str(ROOT / "tests/support")}
     command = [sys.executable, "-W", "ignore", "-c", PEAK, files]

@@ -1,4 +1,4 @@
-"""End to end: `datasette serve` as people run it, called as the recipes call it, and from a page of another origin."""
+"""End to end: a real `datasette serve`, called like the recipes and from a page of another origin."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def server(demo_dir, database, tmp_path_factory):
 
 
 def test_the_recipes_curl(server, demo_dir):
-    """The very URL of the recipe."""
+    """The literal URL of the recipe."""
     response = httpx.get(
         f"{server}/_memory.json?sql=select+hex(llm_embed('clip',+:q))+as+x&q=purple+and+gold&_shape=array"
     )
@@ -53,9 +53,8 @@ def test_the_recipes_curl(server, demo_dir):
 
 def test_the_recipes_page(server, demo_dir):
     page = httpx.get(f"{server}/_memory?sql=select+hex(llm_embed('clip',+:q))+as+x&q=purple+and+gold").text
-    assert (
-        Engine(demo_dir).embed_item("purple and gold").tobytes().hex().upper()[:2000] in page
-    )  # a page cuts long cells short
+    vector = Engine(demo_dir).embed_item("purple and gold").tobytes()
+    assert vector.hex().upper()[:2000] in page  # pages truncate long cells
 
 
 def test_the_canned_query_needs_no_sql(server, demo_dir):
@@ -89,7 +88,7 @@ def test_many_clients_at_once_all_get_their_own_embedding(server, demo_dir):
 
 
 def test_garbage_is_collected_by_a_thread_that_holds_no_lock(tmp_path):
-    """Else 50 clients whose queries all failed made the server hang, after some 5,000 queries: see datasette_guard/memory.py."""
+    """Without this, 50 clients with failing queries hung the server after about 5,000 queries (datasette_guard/memory.py)."""
     env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(tmp_path / "none"))
     arguments = ["--memory", "--plugins-dir", str(ROOT / "tests/plugins")]
     with serving(*arguments, env=env, log=tmp_path / "log") as url, httpx.Client() as client:
@@ -112,7 +111,7 @@ def test_scale_to_zero_and_block_robots_are_there_as_they_are(server):
 
 
 def test_the_first_query_of_a_cold_server_succeeds(demo_dir, tmp_path):
-    """It comes while the tower is still being opened, and waits for it outside SQL's time limit."""
+    """The query arrives while the tower is being opened and waits for it outside SQL's time limit."""
     env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
     with serving("--memory", *DATASETTES_LIMIT, env=env, log=tmp_path / "log") as url:
         response = httpx.get(f"{url}/_memory.json", params={"sql": EMBED, "q": "cold", "_shape": "array"})
@@ -144,7 +143,7 @@ def test_bad_configuration_ends_serve_with_its_sentence(tmp_path):
 
 
 def notebook(server: str) -> str:
-    """A page that runs the JavaScript of the manual against `server` and shows the embedding."""
+    """An HTML page that runs the manual's JavaScript against `server` and shows the embedding."""
     section = (ROOT / "docs/javascript.md").read_text().split("\n## Without the module\n")[1]
     [script] = re.findall(r"```javascript\n(.*?)```", section, re.DOTALL)
     script = script.replace("https://YOUR-HOST", server)
@@ -156,7 +155,7 @@ document.body.textContent = JSON.stringify([...embedding]);
 
 @pytest.fixture
 def elsewhere(server):
-    """A page of another origin that fetches from the server, as a notebook does."""
+    """The address of a page of another origin that fetches from the server, as a notebook does."""
 
     with another_origin(notebook(server).encode()) as url:
         yield url

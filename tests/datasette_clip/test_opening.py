@@ -1,4 +1,4 @@
-"""The image tower is opened outside SQL's clock, by whatever kind of query that needs it first."""
+"""The first query that needs the image tower opens it outside SQL's time limit, whatever kind of query it is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llm_clip_onnx.engine import Engine, default_engine
 from llm_clip_onnx.lazy import Lazy
 from nasty import photo, saved
 
-OUTSIDE_SQL = "asyncio"  # begins the names of asyncio.to_thread's threads; Datasette's for SQL have other names
+OUTSIDE_SQL = "asyncio"  # prefix of the thread names of asyncio.to_thread; Datasette's SQL threads have another
 OPENING_S = 2  # longer than Datasette's limit of 1 s for SQL
 JPEG = saved(photo(224, 224), "JPEG")
 IMG = base64.urlsafe_b64encode(JPEG).decode()
@@ -32,14 +32,13 @@ CANNED = {
         "files": {"queries": {"similar": "select clip_similarity(image, :text) is not null as x from pictures"}}
     }
 }
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # as in test_sql_functions.py
+# For the same reason as in test_sql_functions.py.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.fixture
 def openings(monkeypatch) -> list[str]:
-    """The threads in which an image tower was opened, which takes OPENING_S."""
+    """The name prefixes of the threads that opened an image tower. Each opening takes OPENING_S."""
     threads: list[str] = []
     genuine = Engine._open_image
 
@@ -66,10 +65,10 @@ def datasette(demo_dir, demo_engine, openings, tmp_path, monkeypatch) -> Dataset
 
 
 def get(datasette: Datasette, path: str, **parameters):
-    async def asking():
+    async def request():
         return await datasette.client.get(path, params={"_shape": "arrays", **parameters})
 
-    return asyncio.run(asking())
+    return asyncio.run(request())
 
 
 SCAN = "select count(*) = 5000 from numbers where (select length(llm_embed('clip', image)) from pictures) = 2048"
@@ -131,12 +130,12 @@ def test_the_condition_of_a_search_waits_too_and_its_body_is_read_again(datasett
 
 @pytest.mark.parametrize(("status", "runs"), [(200, 1), (400, 2)])
 def test_a_request_in_flight_runs_again_only_if_it_failed(status, runs, datasette, openings, monkeypatch):
-    """Another request's SQL may have raised ImageTowerClosed: a response that is no error is not dropped for that."""
+    """A successful response is sent, even if another request's SQL raised ImageTowerClosed meanwhile."""
     calls, sent = [], []
 
     async def app(scope, receive, send):
         calls.append(scope)
-        monkeypatch.setattr(model, "last_raised", -1)  # as another request does meanwhile
+        monkeypatch.setattr(model, "last_raised", -1)  # another request raises ImageTowerClosed
         await send({"type": "http.response.start", "status": status, "headers": []})
         await send({"type": "http.response.body", "body": b"done"})
 

@@ -1,4 +1,4 @@
-"""Search by SQL and by JSON: the rows, and their order, are those of a numpy oracle, and strangers find nothing."""
+"""Search by SQL and by JSON: rows and order match a numpy oracle, and clients without permission get nothing."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ from llm_clip_onnx.vectors import unit
 from nasty import photo, saved
 from serving import environment, serving
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # as in test_sql_functions.py
+# For the same reason as in test_sql_functions.py.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 SEARCH = "/-/clip/search/photos/emoji.json"
 LLMS_TABLES = """
 create table collections (id integer primary key, name text, model text);
@@ -45,7 +44,7 @@ def stored(demo_engine) -> dict[str, tuple[np.ndarray, dict]]:
 
 @pytest.fixture(scope="module")
 def database(stored, tmp_path_factory) -> Path:
-    """A file as `llm embed-multi` writes it, with some rows that it would not."""
+    """A database as `llm embed-multi` writes it, plus rows that `llm` never writes."""
     path = tmp_path_factory.mktemp("files") / "photos.db"
     with sqlite3.connect(path) as connection:
         connection.executescript(LLMS_TABLES)
@@ -70,7 +69,8 @@ def database(stored, tmp_path_factory) -> Path:
 FAUCETS = {"table": "faucets", "vector": "vec", "image_url": "https://img.example/{photo}.jpg"}
 
 
-def opened(database: Path, **metadata) -> Datasette:
+def datasette_of(database: Path, **metadata) -> Datasette:
+    """A Datasette that serves a database, with a collection of its table `faucets`."""
     collections = {"photos": {"faucets": FAUCETS}}
     plugins = {"plugins": {"datasette-clip": {"collections": collections} | metadata.pop("clip", {})}}
     return Datasette([str(database)], memory=True, cors=True, metadata=plugins | metadata)
@@ -79,20 +79,20 @@ def opened(database: Path, **metadata) -> Datasette:
 @pytest.fixture
 def datasette(database, demo_dir, monkeypatch) -> Datasette:
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
-    monkeypatch.setattr("datasette.handle_exception.rich", None)  # which a deployment does not have
-    return opened(database)
+    monkeypatch.setattr("datasette.handle_exception.rich", None)  # a deployment has no rich
+    return datasette_of(database)
 
 
 def ask(datasette: Datasette, path: str, method: str = "GET", **sent) -> httpx.Response:
-    async def asking():
+    async def request() -> httpx.Response:
         return await datasette.client.request(method, path, **sent)
 
     path = path.removeprefix("http://localhost")
-    return asyncio.run(asking())
+    return asyncio.run(request())
 
 
 def ranked(stored, query: np.ndarray) -> list[str]:
-    """Ids by cosine with a query, the largest first."""
+    """All ids by their cosine with a query, the largest first."""
     query = query.astype(np.float64)
     scores = {
         id_: e.astype(np.float64) @ query / np.linalg.norm(e.astype(np.float64)) for id_, (e, *_) in stored.items()
@@ -106,11 +106,11 @@ def ids(response: httpx.Response) -> list[str]:
 
 
 def query_of(engine, stored, *terms: tuple[float, str, str]) -> np.ndarray:
-    """The sum of unit embeddings of (weight, "text" or "id", value)."""
-    found = [
+    """The weighted sum of unit embeddings. A term is (weight, "text" or "id", value)."""
+    weighted = [
         w * unit((engine.embed_item(v) if kind == "text" else stored[v][0]).astype(np.float64)) for w, kind, v in terms
     ]
-    return np.sum(found, axis=0)
+    return np.sum(weighted, axis=0)
 
 
 def first_id(stored) -> str:
@@ -300,7 +300,7 @@ HIDDEN = [
 def test_what_is_private_is_not_searched_by_strangers(metadata, database, stored, demo_dir, monkeypatch):
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
     monkeypatch.setattr("datasette.handle_exception.rich", None)
-    datasette = opened(database, **metadata)
+    datasette = datasette_of(database, **metadata)
     picture = f"/-/clip/thumbnail/photos/emoji?id={first_id(stored)}"
     for path in (f"{SEARCH}?q=red", SEARCH, picture):
         response = ask(datasette, path)
@@ -313,7 +313,7 @@ def test_what_is_private_is_not_searched_by_strangers(metadata, database, stored
 
 def test_a_condition_is_for_who_may_run_sql(database, demo_dir, monkeypatch):
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
-    datasette = opened(database, allow_sql=False)
+    datasette = datasette_of(database, allow_sql=False)
     response = ask(datasette, f"{SEARCH}?q=red&where=1")
     assert (response.status_code, response.json()["error"]) == (403, "where is SQL, which you may not run here")
     assert len(ids(ask(datasette, f"{SEARCH}?q=red"))) == 20
@@ -331,14 +331,14 @@ def test_collections_that_cannot_be_read_stop_the_start(collections, sentence, d
     import click
 
     with pytest.raises(click.ClickException) as raised:
-        ask(opened(database, clip={"collections": collections}), "/")
+        ask(datasette_of(database, clip={"collections": collections}), "/")
     assert raised.value.message == sentence
 
 
 def test_a_configured_table_that_is_not_there_is_named_in_the_log(database, demo_dir, monkeypatch, caplog):
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
     monkeypatch.setattr("datasette.handle_exception.rich", None)
-    datasette = opened(database, clip={"collections": {"photos": {"taps": FAUCETS | {"table": "taps"}}}})
+    datasette = datasette_of(database, clip={"collections": {"photos": {"taps": FAUCETS | {"table": "taps"}}}})
     with caplog.at_level(logging.WARNING, "datasette_clip"):
         response = ask(datasette, "/-/clip/search/photos/taps.json?q=a")
     assert response.status_code == 404
@@ -350,7 +350,7 @@ def test_pages_of_other_origins_may_search(datasette):
 
 
 def test_a_server_searches_a_file_of_others_beside_its_own(database, stored, demo_dir, demo_engine, tmp_path):
-    """End to end, read-only as in the container."""
+    """End to end. The file is read-only, as in the container."""
     env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
     with serving("-i", str(database), "--memory", env=env, log=tmp_path / "log") as url:
         response = httpx.get(url + SEARCH, params={"q": "red heart"})
@@ -363,7 +363,7 @@ def test_a_server_searches_a_file_of_others_beside_its_own(database, stored, dem
 
 @pytest.fixture
 def odd(demo_engine, tmp_path) -> Path:
-    """A file whose rows are not what llm writes, each odd in a way of its own."""
+    """A database with four rows that `llm` would not write, each invalid in another way."""
     path, vector = tmp_path / "odd.db", demo_engine.embed_item("red").tobytes()
     with sqlite3.connect(path) as connection:
         connection.executescript(LLMS_TABLES)
@@ -377,7 +377,7 @@ def odd(demo_engine, tmp_path) -> Path:
 
 def test_rows_that_are_odd_are_answered_all_the_same(odd, demo_dir, monkeypatch):
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
-    datasette = opened(odd)
+    datasette = datasette_of(odd)
     response = ask(datasette, "/-/clip/search/odd/emoji.json?q=red")
     assert response.status_code == 200
     strict = json.loads(response.text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
@@ -405,13 +405,13 @@ def test_tables_that_only_look_like_llms_are_no_collections(tables, demo_dir, tm
     monkeypatch.setattr("datasette.handle_exception.rich", None)
     with sqlite3.connect(tmp_path / "odd.db") as connection:
         connection.executescript(tables)
-    datasette = opened(tmp_path / "odd.db")
+    datasette = datasette_of(tmp_path / "odd.db")
     assert ask(datasette, "/-/clip/search/odd/c.json?q=red").status_code == 404
     assert "/-/clip/search/odd/c" not in ask(datasette, "/").text
 
 
 @pytest.mark.parametrize("name", ["q", "id", "where"])
-def test_half_a_surrogate_is_no_character(name, datasette):
+def test_an_unpaired_surrogate_is_refused(name, datasette):
     response = ask(
         datasette, SEARCH, "POST", content=f'{{"{name}": "\\ud800"}}', headers={"content-type": "application/json"}
     )
@@ -435,14 +435,14 @@ def test_addresses_of_images_are_quoted_and_none_that_runs(url, image, demo_engi
         row = ("a b#/", demo_engine.embed_item("red").tobytes(), "https://y.example/p#1", "javascript:alert(1)")
         connection.execute("insert into faucets values (?, ?, ?, ?, null)", row)
     clip = {"collections": {"photos": {"faucets": FAUCETS | {"image_url": url}}}}
-    [result] = ask(opened(tmp_path / "photos.db", clip=clip), "/-/clip/search/photos/faucets.json?q=red").json()[
+    [result] = ask(datasette_of(tmp_path / "photos.db", clip=clip), "/-/clip/search/photos/faucets.json?q=red").json()[
         "results"
     ]
     assert result["image"] == image
 
 
-def test_another_photograph_is_no_hit_of_its_own(datasette):
-    """What is sent is not stored, and needs no id."""
+def test_an_uploaded_image_is_not_among_its_own_hits(datasette):
+    """An uploaded image is not stored and needs no id."""
     assert (
         len(ids(ask(datasette, SEARCH, "POST", content=saved(photo(), "JPEG"), headers={"content-type": "image/jpeg"})))
         == 20
@@ -459,7 +459,7 @@ def test_thumbnails_that_were_made_are_shown_in_place_of_images(database, stored
     run_llm("clip", "index", str(copy), "-c", "emoji", env=environment(tmp_path / "llm"))
     with sqlite3.connect(copy) as conn:
         conn.execute("update embeddings set content_blob = zeroblob(200000) where id = ?", [first_id(stored)])
-    datasette = opened(copy)
+    datasette = datasette_of(copy)
     [result] = ask(datasette, SEARCH, params={"id": first_id(stored), "k": 1}).json()["results"]
     picture = ask(datasette, result["image"])
     assert (picture.status_code, picture.headers["content-type"]) == (200, "image/jpeg")

@@ -1,4 +1,4 @@
-"""/-/clip/search and its pages, over HTTP and in a real browser, with a script and without; who may see what of them."""
+"""/-/clip/search and its pages: as plain forms over HTTP, in a real browser, and with permissions."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ import httpx
 import pytest
 from datasette.app import Datasette
 from PIL import Image
-from test_pages import drawn, errors_in, transfer, upload
 
-from browser import chromium, new_context
+from browser import chromium, new_context, transfer, upload
 from conftest import ROOT
 from datasette_clip.model import embedding_queue
 from datasette_clip.pages import search as search_pages
+from drawings import drawing
+from page_forms import errors_in
 from serving import environment, serving
 
 LIST = "/-/clip/search"
 PAGE, JSON = f"{LIST}/photos/emoji", f"{LIST}/photos/emoji.json"
 ROWS = 60
 K = search_pages.ROWS
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # as in test_pages.py
+# For the same reason as in test_sql_functions.py.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 def make_collection(file: Path, rows: list[tuple], model: str = "clip") -> Path:
@@ -48,7 +50,7 @@ def make_collection(file: Path, rows: list[tuple], model: str = "clip") -> Path:
 
 @pytest.fixture(scope="module")
 def photos(demo_engine, tmp_path_factory) -> Path:
-    """Some of the demo collection, hearts and cats among them, embedded."""
+    """A collection of ROWS emoji with their embeddings, hearts and cats first."""
     with closing(sqlite3.connect(ROOT / "demo/emoji.db")) as db:
         found = db.execute(
             """select id, label, "group", image from emoji
@@ -62,40 +64,40 @@ def photos(demo_engine, tmp_path_factory) -> Path:
     return make_collection(tmp_path_factory.mktemp("photos") / "photos.db", rows)
 
 
-def serve(file: Path, **options) -> Datasette:
+def datasette_of(file: Path, **options) -> Datasette:
     return Datasette(files=[str(file)], memory=True, **options)
 
 
 @pytest.fixture
 def datasette(photos, demo_dir, monkeypatch) -> Datasette:
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
-    return serve(photos)
+    return datasette_of(photos)
 
 
 def call(datasette: Datasette, path: str, method: str = "GET", **options) -> httpx.Response:
-    async def call_it():
+    async def request() -> httpx.Response:
         await datasette.invoke_startup()
         return await datasette.client.request(method, path, **options)
 
-    return asyncio.run(call_it())
+    return asyncio.run(request())
 
 
-def asking(path: str = PAGE, **fields) -> str:
+def search_url(path: str = PAGE, **fields) -> str:
     return f"{path}?{urlencode(fields, doseq=True)}"
 
 
-# What a page shows, read from its HTML
+# Read from the HTML of a page
 
 
 def hits_in(page: str) -> list[tuple[str, str]]:
-    """Id and score of each row."""
+    """Id and score of each hit."""
     found = re.findall(r'title="The row (.*?)">.*?<span class="clip-marks">(?:<span class="clip-score">(.*?)</span>)?', page, re.DOTALL)  # fmt: skip
     return [(html.unescape(id), score) for id, score in found]
 
 
-def hits_of(answer: dict) -> list[tuple[str, str]]:
-    """The same of JSON."""
-    return [(one["id"], "" if one["score"] is None else f"{one['score']:.3f}") for one in answer["results"]]
+def hits_in_json(answer: dict) -> list[tuple[str, str]]:
+    """Id and score of each hit of a JSON answer, as the page prints them."""
+    return [(hit["id"], "" if hit["score"] is None else f"{hit['score']:.3f}") for hit in answer["results"]]
 
 
 def links_in(page: str, pattern: str) -> list[str]:
@@ -104,7 +106,8 @@ def links_in(page: str, pattern: str) -> list[str]:
     return [html.unescape(re.search(r'href="([^"]*)"', tag)[1]) for tag in tags]
 
 
-def box_in(page: str) -> str:
+def query_in(page: str) -> str:
+    """The query in the search field."""
     return html.unescape(re.search(r'id="clip-q" name="q" value="([^"]*)"', page)[1])
 
 
@@ -113,15 +116,15 @@ def box_in(page: str) -> str:
 
 @pytest.mark.parametrize("q", ["", "a red heart", 'smiling face - "heart"', "- id:red_heart", '[{"text": "cat", "weight": 2}]'])  # fmt: skip
 def test_the_page_shows_what_the_json_answers(q, datasette):
-    page = call(datasette, asking(q=q))
+    page = call(datasette, search_url(q=q))
     assert page.status_code == 200
-    assert hits_in(page.text) == hits_of(call(datasette, asking(JSON, q=q, k=K)).json())
+    assert hits_in(page.text) == hits_in_json(call(datasette, search_url(JSON, q=q, k=K)).json())
     assert len(hits_in(page.text)) == K
-    assert box_in(page.text) == q
+    assert query_in(page.text) == q
 
 
 def test_a_row_has_its_picture_its_caption_and_links_that_search_on(datasette):
-    page = call(datasette, asking(q="a red heart")).text
+    page = call(datasette, search_url(q="a red heart")).text
     [(id, _), *_] = hits_in(page)
     first = re.search(r'<ol class="clip-grid".*?</li>', page, re.DOTALL)[0]
     caption = re.search(r'alt="(.*?)" loading="lazy"', first)[1]
@@ -142,8 +145,8 @@ def test_a_row_has_its_picture_its_caption_and_links_that_search_on(datasette):
 
 
 def test_further_rows_have_links_of_their_own(datasette):
-    whole = hits_of(call(datasette, asking(JSON, q="cat", k=1000)).json())
-    url, found = asking(q="cat"), []
+    whole = hits_in_json(call(datasette, search_url(JSON, q="cat", k=1000)).json())
+    url, found = search_url(q="cat"), []
     while url:
         page = call(datasette, url).text
         found += hits_in(page)
@@ -154,29 +157,31 @@ def test_further_rows_have_links_of_their_own(datasette):
 
 
 def test_a_picture_is_posted_and_its_vector_goes_on_in_links(datasette):
-    page = call(datasette, PAGE, "POST", data={"q": ""}, files=[("image", ("heart.png", drawn("heart")))]).text
+    page = call(datasette, PAGE, "POST", data={"q": ""}, files=[("image", ("heart.png", drawing("heart")))]).text
     img = re.search(r'name="img" value="([^"]+)"', page)[1]
-    assert hits_in(page) == hits_of(call(datasette, asking(JSON, img=img, k=K)).json())
+    assert hits_in(page) == hits_in_json(call(datasette, search_url(JSON, img=img, k=K)).json())
     assert "data:image/jpeg;base64," in page
-    again = call(datasette, asking(img=img, q="yellow face")).text
+    again = call(datasette, search_url(img=img, q="yellow face")).text
     assert (
-        hits_in(again) == hits_of(call(datasette, asking(JSON, img=img, q="yellow face", k=K)).json()) != hits_in(page)
+        hits_in(again)
+        == hits_in_json(call(datasette, search_url(JSON, img=img, q="yellow face", k=K)).json())
+        != hits_in(page)
     )
     more = links_in(again, "data-more")[0]
-    assert hits_in(call(datasette, more).text)[0] == hits_of(call(datasette, asking(JSON, img=img, q="yellow face", k=K + 1)).json())[-1]  # fmt: skip
+    assert hits_in(call(datasette, more).text)[0] == hits_in_json(call(datasette, search_url(JSON, img=img, q="yellow face", k=K + 1)).json())[-1]  # fmt: skip
     minus = call(datasette, links_in(again, "Less of")[0]).text
     assert len(parse_qs(urlsplit(links_in(again, "Less of")[0]).query)["q"]) == 2
-    assert box_in(minus).startswith("yellow face - id:")
+    assert query_in(minus).startswith("yellow face - id:")
     assert hits_in(again)[0][0] not in dict(hits_in(minus)[:1])
-    assert 'name="q" value="vector:' in minus  # goes on where the words are changed
+    assert 'name="q" value="vector:' in minus  # stays when the words change
     removed = call(datasette, links_in(minus, "data-remove")[0]).text
-    assert parse_qs(urlsplit(links_in(minus, "data-remove")[0]).query)["q"] == [box_in(removed)]
+    assert parse_qs(urlsplit(links_in(minus, "data-remove")[0]).query)["q"] == [query_in(removed)]
 
 
 def test_json_curl_and_sql_of_the_page_give_the_same_rows(datasette):
-    page = call(datasette, asking(q='it\'s a "red" heart')).text
+    page = call(datasette, search_url(q='it\'s a "red" heart')).text
     wanted = hits_in(page)
-    assert hits_of(call(datasette, links_in(page, "emoji.json")[0]).json()) == wanted
+    assert hits_in_json(call(datasette, links_in(page, "emoji.json")[0]).json()) == wanted
     curl = html.unescape(re.search(r"<h3>curl</h3>\n<pre[^>]*>(.*?)</pre>", page, re.DOTALL)[1])
     fields = [part for part in shlex.split(curl) if "=" in part]
     assert [tuple(part.split("=", 1)) for part in fields] == [("q", '"it\'s a \\"red\\" heart"'), ("k", str(K))]
@@ -187,12 +192,12 @@ def test_json_curl_and_sql_of_the_page_give_the_same_rows(datasette):
 
 def test_a_condition_leaves_only_some_rows(datasette):
     where = "metadata ->> 'label' like '%cat%'"
-    page = call(datasette, asking(q="a heart", where=where)).text
-    assert hits_in(page) == hits_of(call(datasette, asking(JSON, q="a heart", where=where, k=K)).json())
+    page = call(datasette, search_url(q="a heart", where=where)).text
+    assert hits_in(page) == hits_in_json(call(datasette, search_url(JSON, q="a heart", where=where, k=K)).json())
     assert 0 < len(hits_in(page)) < K
     assert html.unescape(re.search(r'name="where" value="([^"]*)"', page)[1]) == where
     assert all("where=" in link for link in links_in(page, "clip-like|clip-sign"))
-    none = call(datasette, asking(q="a heart", where="0")).text
+    none = call(datasette, search_url(q="a heart", where="0")).text
     assert "No row of the collection meets this condition." in none
 
 
@@ -212,11 +217,11 @@ def test_a_condition_leaves_only_some_rows(datasette):
     ],
 )  # fmt: skip
 def test_what_cannot_be_answered_is_a_sentence_that_loses_nothing_typed(fields, status, sentence, datasette):
-    response = call(datasette, asking(**fields))
+    response = call(datasette, search_url(**fields))
     assert response.status_code == status
     [said] = errors_in(response.text)
     assert said.startswith(sentence)
-    assert box_in(response.text) == fields["q"]
+    assert query_in(response.text) == fields["q"]
     assert html.escape(fields.get("where", "")) in response.text
 
 
@@ -224,32 +229,32 @@ def test_a_file_that_is_no_image_is_named(datasette):
     response = call(datasette, PAGE, "POST", data={"q": "red"}, files=[("image", ("notes.txt", b"abc"))])
     assert response.status_code == 400
     assert errors_in(response.text) == ["notes.txt: 3-byte blob is not an image; expected JPEG, PNG, WebP, GIF, BMP or AVIF"]  # fmt: skip
-    assert box_in(response.text) == "red"
+    assert query_in(response.text) == "red"
 
 
 def test_a_crowded_server_says_so_on_the_page(photos, demo_dir, monkeypatch):
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
-    datasette = serve(photos, metadata={"plugins": {"datasette-clip": {"limits": {"embedding": 1}}}})
+    datasette = datasette_of(photos, metadata={"plugins": {"datasette-clip": {"limits": {"embedding": 1}}}})
     with embedding_queue(datasette).slot():
-        response = call(datasette, asking(q="red"))
-    assert (response.status_code, box_in(response.text)) == (503, "red")
+        response = call(datasette, search_url(q="red"))
+    assert (response.status_code, query_in(response.text)) == (503, "red")
     assert errors_in(response.text)[0].endswith("(plugins.datasette-clip.limits.embedding)")
 
 
 def test_without_a_model_rows_are_shown_and_a_search_says_what_to_run(photos, tmp_path, monkeypatch):
     monkeypatch.setenv("CLIP_MODEL_DIR", str(tmp_path / "none"))
-    datasette = serve(photos)
+    datasette = datasette_of(photos)
     assert len(hits_in(call(datasette, PAGE).text)) == K
-    response = call(datasette, asking(q="red"))
+    response = call(datasette, search_url(q="red"))
     assert response.status_code == 503
     assert "there is no model directory" in errors_in(response.text)[0]
 
 
 def test_a_search_that_takes_too_long_says_so(photos, demo_dir, monkeypatch):
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
-    datasette = serve(photos, settings={"sql_time_limit_ms": 1000})
+    datasette = datasette_of(photos, settings={"sql_time_limit_ms": 1000})
     slow = "(with recursive t(n) as (select 1 union all select n + 1 from t) select max(n) from t)"
-    response = call(datasette, asking(q="red", where=slow))
+    response = call(datasette, search_url(q="red", where=slow))
     assert response.status_code == 400
     assert "took longer than 1000 ms" in errors_in(response.text)[0]
 
@@ -261,19 +266,19 @@ def test_whatever_the_database_holds_is_shown_as_text(demo_engine, demo_dir, tmp
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
     vector = demo_engine.embed_item("red").tobytes()
     rows = [
-        (NASTY, vector, None, drawn("heart", 50, 50), "{}"),
+        (NASTY, vector, None, drawing("heart", 50, 50), "{}"),
         ("by-label", vector, None, None, json.dumps({"label": NASTY})),
         ("by-name", vector, None, None, json.dumps({"label": 7, "name": ["x"], "title": NASTY})),
         ("by-content", vector, NASTY * 3, None, "not JSON"),
         ("svg", vector, "drawn", b"<svg xmlns='http://www.w3.org/2000/svg' onload='window.broken = 1'/>", "[1]"),
     ]
-    datasette = serve(make_collection(tmp_path / "photos.db", rows))
+    datasette = datasette_of(make_collection(tmp_path / "photos.db", rows))
     for fields in ({}, {"q": NASTY}, {"q": "red", "where": f"id is not '{NASTY.replace(chr(39), chr(39) * 2)}'"}):
-        page = call(datasette, asking(**fields)).text
+        page = call(datasette, search_url(**fields)).text
         assert "<script>window" not in page
         assert "<img src=x" not in page
         assert hits_in(page)
-    page = call(datasette, asking(q="red")).text
+    page = call(datasette, search_url(q="red")).text
     assert {id for id, _ in hits_in(page)} == {row[0] for row in rows}
     for link in links_in(page, "clip-like"):
         assert len(hits_in(call(datasette, link).text)) == len(rows)
@@ -300,7 +305,7 @@ def test_a_picture_of_a_column_is_shown_where_it_is_an_address_of_one(
         db.execute("insert into faucets values (1, 'brass', ?, ?)", [url, demo_engine.embed_item("red").tobytes()])
     faucets = {"table": "faucets", "vector": "embedding", "image_url": "{picture}", "content": "name"}
     metadata = {"plugins": {"datasette-clip": {"collections": {"photos": {"faucets": faucets}}}}}
-    page = call(serve(tmp_path / "photos.db", metadata=metadata), f"{LIST}/photos/faucets?q=red").text
+    page = call(datasette_of(tmp_path / "photos.db", metadata=metadata), f"{LIST}/photos/faucets?q=red").text
     assert hits_in(page)[0][0] == "1"
     assert (f'<img src="{html.escape(url)}" alt="brass"' in page) == shown
     assert ("<span>brass</span>" in page) != shown
@@ -330,12 +335,12 @@ def test_without_a_collection_nothing_is_linked_and_the_list_says_how_to_make_on
 def test_a_collection_of_another_model_is_not_on_the_list(photos, demo_engine, demo_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
     rows = [("a", demo_engine.embed_item("red").tobytes(), "red", None, None)]
-    datasette = serve(make_collection(tmp_path / "photos.db", rows, model="ada-002"))
+    datasette = datasette_of(make_collection(tmp_path / "photos.db", rows, model="ada-002"))
     assert PAGE not in call(datasette, LIST).text
-    assert "holds vectors of model 'ada-002'" in errors_in(call(datasette, asking(q="red")).text)[0]
+    assert "holds vectors of model 'ada-002'" in errors_in(call(datasette, search_url(q="red")).text)[0]
 
 
-# Who may see what
+# Permissions
 
 ME, OTHER = {"id": "me"}, {"id": "other"}
 PRIVATE = {
@@ -343,7 +348,7 @@ PRIVATE = {
     "table": {"databases": {"photos": {"tables": {"embeddings": {"allow": ME}}}}},
     "instance": {"allow": ME},
 }
-WITHIN = [PAGE, asking(q="red"), asking(q="id:red_heart"), JSON, asking(JSON, q="red"), "/-/clip/thumbnail/photos/emoji?id=red_heart"]  # fmt: skip
+WITHIN = [PAGE, search_url(q="red"), search_url(q="id:red_heart"), JSON, search_url(JSON, q="red"), "/-/clip/thumbnail/photos/emoji?id=red_heart"]  # fmt: skip
 LISTS = [LIST, "/", "/-/clip", "/photos", "/_memory"]
 
 
@@ -357,24 +362,24 @@ def test_what_is_private_is_neither_searched_nor_shown_nor_listed_for_strangers(
     what, actor, photos, demo_dir, monkeypatch
 ):
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
-    datasette = serve(photos, metadata=PRIVATE[what])
-    who = cookie(datasette, actor)
+    datasette = datasette_of(photos, metadata=PRIVATE[what])
+    cookies = cookie(datasette, actor)
     for path in WITHIN:
-        response = call(datasette, path, **who)
+        response = call(datasette, path, **cookies)
         assert response.status_code == (200 if actor == ME else 403), path
         if actor != ME:
             assert "red_heart" not in response.text.replace(path, "")
             assert b"PNG" not in response.content
-    posted = call(datasette, PAGE, "POST", files=[("image", ("a.png", drawn("heart")))], **who)
+    posted = call(datasette, PAGE, "POST", files=[("image", ("a.png", drawing("heart")))], **cookies)
     assert posted.status_code == (200 if actor == ME else 403)
     for path in LISTS:
-        page = call(datasette, path, **who).text
+        page = call(datasette, path, **cookies).text
         if actor == ME and path in (LIST, "/", "/photos"):
             assert PAGE in page, path
         if actor != ME:
             assert PAGE not in page, path
             assert f'"{LIST}">Search by' not in page, path
-    unknown = call(datasette, f"{LIST}/photos/nothing", **who)
+    unknown = call(datasette, f"{LIST}/photos/nothing", **cookies)
     assert unknown.status_code in (403, 404)
     assert "emoji" not in unknown.text
 
@@ -382,25 +387,25 @@ def test_what_is_private_is_neither_searched_nor_shown_nor_listed_for_strangers(
 def test_with_clip_token_everything_of_it_needs_the_token(photos, demo_dir, monkeypatch):
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
     monkeypatch.setenv("CLIP_TOKEN", "a-secret")
-    datasette = serve(photos)
+    datasette = datasette_of(photos)
     for path in [*WITHIN, LIST]:
         assert call(datasette, path).status_code == 403, path
         assert call(datasette, path, headers={"authorization": "Bearer a-secret"}).status_code == 200, path
 
 
 @pytest.mark.parametrize("metadata", [{"allow_sql": ME}, {"databases": {"photos": {"allow_sql": ME}}}])
-def test_sql_is_only_for_who_may_run_it(metadata, photos, demo_dir, monkeypatch):
+def test_sql_needs_the_permission_to_run_it(metadata, photos, demo_dir, monkeypatch):
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
-    datasette = serve(photos, metadata=metadata)
+    datasette = datasette_of(photos, metadata=metadata)
     for actor, may in ((None, False), (ME, True)):
-        who = cookie(datasette, actor)
-        page = call(datasette, asking(q="red"), **who).text
+        cookies = cookie(datasette, actor)
+        page = call(datasette, search_url(q="red"), **cookies).text
         assert (len(hits_in(page)), 'id="clip-where"' in page, "sql=" in page) == (K, may, may)
-        answer = call(datasette, asking(q="red", where="1=1"), **who)
+        answer = call(datasette, search_url(q="red", where="1=1"), **cookies)
         assert answer.status_code == (200 if may else 403)
         if not may:
             assert errors_in(answer.text) == ["where is SQL, which you may not run here"]
-            assert box_in(answer.text) == "red"
+            assert query_in(answer.text) == "red"
 
 
 # In a browser
@@ -414,11 +419,12 @@ def server(photos, demo_dir, tmp_path_factory):
         yield url
 
 
-def answered(server: str, **fields) -> list[tuple[str, str]]:
-    return hits_of(httpx.get(server + asking(JSON, k=K, **fields)).json())
+def hits_by_json(server: str, **fields) -> list[tuple[str, str]]:
+    """The hits that the JSON endpoint answers."""
+    return hits_in_json(httpx.get(server + search_url(JSON, k=K, **fields)).json())
 
 
-def shown(page) -> list[tuple[str, str]]:
+def hits_shown_on(page) -> list[tuple[str, str]]:
     return hits_in(page.inner_html("#clip-result"))
 
 
@@ -436,7 +442,7 @@ def test_typing_shows_what_the_json_answers(browser_page, server):
     assert browser_page.evaluate("document.activeElement.id") == "clip-q"
     browser_page.keyboard.type("a red heart - blue")
     wait_for_title(browser_page, "a red heart - blue:")
-    assert shown(browser_page) == answered(server, q="a red heart - blue")
+    assert hits_shown_on(browser_page) == hits_by_json(server, q="a red heart - blue")
     assert browser_page.inner_text("#clip-status") == f"{K} rows, the best first"
     assert re.search(r"The server took [\d.]+ ms, there and back [\d.]+ ms", browser_page.inner_text("#clip-took"))
     assert browser_page.evaluate("document.activeElement.id") == "clip-q"
@@ -448,23 +454,23 @@ def test_typing_shows_what_the_json_answers(browser_page, server):
 
 @chromium
 def test_more_like_this_more_of_this_and_less_of_this(browser_page, server):
-    browser_page.goto(server + asking(q="cat"))
+    browser_page.goto(server + search_url(q="cat"))
     browser_page.locator(".clip-like").nth(2).click()
-    id = answered(server, q="cat")[2][0]
+    id = hits_by_json(server, q="cat")[2][0]
     wait_for_first(browser_page, id)
     assert browser_page.input_value("#clip-q") == f"id:{id}"
-    assert shown(browser_page) == answered(server, q=f"id:{id}")
+    assert hits_shown_on(browser_page) == hits_by_json(server, q=f"id:{id}")
     browser_page.fill("#clip-q", "a heart")
     wait_for_title(browser_page, "a heart:")
-    best = shown(browser_page)[0][0]
+    best = hits_shown_on(browser_page)[0][0]
     browser_page.click("#clip-grid > li:first-child [aria-label^='Less of']")
     wait_for_title(browser_page, f"a heart - id:{best}:")
     assert browser_page.input_value("#clip-q") == f"a heart - id:{best}"
-    assert shown(browser_page) == answered(server, q=f"a heart - id:{best}")
-    other = shown(browser_page)[0][0]
+    assert hits_shown_on(browser_page) == hits_by_json(server, q=f"a heart - id:{best}")
+    other = hits_shown_on(browser_page)[0][0]
     browser_page.click("#clip-grid > li:first-child [aria-label^='More of']")
     wait_for_title(browser_page, f"a heart - id:{best} + id:{other}:")
-    assert shown(browser_page)[0][0] == other
+    assert hits_shown_on(browser_page)[0][0] == other
 
 
 @chromium
@@ -474,9 +480,9 @@ def test_a_picture_is_shrunk_sent_and_kept_while_words_change(way, browser_page,
     browser_page.on("request", lambda request: sent.append((request.method, parse_qs(urlsplit(request.url).query))))
     browser_page.goto(server + PAGE)
     if way == "choose":
-        upload(browser_page, ("heart.png", drawn("heart", 3000, 2000)))
+        upload(browser_page, ("heart.png", drawing("heart", 3000, 2000)))
     else:
-        files = transfer(browser_page, [("heart.png", drawn("heart", 3000, 2000))])
+        files = transfer(browser_page, [("heart.png", drawing("heart", 3000, 2000))])
         if way == "drop":
             browser_page.dispatch_event("h1", "drop", {"dataTransfer": files})
         else:
@@ -488,18 +494,18 @@ def test_a_picture_is_shrunk_sent_and_kept_while_words_change(way, browser_page,
     browser_page.locator(".clip-kept img").wait_for()
     img = browser_page.input_value("[name=img]")
     assert Image.open(io.BytesIO(base64.urlsafe_b64decode(img + "=" * (-len(img) % 4)))).size == (224, 224)
-    assert shown(browser_page) == answered(server, img=img)
+    assert hits_shown_on(browser_page) == hits_by_json(server, img=img)
     browser_page.fill("#clip-q", "yellow")
     wait_for_title(browser_page, "yellow:")
-    assert shown(browser_page) == answered(server, img=img, q="yellow")
+    assert hits_shown_on(browser_page) == hits_by_json(server, img=img, q="yellow")
     assert browser_page.locator(".clip-kept img").is_visible()
     assert [method for method, _ in sent if method != "GET"] == []
-    assert "img" not in sent[-1][1]  # its vector goes, which is shorter
+    assert "img" not in sent[-1][1]  # the vector is sent instead, which is shorter
     assert parse_qs(urlsplit(browser_page.url).query) == {"q": ["yellow"], "img": [img]}
     browser_page.click("text=Remove the picture")
-    browser_page.wait_for_url(server + asking(q="yellow"))
+    browser_page.wait_for_url(server + search_url(q="yellow"))
     browser_page.wait_for_function(
-        f"document.querySelector('.clip-score').textContent === '{answered(server, q='yellow')[0][1]}'"
+        f"document.querySelector('.clip-score').textContent === '{hits_by_json(server, q='yellow')[0][1]}'"
     )
     assert browser_page.locator(".clip-kept").count() == 0
 
@@ -507,14 +513,14 @@ def test_a_picture_is_shrunk_sent_and_kept_while_words_change(way, browser_page,
 @chromium
 def test_the_address_opened_afresh_shows_the_same(browser_page, chromium_process, server):
     browser_page.goto(server + PAGE)
-    upload(browser_page, ("heart.png", drawn("heart")))
+    upload(browser_page, ("heart.png", drawing("heart")))
     browser_page.locator(".clip-kept img").wait_for()
     browser_page.fill("#clip-q", "yellow - blue")
     wait_for_title(browser_page, "yellow - blue:")
     with new_context(chromium_process) as another:
         page = another.new_page()
         page.goto(browser_page.url)
-        assert shown(page) == shown(browser_page)
+        assert hits_shown_on(page) == hits_shown_on(browser_page)
         assert page.input_value("#clip-q") == "yellow - blue"
         pictures = [one.get_attribute(".clip-kept img", "src") for one in (page, browser_page)]
         assert pictures[0] == pictures[1]
@@ -523,20 +529,20 @@ def test_the_address_opened_afresh_shows_the_same(browser_page, chromium_process
 @chromium
 def test_back_and_forward_go_from_question_to_question(browser_page, server):
     browser_page.goto(server + PAGE)
-    empty = shown(browser_page)
-    browser_page.fill("#clip-q", "red heart")  # not key by key: a slow machine makes two questions of that
+    empty = hits_shown_on(browser_page)
+    browser_page.fill("#clip-q", "red heart")  # in one step: a slow machine would send two queries while keys are typed
     wait_for_title(browser_page, "red heart:")
     browser_page.locator("#clip-q").press("Enter")
-    hearts = shown(browser_page)
+    hearts = hits_shown_on(browser_page)
     browser_page.click("#clip-grid > li:nth-child(2) .clip-like")
     wait_for_first(browser_page, hearts[1][0])
     like = browser_page.title()
     browser_page.go_back()
     wait_for_title(browser_page, "red heart:")
-    assert (browser_page.input_value("#clip-q"), shown(browser_page)) == ("red heart", hearts)
+    assert (browser_page.input_value("#clip-q"), hits_shown_on(browser_page)) == ("red heart", hearts)
     browser_page.go_back()
     wait_for_title(browser_page, "search emoji")
-    assert (browser_page.input_value("#clip-q"), shown(browser_page)) == ("", empty)
+    assert (browser_page.input_value("#clip-q"), hits_shown_on(browser_page)) == ("", empty)
     browser_page.go_forward()
     browser_page.go_forward()
     wait_for_title(browser_page, like)
@@ -545,19 +551,19 @@ def test_back_and_forward_go_from_question_to_question(browser_page, server):
 
 @chromium
 def test_more_rows_are_appended_until_there_are_none(browser_page, server):
-    browser_page.goto(server + asking(q="cat"))
+    browser_page.goto(server + search_url(q="cat"))
     for rows in (2 * K, ROWS):
         browser_page.click("#clip-more a")
         browser_page.wait_for_function(f"document.querySelectorAll('#clip-grid > li').length === {rows}")
         assert browser_page.inner_text("#clip-status") == f"{rows} rows"
         assert browser_page.evaluate("document.activeElement.className") == "clip-like"
     assert browser_page.locator("#clip-more").count() == 0
-    assert shown(browser_page) == hits_of(httpx.get(server + asking(JSON, q="cat", k=1000)).json())
+    assert hits_shown_on(browser_page) == hits_in_json(httpx.get(server + search_url(JSON, q="cat", k=1000)).json())
 
 
 @chromium
 def test_an_old_answer_never_takes_the_place_of_a_newer_one(browser_page, server):
-    """Not even where the browser does not abort it: the first answer comes after the second."""
+    """The first answer comes after the second, because this browser does not abort it."""
     held = []
     browser_page.add_init_script(
         "const real = window.fetch; window.fetch = (url, options) => real(url, {...options, signal: undefined})"
@@ -568,22 +574,22 @@ def test_an_old_answer_never_takes_the_place_of_a_newer_one(browser_page, server
         browser_page.fill("#clip-q", "cat")
     browser_page.fill("#clip-q", "red heart")
     wait_for_title(browser_page, "red heart:")
-    wanted = shown(browser_page)
+    wanted = hits_shown_on(browser_page)
     with browser_page.expect_response(lambda response: response.url.endswith("q=cat")) as late:
         held[0].continue_()
     late.value.finished()
     browser_page.evaluate("new Promise(done => setTimeout(done, 200))")
-    assert shown(browser_page) == wanted == answered(server, q="red heart")
+    assert hits_shown_on(browser_page) == wanted == hits_by_json(server, q="red heart")
     assert browser_page.title().startswith("red heart:")
 
 
 @chromium
-def test_what_is_refused_is_said_over_the_rows_before_and_nothing_typed_is_lost(browser_page, server):
-    browser_page.goto(server + asking(q="cat"))
-    before = shown(browser_page)
+def test_errors_are_shown_above_the_earlier_rows_and_nothing_typed_is_lost(browser_page, server):
+    browser_page.goto(server + search_url(q="cat"))
+    before = hits_shown_on(browser_page)
     browser_page.fill("#clip-q", "id:nobody")
     browser_page.locator("[role=alert]", has_text="has no row with the id 'nobody'").wait_for()
-    assert (browser_page.input_value("#clip-q"), shown(browser_page)) == ("id:nobody", before)
+    assert (browser_page.input_value("#clip-q"), hits_shown_on(browser_page)) == ("id:nobody", before)
     browser_page.context.set_offline(True)
     browser_page.fill("#clip-q", "dog")
     browser_page.locator("[role=alert]", has_text="The server cannot be reached").wait_for()
@@ -591,7 +597,7 @@ def test_what_is_refused_is_said_over_the_rows_before_and_nothing_typed_is_lost(
     browser_page.locator("#clip-q").press("Enter")
     wait_for_title(browser_page, "dog:")
     assert browser_page.locator("[role=alert]").count() == 0
-    assert shown(browser_page) == answered(server, q="dog")
+    assert hits_shown_on(browser_page) == hits_by_json(server, q="dog")
     upload(browser_page, ("notes.txt", b"abc"))
     browser_page.locator("[role=alert]", has_text="notes.txt: 3-byte blob is not an image").wait_for()
     assert browser_page.input_value("#clip-q") == "dog"
@@ -627,29 +633,30 @@ def test_without_a_script_form_and_links_do_the_same(chromium_process, server):
         page.goto(server + PAGE)
         page.fill("#clip-q", "red heart")
         page.locator("#clip-q").press("Enter")
-        assert hits_in(page.content()) == answered(server, q="red heart")
+        assert hits_in(page.content()) == hits_by_json(server, q="red heart")
         page.click("#clip-more a")
         assert (
-            hits_in(page.content())[0] == hits_of(httpx.get(server + asking(JSON, q="red heart", k=K + 1)).json())[-1]
+            hits_in(page.content())[0]
+            == hits_in_json(httpx.get(server + search_url(JSON, q="red heart", k=K + 1)).json())[-1]
         )
         page.click("text=from the first")
         page.click("#clip-grid > li:first-child [aria-label^='Less of']")
         assert page.input_value("#clip-q").startswith("red heart - id:")
-        upload(page, ("heart.png", drawn("heart")))
+        upload(page, ("heart.png", drawing("heart")))
         page.fill("#clip-q", "yellow")
         page.click("text=Search by this image")
         assert page.locator(".clip-kept img").bounding_box()["width"] > 90
         img = page.input_value("[name=img]")
-        assert hits_in(page.content()) == answered(server, img=img, q="yellow")
+        assert hits_in(page.content()) == hits_by_json(server, img=img, q="yellow")
         page.fill("#clip-q", "blue")
         page.click("input[type=submit]")
-        assert hits_in(page.content()) == answered(server, img=img, q="blue")
+        assert hits_in(page.content()) == hits_by_json(server, img=img, q="blue")
         assert page.locator("[data-script]:visible").count() == 0
 
 
 @chromium
 @pytest.mark.parametrize("width", [390, 1280])
-def test_the_page_fits_its_window_and_asks_nobody_else(width, browser_page, server):
+def test_the_page_fits_its_window_and_asks_no_other_host(width, browser_page, server):
     asked: list[str] = []
     browser_page.on("request", lambda request: asked.append(request.url))
     browser_page.set_viewport_size({"width": width, "height": 800})
@@ -663,7 +670,7 @@ def test_the_page_fits_its_window_and_asks_nobody_else(width, browser_page, serv
     wait_for_title(browser_page, "unpronounceable")
     browser_page.click("#clip-elsewhere summary")
     browser_page.click("text=Only some rows")
-    upload(browser_page, ("heart.png", drawn("heart")))
+    upload(browser_page, ("heart.png", drawing("heart")))
     browser_page.locator(".clip-kept img").wait_for()
     assert fits()
     browser_page.goto(server + LIST)
@@ -675,7 +682,7 @@ def test_the_page_fits_its_window_and_asks_nobody_else(width, browser_page, serv
 def test_nothing_of_the_database_runs_in_the_browser(browser_page, demo_engine, demo_dir, tmp_path):
     vector = demo_engine.embed_item("red").tobytes()
     rows = [
-        (NASTY, vector, None, drawn("heart", 50, 50), "{}"),
+        (NASTY, vector, None, drawing("heart", 50, 50), "{}"),
         ("label", vector, NASTY, None, json.dumps({"label": NASTY})),
     ]
     file = make_collection(tmp_path / "photos.db", rows)
@@ -687,9 +694,9 @@ def test_nothing_of_the_database_runs_in_the_browser(browser_page, demo_engine, 
         browser_page.click(
             f'[title="The row {NASTY.replace(chr(34), chr(92) + chr(34))}"] ~ .clip-marks [aria-label^="More of"]'
         )
-        wait_for_title(browser_page, '"' + NASTY.replace('"', '\\"')[:5])  # the text in quotes, and an id
+        wait_for_title(browser_page, '"' + NASTY.replace('"', '\\"')[:5])  # the query is the text in quotes and an id
         browser_page.evaluate("new Promise(done => setTimeout(done, 200))")
-        assert len(shown(browser_page)) == 2
+        assert len(hits_shown_on(browser_page)) == 2
         assert browser_page.evaluate("window.broken") is None
 
 
@@ -699,9 +706,9 @@ def test_nothing_of_the_database_runs_in_the_browser(browser_page, demo_engine, 
 def test_the_page_and_its_links_on_the_alpha(alpha_bin, photos, demo_dir, tmp_path):
     env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
     with serving(str(photos), "--memory", env=env, log=tmp_path / "log", bin=alpha_bin) as url:
-        page = httpx.get(url + asking(q="red heart"))
+        page = httpx.get(url + search_url(q="red heart"))
         assert page.status_code == 200
-        assert hits_in(page.text) == answered(url, q="red heart")
+        assert hits_in(page.text) == hits_by_json(url, q="red heart")
         for path in (LIST, "/", "/photos", "/photos/embeddings"):
             assert PAGE in links_in(httpx.get(url + path).text, "href"), path
         sql = links_in(page.text, "sql=")[0].replace("/-/query?", "/-/query.json?")

@@ -1,6 +1,4 @@
-"""The SQL functions: datasette-llm-embed's results on good input, NULL for NULL, and a refusal for everything else;
-then those for images and labels.
-"""
+"""The SQL functions: the results of datasette-llm-embed, NULL for NULL and errors, then our own for images and labels."""
 
 from __future__ import annotations
 
@@ -24,19 +22,13 @@ from llm_clip_onnx.engine import default_engine
 from nasty import photo, saved
 
 LOGGER = "datasette_clip"
-# Datasette has sqlite3 print the tracebacks of functions that raise; pytest would show each as a warning.
+# Datasette makes sqlite3 print the traceback of a function that raises. pytest would show each as a warning.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 def blob(*numbers: float) -> str:
-    """A vector blob as SQL."""
+    """The SQL literal of a vector blob."""
     return "x'" + llm.encode(numbers).hex() + "'"
-
-
-@pytest.fixture
-def datasette(demo_dir, monkeypatch) -> Datasette:
-    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
-    return Datasette(memory=True)
 
 
 async def rows(datasette: Datasette, sql: str, **parameters):
@@ -45,7 +37,7 @@ async def rows(datasette: Datasette, sql: str, **parameters):
     return response.json()["rows"]
 
 
-def one(datasette: Datasette, sql: str, **parameters):
+def scalar(datasette: Datasette, sql: str, **parameters):
     return asyncio.run(rows(datasette, sql, **parameters))[0][0]
 
 
@@ -72,7 +64,7 @@ def one(datasette: Datasette, sql: str, **parameters):
     ],
 )
 def test_results(datasette, sql, expected):
-    assert one(datasette, f"select {sql}") == (pytest.approx(expected) if isinstance(expected, int) else expected)
+    assert scalar(datasette, f"select {sql}") == (pytest.approx(expected) if isinstance(expected, int) else expected)
 
 
 @pytest.mark.parametrize(
@@ -131,18 +123,18 @@ def test_misuse_is_a_400_and_its_sentence_is_in_the_log(datasette, sql, sentence
 
 def test_text_and_image_embeddings_are_the_engines(datasette, demo_engine):
     assert (
-        one(datasette, "select hex(llm_embed('clip', :q))", q="purple and gold")
+        scalar(datasette, "select hex(llm_embed('clip', :q))", q="purple and gold")
         == demo_engine.embed_item("purple and gold").tobytes().hex().upper()
     )
     png = saved(photo(), "PNG")
     assert (
-        one(datasette, f"select hex(llm_embed('clip', x'{png.hex()}'))")
+        scalar(datasette, f"select hex(llm_embed('clip', x'{png.hex()}'))")
         == demo_engine.embed_item(png).tobytes().hex().upper()
     )
 
 
 def connections(datasette: Datasette) -> tuple[sqlite3.Connection, sqlite3.Connection]:
-    """One connection with datasette-llm-embed's own functions, one with ours."""
+    """A connection with datasette-llm-embed's functions, and one with ours."""
     import datasette_llm_embed
 
     theirs, ours = sqlite3.connect(":memory:"), sqlite3.connect(":memory:")
@@ -189,9 +181,8 @@ def test_our_functions_replace_theirs_and_are_deterministic(datasette):
         "llm_embed_decode": "llm_embed_decode(a)",
     }.items():
         ours.execute("create table if not exists t (a)")
-        ours.execute(
-            f"create index {name}_index on t ({call})"
-        )  # SQLite allows only deterministic functions in an index
+        # SQLite allows only deterministic functions in an index.
+        ours.execute(f"create index {name}_index on t ({call})")
 
 
 def test_a_scan_of_20000_vectors_embeds_once_and_gives_the_order_of_numpy(demo_dir, tmp_path, monkeypatch):
@@ -204,12 +195,12 @@ def test_a_scan_of_20000_vectors_embeds_once_and_gives_the_order_of_numpy(demo_d
             "insert into embeddings values (?, ?)", ((n, v.tobytes()) for n, v in enumerate(vectors))
         )
     connection.close()
-    monkeypatch.setattr("llm_clip_onnx.engine._engines", {})  # a new engine, whose cache has no text of another test
+    monkeypatch.setattr("llm_clip_onnx.engine._engines", {})  # a new engine with an empty cache
     default_engine().open_text()
     runs = []
     genuine = towers.run_text
     monkeypatch.setattr(towers, "run_text", lambda *a: runs.append(1) or genuine(*a))
-    monkeypatch.setattr("llm_clip_onnx.engine.LONGEST_CACHED", -1)  # so that only SQLite's own care keeps it to one
+    monkeypatch.setattr("llm_clip_onnx.engine.LONGEST_CACHED", -1)  # only SQLite can avoid a second call
     datasette = Datasette([str(tmp_path / "vectors.db")])
     sql = "select id from embeddings order by llm_embed_cosine(embedding, llm_embed('clip', :q)) desc limit 10"
 
@@ -225,7 +216,7 @@ def test_a_scan_of_20000_vectors_embeds_once_and_gives_the_order_of_numpy(demo_d
 
 
 class Counting(llm.EmbeddingModel):
-    """Another `llm` model: says how often it was made and asked, and what key it has. A border: ours is not asked for it."""
+    """A fake `llm` model that counts its instances. Its embeddings show the length of the item and of the key."""
 
     model_id = "counting"
     needs_key = "counting"
@@ -255,10 +246,10 @@ def test_other_models_on_the_list_work_opened_once_with_their_configured_key(dem
     llm.plugins.pm.register(CountingPlugin(), "counting")
     try:
         Counting.made = 0
-        assert json.loads(one(datasette, "select llm_embed_decode(llm_embed('counting', 'four'))")) == [4, 6, 0.5]
-        assert json.loads(one(datasette, "select llm_embed_decode(llm_embed('counting', 'fives'))")) == [5, 6, 0.5]
+        assert json.loads(scalar(datasette, "select llm_embed_decode(llm_embed('counting', 'four'))")) == [4, 6, 0.5]
+        assert json.loads(scalar(datasette, "select llm_embed_decode(llm_embed('counting', 'fives'))")) == [5, 6, 0.5]
         assert Counting.made == 1
-        assert one(datasette, "select length(llm_embed('clip', 'a'))") == 2048
+        assert scalar(datasette, "select length(llm_embed('clip', 'a'))") == 2048
     finally:
         llm.plugins.pm.unregister(name="counting")
 
@@ -286,27 +277,27 @@ OWN = '["cat", "red heart", "blue"]'
 def test_clip_image_reads_an_image_from_a_string(text, datasette):
     assert bytes_of(text) == JPEG
     if len(text) < 60_000:
-        assert one(datasette, "select hex(clip_image(:img))", img=text) == JPEG.hex().upper()
+        assert scalar(datasette, "select hex(clip_image(:img))", img=text) == JPEG.hex().upper()
 
 
 @given(st.binary(min_size=1, max_size=300))
-def test_whatever_the_bytes_they_come_back(content):
+def test_clip_image_returns_any_bytes_unchanged(content):
     for text in (base64.b64encode(content).decode(), base64.urlsafe_b64encode(content).decode().rstrip("=")):
-        if not HEX.fullmatch(text):  # which no image's base64 is
+        if not HEX.fullmatch(text):  # no image is hexadecimal in base64
             assert bytes_of(text) == content
     assert bytes_of(content.hex()) == content
 
 
 def test_a_get_can_carry_an_image(datasette, demo_engine):
     img = base64.urlsafe_b64encode(JPEG).decode()
-    found = one(datasette, "select hex(llm_embed('clip', clip_image(:img)))", img=img)
+    found = scalar(datasette, "select hex(llm_embed('clip', clip_image(:img)))", img=img)
     assert bytes.fromhex(found) == demo_engine.embed_item(JPEG).tobytes()
 
 
 def test_classify_answers_json_of_an_image_or_of_its_vector(datasette, demo_engine):
     img = base64.urlsafe_b64encode(JPEG).decode()
-    by_image = one(datasette, f"select clip_classify(clip_image(:img), '{OWN}')", img=img)
-    by_vector = one(datasette, f"select clip_classify(llm_embed('clip', clip_image(:img)), '{OWN}')", img=img)
+    by_image = scalar(datasette, f"select clip_classify(clip_image(:img), '{OWN}')", img=img)
+    by_vector = scalar(datasette, f"select clip_classify(llm_embed('clip', clip_image(:img)), '{OWN}')", img=img)
     assert by_image == by_vector
     labels = json.loads(OWN)
     classes = demo_engine.embed_text([f"a photo of a {label}." for label in labels]).astype(np.float64)
@@ -326,7 +317,9 @@ def test_classify_answers_json_of_an_image_or_of_its_vector(datasette, demo_engi
 
 @pytest.mark.parametrize(("k", "count"), [("", 5), (", 2", 2), (", 1000000", 1456)])
 def test_classify_by_a_label_set_answers_k(k, count, datasette):
-    found = json.loads(one(datasette, f"select clip_classify(llm_embed('clip', 'a photo of a rocket.'), 'emoji'{k})"))
+    found = json.loads(
+        scalar(datasette, f"select clip_classify(llm_embed('clip', 'a photo of a rocket.'), 'emoji'{k})")
+    )
     assert len(found) == count
     assert found[0]["label"] == "rocket"
     assert [match["probability"] for match in found] == sorted((m["probability"] for m in found), reverse=True)
@@ -360,7 +353,7 @@ def test_a_whole_table_is_classified_in_sql(datasette):
 )  # fmt: skip
 def test_results_of_the_image_functions(sql, expected, demo_dir, monkeypatch):
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
-    assert one(Datasette(memory=True, metadata=LONG_SQL), f"select {sql}") == expected
+    assert scalar(Datasette(memory=True, metadata=LONG_SQL), f"select {sql}") == expected
 
 
 LONG_SQL = {"plugins": {"datasette-guard": {"limits": {"sql_bytes": 60_000}}}}
@@ -418,13 +411,13 @@ def test_too_many_labels_for_one_request_are_refused(demo_dir, monkeypatch, capl
 def test_an_image_as_long_as_a_vector_is_an_image_still(datasette, demo_engine):
     png = saved(photo(9, 9), "PNG")
     png += bytes(2048 - len(png))
-    found = one(datasette, f"select clip_similarity(x'{png.hex()}', llm_embed('clip', x'{png.hex()}'))")
+    found = scalar(datasette, f"select clip_similarity(x'{png.hex()}', llm_embed('clip', x'{png.hex()}'))")
     assert found == pytest.approx(1)
 
 
 def test_a_vector_that_begins_as_an_image_is_a_vector_still(datasette):
     vector = b"\xff\xd8\xff\x3c" + llm.encode([1.0] * 511)
-    assert one(datasette, f"select clip_similarity(x'{vector.hex()}', x'{vector.hex()}')") == pytest.approx(1)
+    assert scalar(datasette, f"select clip_similarity(x'{vector.hex()}', x'{vector.hex()}')") == pytest.approx(1)
 
 
 @pytest.mark.parametrize("function", ["clip_classify(llm_embed('clip', 'a'), 'emoji')", "clip_similarity('a', 'b')"])

@@ -1,4 +1,4 @@
-"""/-/clip and /-/clip.json say what is served, or why nothing is, and a server without a model still serves its pages."""
+"""/-/clip and /-/clip.json show the model or why there is none. A server without a model still serves its pages."""
 
 from __future__ import annotations
 
@@ -21,24 +21,23 @@ from llm_clip_onnx import model_dir
 from patience import PATIENCE_S
 from serving import environment
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # as in test_sql_functions.py
+# For the same reason as in test_sql_functions.py.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.fixture
 def fresh_opening():
-    """As in a new process: nothing has begun to open."""
+    """No tower has begun to open, as in a new process."""
     text_opening.cache_clear()
     yield
     text_opening.cache_clear()
 
 
 def get(datasette: Datasette, path: str, **options):
-    async def get_it():
+    async def request():
         return await datasette.client.get(path, **options)
 
-    return asyncio.run(get_it())
+    return asyncio.run(request())
 
 
 @pytest.fixture
@@ -81,7 +80,7 @@ def test_the_page_shows_the_facts_and_links_that_work_on_this_very_instance(data
     for link in queries:
         response = get(datasette, link.replace("http://clip.example", ""))
         assert response.status_code == 200
-        assert re.search(r"[0-9A-F]{2000}", response.text)  # a page cuts long cells short
+        assert re.search(r"[0-9A-F]{2000}", response.text)  # pages truncate long cells
     assert any(link.startswith("http://clip.example/_memory.json?sql=") for link in queries)
     assert "const embedding = new Float32Array(bytes.buffer);" in page
 
@@ -138,7 +137,7 @@ def test_a_model_baked_while_the_server_runs_is_found(demo_dir, tmp_path, monkey
         {"plugins": {"datasette-clip": {"models": ["x"]}}},
     ],
 )
-def test_no_example_is_shown_to_who_may_not_run_it(metadata, demo_dir, monkeypatch):
+def test_no_example_is_shown_to_an_actor_who_may_not_run_it(metadata, demo_dir, monkeypatch):
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
     assert "sql=" not in get(Datasette(memory=True, metadata=metadata), "/-/clip").text
 

@@ -1,4 +1,4 @@
-"""A private instance: with CLIP_TOKEN, or with datasette-auth-tokens configured, nothing is answered without a token."""
+"""A private instance: with CLIP_TOKEN or datasette-auth-tokens, every page but two needs a token."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ OPEN = ["/-/clip/health", "/robots.txt"]
 
 
 def ask(datasette: Datasette, path: str, **options) -> httpx.Response:
-    async def ask_it():
+    async def request():
         return await datasette.client.get(path, **options)
 
-    return asyncio.run(ask_it())
+    return asyncio.run(request())
 
 
 def bearer(token: str) -> dict:
@@ -74,7 +74,7 @@ def test_the_token_is_never_shown(private):
 
 
 def test_an_actor_of_any_other_kind_does_as_well(private):
-    """An actor of `datasette --root` or of a plugin for signing in, which Datasette's signed cookie holds."""
+    """The actor of `datasette --root` or of a login plugin, from Datasette's signed cookie."""
     cookie = private.sign({"a": {"id": "root"}}, "actor")
     assert ask(private, QUERY, cookies={"ds_actor": cookie}).status_code == 200
     assert ask(private, QUERY, cookies={"ds_actor": f"{cookie}x"}).status_code == 403
@@ -100,7 +100,7 @@ def test_where_the_token_would_not_hold_the_start_is_refused(private, monkeypatc
 
 
 def test_the_manuals_configuration_of_datasette_auth_tokens(demo_dir, tmp_path):
-    """As the page on the guard shows it, in a server of its own: every plugin that is installed is loaded here."""
+    """The configuration of docs/guard.md, in a real server with every installed plugin."""
     metadata = json.loads(re.search(r"```json\n(.*?)```", GUARD.split("datasette-auth-tokens", 1)[1], re.DOTALL)[1])
     (tmp_path / "metadata.json").write_text(json.dumps(metadata))
     env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir), NOTEBOOK_TOKEN="for-the-notebook")

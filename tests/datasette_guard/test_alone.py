@@ -1,4 +1,4 @@
-"""The guard in front of a Datasette that has no CLIP at all: real servers, in which nothing of CLIP can be imported."""
+"""The guard without CLIP: real servers in which no CLIP package can be imported."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BEARER = {"authorization": "Bearer a-secret"}
 
 @contextmanager
 def running(tmp_path: Path, bin: Path = BIN, idle: dict | None = None, **config) -> Iterator:
-    """A server with the guard alone, configured like this: its address, its process and its log."""
+    """A server with only the guard, with this configuration: its address, its process and its log."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site/sitecustomize.py").write_text(NO_CLIP)
     metadata = {"plugins": {"datasette-guard": config, "datasette-scale-to-zero": idle or {}}}

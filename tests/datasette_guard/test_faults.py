@@ -38,7 +38,7 @@ def render_cell(column, value):
 
 @pytest.fixture(autouse=True)
 def without_rich(monkeypatch):
-    monkeypatch.setattr("datasette.handle_exception.rich", None)  # which a deployment does not have
+    monkeypatch.setattr("datasette.handle_exception.rich", None)  # a deployment has no rich
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +56,10 @@ def datasette(tmp_path_factory) -> Datasette:
 
 
 def ask(datasette: Datasette, path: str, method: str = "GET", **options) -> httpx.Response:
-    async def ask_it():
+    async def request():
         return await datasette.client.request(method, path, **options)
 
-    return asyncio.run(ask_it())
+    return asyncio.run(request())
 
 
 @pytest.mark.parametrize(

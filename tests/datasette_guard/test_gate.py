@@ -1,4 +1,4 @@
-"""What a visitor is refused, each with its sentence, on a server that only reads and that never answers 500."""
+"""The guard's limits: each refusal has its sentence, nothing is written, and no request gets 500."""
 
 from __future__ import annotations
 
@@ -25,9 +25,8 @@ from hold import Hold
 from patience import PATIENCE_S, until
 from serving import DATASETTES_LIMIT, environment, serving
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # as in test_sql_functions.py
+# For the same reason as in test_sql_functions.py.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 LIMITS = {
     "requests": 4,
@@ -66,7 +65,7 @@ def server(demo_dir, database, tmp_path_factory):
         yield url
 
 
-STOPPED = "&_timelimit=500"  # ms, Datasette's own parameter: this server has no other time limit
+STOPPED = "&_timelimit=500"  # ms, Datasette's own parameter; otherwise this server has no time limit
 
 
 def sql(text: str) -> str:
@@ -137,7 +136,7 @@ def test_a_bound_answers_with_its_sentence(path, status, sentence, server):
     assert httpx.get(f"{server}/_memory.json?sql=select+1").status_code == 200
 
 
-def test_what_is_just_within_the_bounds_is_answered(server):
+def test_requests_just_within_the_limits_are_answered(server):
     for query in (
         "select 1 " + "-" * 491,
         "select length(zeroblob(200000))",
@@ -160,10 +159,10 @@ def test_a_text_that_is_too_long_is_refused_in_the_log(demo_dir, monkeypatch, ca
 
 
 def ask(datasette: Datasette, path: str, method: str = "GET", **options) -> httpx.Response:
-    async def ask_it():
+    async def request():
         return await datasette.client.request(method, path, **options)
 
-    return asyncio.run(ask_it())
+    return asyncio.run(request())
 
 
 @pytest.mark.parametrize("announced", [True, False])
@@ -177,7 +176,7 @@ def test_a_body_that_is_too_long_is_refused_announced_or_not(announced, server):
 
 
 def test_excess_load_gets_503_and_retry_after_and_no_more(server, tmp_path):
-    """Four requests may be in flight: of ten, six are refused while four are held. A client that comes back is served."""
+    """The limit is four requests in flight. Six of ten are refused while four are held; later requests are served."""
     hold, answers = Hold(tmp_path / "hold"), []
     clients = [threading.Thread(target=lambda: answers.append(httpx.get(server + hold.page))) for _ in range(10)]
     for client in clients:
@@ -196,7 +195,7 @@ def test_excess_load_gets_503_and_retry_after_and_no_more(server, tmp_path):
 
 
 def test_answers_that_nobody_reads_are_bounded_and_keep_nobody_waiting(demo_dir, tmp_path):
-    """Of 8 MB each, one may be on its way: the next gets 503, and all others are served, though one query runs at once."""
+    """The limits allow one unread answer of 8 MB and one query at a time. A second large answer gets 503; small ones are served."""
     limits = {"sending_bytes": 12_000_000, "queries": 1}
     (tmp_path / "metadata.json").write_text(json.dumps({"plugins": {"datasette-guard": {"limits": limits}}}))
     env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
@@ -237,8 +236,8 @@ def test_a_plugin_that_asks_the_server_from_within_a_request_waits_for_nobody(de
     assert ask(datasette, "/nested").json() == [{"one": 1}]
 
 
-def talk(url: str, *requests: bytes) -> bytes:
-    """All that comes back on one connection for raw requests that are sent at once; the last asks to close it."""
+def raw_responses(url: str, *requests: bytes) -> bytes:
+    """The raw responses to raw requests that are sent at once on one connection. The last request must ask to close it."""
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as raw:
         raw.sendall(b"".join(requests))
@@ -248,17 +247,17 @@ def talk(url: str, *requests: bytes) -> bytes:
     return answer
 
 
-def test_no_request_comes_in_on_the_heels_of_another_on_its_connection(server):
-    """The second of two that are sent at once begins within the first one's task, and within its context."""
+def test_a_pipelined_request_is_checked_too(server):
+    """The second of two pipelined requests begins in the task and the context of the first."""
     first = b"GET /-/versions.json HTTP/1.1\r\nHost: a\r\n\r\n"
     second = f"GET /_memory HTTP/1.1\r\nHost: a\r\nConnection: close\r\nUser-Agent: {GOOGLEBOT}\r\n\r\n".encode()
-    answer = talk(server, first, second)
+    answer = raw_responses(server, first, second)
     assert answer.count(b"HTTP/1.1 ") == answer.count(b"x-robots-tag: noindex") == 2
     assert b"HTTP/1.1 403 Forbidden" in answer
 
 
-def test_clients_that_say_no_more_are_left_alone_and_keep_nobody_waiting(demo_dir, tmp_path):
-    """As many as may run SQL send half a form, and as many ask for 8 MB and read nothing."""
+def test_stalled_clients_are_cut_off_and_block_nobody(demo_dir, tmp_path):
+    """Two clients, as many as may run SQL, send half a form. Two more request 8 MB and read nothing."""
     limits = {"stalled_s": 2, "queries": 2, "sending_bytes": 17_000_000}
     (tmp_path / "metadata.json").write_text(json.dumps({"plugins": {"datasette-guard": {"limits": limits}}}))
     env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
@@ -278,7 +277,7 @@ def test_clients_that_say_no_more_are_left_alone_and_keep_nobody_waiting(demo_di
 
 
 def test_a_client_that_left_while_it_waited_is_not_served(demo_dir, tmp_path):
-    """Of 20 queries that wait for their turn, and whose clients have disconnected, none begins."""
+    """20 queries wait for their turn while their clients disconnect. None of them begins."""
     (tmp_path / "metadata.json").write_text(json.dumps({"plugins": {"datasette-guard": {"limits": {"queries": 1}}}}))
     env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
     arguments = ["--memory", "-m", str(tmp_path / "metadata.json"), "--plugins-dir", str(ROOT / "tests/plugins")]
@@ -290,7 +289,7 @@ def test_a_client_that_left_while_it_waited_is_not_served(demo_dir, tmp_path):
         for _ in range(20):
             with socket.create_connection((host, int(port))) as gone:
                 gone.sendall(b"GET /_memory.json?sql=select+nap(0) HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert httpx.get(f"{url}/-/versions.json").status_code == 200  # so the server has seen that they have gone
+        assert httpx.get(f"{url}/-/versions.json").status_code == 200  # by now the server has seen the disconnects
         hold.release()
         assert first.result().status_code == 200
         assert httpx.get(f"{url}/_memory.json?sql=select+1").status_code == 200
@@ -318,7 +317,7 @@ def test_a_body_for_a_page_that_does_not_count_is_a_request_like_others(server):
 
 
 def test_one_heavy_query_after_the_other_starves_nobody(demo_dir, tmp_path):
-    """While one client asks what never ends, again and again, the queries of another are all answered."""
+    """One client repeats a query that never ends. All queries of another client are answered."""
     env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
     heavy = sql(
         "with recursive c(x) as (select 1 union all select x + 1 from c) select max(llm_embed('clip', x || 'y')) from c"
@@ -376,7 +375,7 @@ def test_which_crawlers_are_refused_can_be_chosen():
 
 
 @pytest.mark.parametrize("tag", ["ai-crawler", "search-engine", "http-library", "seo"])
-def test_a_crawler_is_whom_a_pattern_of_the_list_finds_read_as_regular_expression(tag):
+def test_the_patterns_of_the_list_are_regular_expressions(tag):
     from crawleruseragents import CRAWLER_USER_AGENTS_DATA
 
     agents = {agent[:512] for one in CRAWLER_USER_AGENTS_DATA for agent in one.get("instances", ())} | {CHROME, ""}
@@ -442,7 +441,7 @@ def test_sql_reaches_no_file_and_writes_nothing(text, server, database):
 
 
 def test_there_is_no_endpoint_that_writes(demo_dir, database, monkeypatch):
-    """Whatever is sent to whichever route, by whichever method, no row changes."""
+    """No method on any route changes a row."""
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
     before = database.read_bytes()
     datasette = Datasette([str(database)], memory=True)
@@ -471,10 +470,10 @@ HEADERS = st.dictionaries(st.sampled_from(["cookie", "authorization", "accept", 
 
 @pytest.fixture(scope="module")
 def fuzzed(demo_dir, database):
-    """A Datasette as deployed, in this process, and an event loop for it."""
+    """A Datasette in this process with the shipped metadata, and the runner of its event loop."""
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner() as runner:
         patch.setenv("CLIP_MODEL_DIR", str(demo_dir))
-        patch.setattr("datasette.handle_exception.rich", None)  # which a deployment does not have
+        patch.setattr("datasette.handle_exception.rich", None)  # a deployment has no rich
         yield Datasette([str(database)], memory=True, cors=True, metadata=shipped_metadata()), runner
 
 

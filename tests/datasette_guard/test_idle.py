@@ -1,7 +1,7 @@
-"""A server sleeps when nobody asks, loses nothing on the way, and ends with 0: real servers, seconds for minutes.
+"""An idle server ends with 0 and without losing a request: real servers, with seconds instead of minutes.
 
-A server is held awake until the test is ready (HOLD_AT_START), and requests are in flight for as long as the test says
-(hold.py). A lower bound of a time always holds where the server is right; nothing here has an upper one.
+Some tests keep the server awake until they are ready (HOLD_AT_START), and requests in flight until they release them
+(hold.py). Times have lower bounds only, which a correct server meets on a machine of any speed.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from patience import PATIENCE_S, until
 from serving import BIN, address_of, environment, started
 
 IDLE_S = 2
-LONGER_S = 5  # than IDLE_S and the second that datasette-scale-to-zero looks only once in
+PAST_IDLE_S = 5  # more than IDLE_S plus the second between two checks of datasette-scale-to-zero
 GOOGLEBOT = {"user-agent": "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"}
 
 
 class Running:
-    """A `datasette serve` that is to end by itself or by a signal: its process, its address, its log."""
+    """A running `datasette serve`: its process, its address and its log."""
 
     def __init__(self, process: subprocess.Popen, url: str, log: Path) -> None:
         self.process, self.url, self.log = process, url, log
 
     def check_ends_with_0(self) -> None:
-        """Wait until it ends, with 0 and without a traceback."""
+        """Wait until it has ended. Fails unless its exit code is 0 and its log has no error."""
         code, text = self.process.wait(PATIENCE_S), self.log.read_text()
         assert code == 0, text
         assert not any(word in text for word in ("Traceback", "Error", "exception")), text
@@ -74,7 +74,7 @@ def idle(**more: object) -> dict:
 
 @pytest.fixture
 def awake(tmp_path) -> Hold:
-    """What holds a server awake from its first moment, if its environment says HOLD_AT_START."""
+    """Keeps a server awake from its start if HOLD_AT_START in its environment is this folder."""
     return Hold(tmp_path / "awake")
 
 
@@ -89,7 +89,7 @@ def test_a_server_that_nobody_asks_ends_with_0(demo_dir, tmp_path):
 
 
 def test_slow_requests_finish_before_the_exit(awake, hold, demo_dir, tmp_path):
-    """A page, a query in an SQL thread, and an upload that is still arriving, all longer than the server would idle."""
+    """A page, a query in an SQL thread and an upload that is still arriving, each longer than IDLE_S."""
     sent, complete = [], threading.Event()
 
     def arriving():
@@ -106,7 +106,7 @@ def test_slow_requests_finish_before_the_exit(awake, hold, demo_dir, tmp_path):
         ]
         hold.wait_for(3)
         awake.release()
-        time.sleep(LONGER_S)
+        time.sleep(PAST_IDLE_S)
         assert not any(call.done() for call in calls)
         hold.release()
         complete.set()
@@ -127,7 +127,7 @@ def test_the_shipped_metadata_takes_its_duration_from_the_environment(value, dur
 def test_max_age_too_waits_for_what_is_in_flight(awake, demo_dir, tmp_path):
     env = {"HOLD_AT_START": str(awake.folder)}
     with running(tmp_path, demo_dir, {"datasette-scale-to-zero": {"max_age": "2s"}}, **env) as server:
-        time.sleep(LONGER_S)
+        time.sleep(PAST_IDLE_S)
         assert httpx.get(f"{server.url}/-/versions.json").status_code == 200
         awake.release()
         server.check_ends_with_0()
@@ -137,7 +137,7 @@ def test_max_age_too_waits_for_what_is_in_flight(awake, demo_dir, tmp_path):
     ("path", "headers"),
     [("/-/clip/health", {}), ("/robots.txt", {}), ("/favicon.ico", {}), ("/robots.txt", GOOGLEBOT), ("/", GOOGLEBOT)],
 )
-def test_what_does_not_count_does_not_keep_it_awake(path, headers, demo_dir, tmp_path):
+def test_requests_that_do_not_count_do_not_keep_it_awake(path, headers, demo_dir, tmp_path):
     with running(tmp_path, demo_dir, idle()) as server:
 
         def refused() -> bool:
@@ -153,7 +153,7 @@ def test_what_does_not_count_does_not_keep_it_awake(path, headers, demo_dir, tmp
 
 
 def test_people_keep_it_awake(awake, demo_dir, tmp_path):
-    """It never ends within IDLE_S of a request. Were this process held up, it might end before the next one."""
+    """The server never ends within IDLE_S of a request. If this process is slow, it may end before the next request."""
     with running(tmp_path, demo_dir, idle(), HOLD_AT_START=str(awake.folder)) as server:
         for _ in range(20):
             begun_s = time.monotonic()
@@ -184,15 +184,15 @@ def test_a_signal_ends_it_with_0_once_it_has_answered(by, hold, demo_dir, tmp_pa
 
 @pytest.mark.parametrize("slow", ["page", "sql"])
 def test_a_signal_ends_it_with_0_in_5_seconds_whatever_goes_on(slow, hold, demo_dir, tmp_path):
-    """Hosts kill 5 s after the signal. What is in flight here never ends, so it is the drain's timer that ends it."""
+    """Hosts kill a process 5 s after the signal. The request in flight never ends, so the drain's timer ends it."""
     assert shutdown.DRAIN_S < 5
     with running(tmp_path, demo_dir, {}) as server, ThreadPoolExecutor() as pool:
         call = pool.submit(httpx.get, server.url + getattr(hold, slow))
         hold.wait_for(1)
-        told_s = time.monotonic()
+        signal_s = time.monotonic()
         server.process.terminate()
         server.check_ends_with_0()
-        assert time.monotonic() - told_s >= shutdown.DRAIN_S
+        assert time.monotonic() - signal_s >= shutdown.DRAIN_S
         with pytest.raises(httpx.TransportError):
             call.result()
     assert "what was still in flight 4 s after the signal is cut off" in server.log.read_text()
@@ -211,7 +211,7 @@ def test_datasette_without_the_word_serve_ends_with_0_too(demo_dir, tmp_path):
 
 
 def test_a_signal_before_it_serves_ends_it_with_0(demo_dir, tmp_path):
-    """As process 1 of a container it would ignore a signal that it has no handler for."""
+    """Process 1 of a container ignores signals without a handler."""
     env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
     process = subprocess.Popen(
         [str(BIN / "datasette"), "serve", "--memory", "-p", "0"], env=env, stderr=subprocess.PIPE
@@ -219,13 +219,13 @@ def test_a_signal_before_it_serves_ends_it_with_0(demo_dir, tmp_path):
     status = Path(f"/proc/{process.pid}/status")
     until(lambda: int(status.read_text().split("SigCgt:\t")[1].split()[0], 16) >> (signal.SIGTERM - 1) & 1)
     process.terminate()
-    said = process.communicate(timeout=PATIENCE_S)[1]
+    log = process.communicate(timeout=PATIENCE_S)[1]
     assert process.returncode == 0
-    assert b"Traceback" not in said
+    assert b"Traceback" not in log
 
 
 class Recorder(http.server.BaseHTTPRequestHandler):
-    """Answers every POST with the server's `status`, and notes its path."""
+    """Answers every POST with the server's `status` and appends its path to `paths`."""
 
     def do_POST(self) -> None:
         self.server.paths.append(f"{self.headers['host']}{self.path}")  # type: ignore[attr-defined]
@@ -242,7 +242,7 @@ class Recorder(http.server.BaseHTTPRequestHandler):
 
 @contextmanager
 def fly_socket(path: Path, status: int = 200) -> Iterator[list[str]]:
-    """A stand-in of /.fly/api: it suspends nothing, so that what asked it goes on at once, as after a resumption."""
+    """A stand-in for /.fly/api. It suspends nothing, so the caller goes on at once, as after a resumption."""
     with socketserver.ThreadingUnixStreamServer(str(path), Recorder) as server:
         server.paths, server.status = [], status  # type: ignore[attr-defined]
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -257,10 +257,10 @@ def test_on_fly_it_asks_to_be_suspended_and_goes_on_when_it_is_back(awake, demo_
     config = idle() | {"datasette-guard": {"suspend": str(tmp_path / "api")}}
     env = FLY | {"HOLD_AT_START": str(awake.folder)}
     with fly_socket(tmp_path / "api") as paths, running(tmp_path, demo_dir, config, **env) as server:
-        time.sleep(LONGER_S)
+        time.sleep(PAST_IDLE_S)
         assert paths == []  # not while a request is in flight
         awake.release()
-        until(lambda: len(paths) >= 2)  # idle twice
+        until(lambda: len(paths) >= 2)  # it became idle twice
         assert httpx.get(f"{server.url}/_memory.json?sql=select+llm_embed('clip','awake')").status_code == 200
         assert server.process.poll() is None
     assert set(paths) == {"flaps/v1/apps/my-clip/machines/4d891d/suspend"}
@@ -274,7 +274,7 @@ def test_on_fly_it_asks_to_be_suspended_and_goes_on_when_it_is_back(awake, demo_
         (200, {}, "KeyError: 'FLY_APP_NAME'"),
     ],
 )
-def test_where_it_cannot_be_suspended_it_exits(status, fly, why, demo_dir, tmp_path):
+def test_it_exits_if_it_cannot_be_suspended(status, fly, why, demo_dir, tmp_path):
     config = idle() | {"datasette-guard": {"suspend": str(tmp_path / "api")}}
     with (
         fly_socket(tmp_path / "api", status) if status else nullcontext(),
@@ -286,12 +286,12 @@ def test_where_it_cannot_be_suspended_it_exits(status, fly, why, demo_dir, tmp_p
     assert "Traceback" not in text
 
 
-def test_the_shutdown_url_of_scale_to_zero_is_still_told(demo_dir, tmp_path):
-    with http.server.HTTPServer(("127.0.0.1", 0), Recorder) as told:
-        told.paths, told.status = [], 200  # type: ignore[attr-defined]
-        threading.Thread(target=told.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{told.server_port}/bye"
+def test_the_shutdown_url_of_scale_to_zero_is_called(demo_dir, tmp_path):
+    with http.server.HTTPServer(("127.0.0.1", 0), Recorder) as recorder:
+        recorder.paths, recorder.status = [], 200  # type: ignore[attr-defined]
+        threading.Thread(target=recorder.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{recorder.server_port}/bye"
         with running(tmp_path, demo_dir, idle(shutdown_url=url, shutdown_method="POST")) as server:
             server.check_ends_with_0()
-        told.shutdown()
-    assert told.paths == [f"127.0.0.1:{told.server_port}/bye"]  # type: ignore[attr-defined]
+        recorder.shutdown()
+    assert recorder.paths == [f"127.0.0.1:{recorder.server_port}/bye"]  # type: ignore[attr-defined]

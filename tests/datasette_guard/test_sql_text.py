@@ -1,4 +1,4 @@
-"""instr, replace and trim give what SQLite's own give, for any values, in time that does not explode."""
+"""instr, replace and trim return what SQLite's own return, in time that grows with the length of the texts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ VALUES = (
 
 
 @pytest.fixture(scope="module")
-def both():
+def connections():
+    """A connection with SQLite's own functions, and one with ours."""
     plain, ours = sqlite3.connect(":memory:"), sqlite3.connect(":memory:")
     for name, (arguments, function) in sql_text.functions(1_000_000).items():
         ours.create_function(name, arguments, function, deterministic=True)
@@ -27,10 +28,11 @@ def both():
 
 @settings(max_examples=2000, deadline=None)
 @given(name=st.sampled_from(sorted(CALLS)), values=st.tuples(VALUES, VALUES, VALUES))
-def test_the_results_are_sqlites_own(name, values, both):
+def test_the_results_equal_sqlites_own(name, values, connections):
     arguments = values[: CALLS[name].count("?")]
-    theirs, ours = (conn.execute(f"select {CALLS[name]}", arguments).fetchone()[0] for conn in both)
-    if isinstance(theirs, bytes | int | float) and name != "instr":  # replace('x', '', ...) gives back what it got
+    theirs, ours = (conn.execute(f"select {CALLS[name]}", arguments).fetchone()[0] for conn in connections)
+    # replace('x', '', ...) returns its argument unchanged, of whatever type.
+    if isinstance(theirs, bytes | int | float) and name != "instr":
         theirs = sql_text.as_text(theirs)
     assert ours == theirs
 
@@ -43,12 +45,12 @@ def test_the_results_are_sqlites_own(name, values, both):
         "select length(trim(hex(zeroblob(400000)), hex(zeroblob(200000))))",
     ],
 )
-def test_two_long_texts_are_gone_through_once(sql, both):
-    """SQLite's own would be at it for minutes: whether this ends is the test."""
-    assert both[1].execute(sql).fetchone()[0] is not None
+def test_two_long_texts_take_linear_time(sql, connections):
+    """SQLite's own functions take minutes here. The test is that these end."""
+    assert connections[1].execute(sql).fetchone()[0] is not None
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # as in test_sql_functions.py
-def test_a_result_that_would_not_fit_is_refused_before_it_is_made(both):
+def test_a_result_that_would_not_fit_is_refused_before_it_is_made(connections):
     with pytest.raises(sqlite3.OperationalError):
-        both[1].execute("select replace(hex(zeroblob(400000)), '0', hex(zeroblob(400000)))").fetchone()
+        connections[1].execute("select replace(hex(zeroblob(400000)), '0', hex(zeroblob(400000)))").fetchone()

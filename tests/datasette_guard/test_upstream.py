@@ -1,4 +1,4 @@
-"""Private names of other projects: one that is gone gives one warning, and the server answers without it."""
+"""Private names of other projects: if one is missing, the server warns once and answers without it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from datasette_guard import connect, upstream
 
 
 @pytest.fixture(autouse=True)
-def nothing_warned_yet(monkeypatch):
+def no_earlier_warnings(monkeypatch):
     monkeypatch.setattr(upstream, "warned", set())
 
 
@@ -29,8 +29,8 @@ def status_of_home(datasette: Datasette) -> int:
     return asyncio.run(ask())
 
 
-def without(monkeypatch, name: str) -> None:
-    """Have a private name be gone for the guard, which must go on."""
+def remove_private_name(monkeypatch, name: str) -> None:
+    """Remove a private name of another project, and call the part of the guard that uses it, which must not raise."""
     datasette_names = {"start_that_loop", "get_config", "do_exit"}
     attribute = name.rpartition(".")[2]
     if attribute in datasette_names:
@@ -62,10 +62,10 @@ def test_without_it_the_server_warns_once_and_answers(name, monkeypatch, caplog)
     asyncio.run(datasette.invoke_startup())
     if name == "Datasette._metadata_local":
         del datasette._metadata_local
-        datasette.metadata = lambda key=None, **_: None if key else {}  # which reads it, in 0.65
+        datasette.metadata = lambda key=None, **_: None if key else {}  # in 0.65, it reads _metadata_local
         assert upstream.local_metadata(datasette) == {}
     else:
-        without(monkeypatch, name)
+        remove_private_name(monkeypatch, name)
     assert status_of_home(datasette) == 200
     assert status_of_home(datasette) == 200
     private = upstream.PRIVATE[name]
@@ -73,7 +73,7 @@ def test_without_it_the_server_warns_once_and_answers(name, monkeypatch, caplog)
     assert warnings == [f"{name} is not what it was in {private.seen_in}: this server has no {private.lacks}"]
 
 
-def test_all_of_it_is_there_in_the_versions_that_are_installed(caplog):
+def test_the_installed_versions_have_every_private_name(caplog):
     assert status_of_home(Datasette(memory=True)) == 200
     server = uvicorn.Server(uvicorn.Config(app=print))
     upstream.accept_long_urls({signal.SIGTERM: server.handle_exit})
@@ -106,7 +106,7 @@ def test_an_unknown_path_gets_404_where_rich_is_installed_and_rich_prints_nothin
     assert asyncio.run(datasette.client.get("/nope")).status_code == 404
 
 
-def test_what_is_kept_for_a_datasette_is_freed_with_it():
+def test_state_of_a_datasette_is_freed_with_it():
     import gc
     import weakref
 

@@ -1,7 +1,8 @@
-"""Chromium for the tests that need a browser, by Playwright; where it is not installed, they say SKIPPED."""
+"""Chromium by Playwright, and how tests give its pages files. Without Chromium, browser tests say SKIPPED."""
 
 from __future__ import annotations
 
+import base64
 import shutil
 
 import pytest
@@ -21,7 +22,27 @@ chromium = pytest.mark.skipif(CHROMIUM is None, reason="SKIPPED: no Chromium ins
 
 
 def new_context(chromium_process, **options):
-    """A new browser context, whose pages wait as patiently as the tests do."""
+    """A new browser context. Its pages wait up to PATIENCE_S."""
     context = chromium_process.new_context(**options)
     context.set_default_timeout(1000 * PATIENCE_S)
     return context
+
+
+def upload(page, *files: tuple[str, bytes]) -> None:
+    """Choose files, as (name, bytes), in the page's file field."""
+    payloads = [{"name": name, "mimeType": "image/png", "buffer": content} for name, content in files]
+    page.set_input_files("#clip-files", payloads)
+
+
+def transfer(page, files: list[tuple[str, bytes]]):
+    """A JavaScript DataTransfer with these files, for a drop or paste event."""
+    listed = [[name, base64.b64encode(content).decode()] for name, content in files]
+    return page.evaluate_handle(
+        """files => { const transfer = new DataTransfer();
+        for (const [name, base64] of files) {
+            const bytes = Uint8Array.from(atob(base64), letter => letter.charCodeAt(0));
+            transfer.items.add(new File([bytes], name, {type: "image/png"}));
+        }
+        return transfer; }""",
+        listed,
+    )

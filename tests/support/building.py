@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+DEMO = {"CLIP_MODEL": "demo/checkpoint", "LABELS": "demo/emoji.txt"}  # build arguments
+QUICK_DEMO = DEMO | {"VERIFY": "0"}  # does not run llm clip verify in the build
 TOOLS = ("buildah", "podman", "runc", "mmdebstrap")
 SUITES = {"3.11": "bookworm", "3.13": "trixie"}  # Python of the image: the Debian that has it
 PACKAGES = "ca-certificates,netbase,tzdata,python3,python3-venv"
@@ -46,7 +48,7 @@ PIP_LISTS, PIP_SINGLES = ("extra-index-url", "find-links", "trusted-host"), ("in
 
 
 def why_not() -> str | None:
-    """Why containers cannot be built here, and what to install; None if they can."""
+    """The reason why containers cannot be built here, with what to install, or None if they can."""
     if missing := [tool for tool in TOOLS if not shutil.which(tool)]:
         return f"THE CONTAINER IS NOT TESTED without {', '.join(missing)}; on Debian: apt install {' '.join(TOOLS)}"
     return None if os.geteuid() == 0 else "THE CONTAINER IS NOT TESTED: only root may build and run one"
@@ -54,7 +56,7 @@ def why_not() -> str | None:
 
 @cache
 def environment() -> dict[str, str]:
-    """Environment variables by which the tools use the cache folder and its configuration."""
+    """Environment variables that make the tools use the cache folder and its configuration."""
     CACHE.mkdir(parents=True, exist_ok=True)
     (CACHE / "storage.conf").write_text(STORAGE)
     (CACHE / "containers.conf").write_text(CONTAINERS)

@@ -72,7 +72,7 @@ def ask(
     each_second: Callable[[], None] = lambda: None,
     inside: Callable[[], AbstractContextManager] = nullcontext,
 ) -> Answers:
-    """What `clients` see of the server at HOST:PORT in so many seconds. Each runs in a context of its own, `inside`."""
+    """Request from HOST:PORT with `clients` threads for so many seconds: what they saw. Each runs within `inside()`."""
     answers, numbers, end_s = Answers(seconds), itertools.count(), time.monotonic() + seconds
 
     def client() -> None:
@@ -122,7 +122,7 @@ def ask_one(connection: http.client.HTTPConnection, path: str, characters: int, 
 def ask_from_outside(
     address: str, clients: int, seconds: float, *, seed: str, sql: str = EMBED, characters: int = CHARACTERS
 ) -> dict:
-    """What clients in another process see, and the CPU seconds that they use."""
+    """The same from another process: its summary, with the CPU seconds that the clients used."""
     how = ["--clients", str(clients), "--seconds", str(seconds), "--seed", seed]
     how += ["--sql", sql, "--characters", str(characters)]
     done = subprocess.run([sys.executable, __file__, address, *how], stdout=subprocess.PIPE, text=True, check=True)

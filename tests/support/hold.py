@@ -1,6 +1,6 @@
-"""Requests that a server holds until the test lets them go, so that "in flight" is a fact and not a guess.
+"""Requests that a server holds until the test releases them, so that a test knows which are in flight.
 
-Test and server talk by files in a folder: one for each request that has begun, and one that ends them all. The
+Test and server share a folder: it gets a file for each request that has begun, and a file that releases them all. The
 server needs tests/plugins/slow.py.
 """
 
@@ -32,5 +32,5 @@ class Hold:
         until(lambda: self.begun >= requests)
 
     def release(self) -> None:
-        """Let all of them end, and all that come later at once."""
+        """Let the held requests end. Later requests are not held."""
         (self.folder / "released").touch()

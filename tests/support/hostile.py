@@ -1,6 +1,6 @@
 """Image files meant to break a server, made in code: `python tests/support/hostile.py FOLDER` writes them to a folder.
 
-Those of `readable` must give an embedding, those of `refused` one sentence; each in little memory and time.
+The files of `readable` must give an embedding, those of `refused` one sentence, all in little memory and time.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from PIL import Image, ImageCms
 
 from nasty import animation, chunk, deep_grey, photo, png, png_claiming, saved, with_alpha
 
-SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # a pixel of a PNG, by colour type
+SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # per pixel, by a PNG's colour type
 
 
 def packed(row: bytes, height: int) -> bytes:
-    """Image data of a PNG all of whose rows are the same, of any height without the memory for it."""
+    """Compressed image data of a PNG whose rows are all the same, made without the memory for all of them."""
     packing, hundred = zlib.compressobj(1), row * 100
     parts = [packing.compress(hundred) for _ in range(height // 100)] + [packing.compress(row * (height % 100))]
     return b"".join(parts) + packing.flush()
 
 
 def big_png(side: int, depth: int, colour: int, kind: int = 4) -> bytes:
-    """A square PNG whose rows are stored in one way: 0 plain, 4 the slowest to undo."""
+    """A square PNG whose rows have the filter type `kind`: 0 is none, 4 is the slowest to undo."""
     size = (side * SAMPLES[colour] * depth + 7) // 8
     palette = [chunk(b"PLTE", bytes(range(6)))] if colour == 3 else []
     row = bytes([kind]) + (bytes(range(0, 100, 3)) * (size // 34 + 1))[:size]
@@ -50,8 +50,8 @@ def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
 
 
-def five(size: int) -> bytes:
-    """Random image data of a PNG, interlaced or not: a row may be stored in ways 0 to 4."""
+def random_filter_types(size: int) -> bytes:
+    """Random bytes from 0 to 4: valid image data of any PNG, because a row's filter type is 0 to 4."""
     return np.random.default_rng(0).integers(0, 5, size, np.uint8).tobytes()
 
 
@@ -87,13 +87,13 @@ def zipped() -> bytes:
 
 
 def many_scans() -> bytes:
-    """A progressive JPEG that goes over itself two thousand times more."""
+    """A progressive JPEG with its last scan two thousand times more."""
     jpeg = saved(photo(60, 40), "JPEG", progressive=True)
     return jpeg[:-2] + jpeg[jpeg.rindex(b"\xff\xda") : -2] * 2000 + jpeg[-2:]
 
 
 def split(png_: bytes, size: int) -> bytes:
-    """The same PNG, its image data in chunks of `size` bytes."""
+    """The same PNG with its image data in chunks of `size` bytes."""
     start = png_.index(b"IDAT")
     length = int.from_bytes(png_[start - 4 : start], "big")
     content = png_[start + 4 : start + 4 + length]
@@ -103,7 +103,7 @@ def split(png_: bytes, size: int) -> bytes:
 
 @functools.cache
 def readable() -> dict[str, bytes]:
-    """Files that are odd, large or long, and images all the same."""
+    """Odd, large and long files that are valid images within the limits."""
     rgb, jpeg, gif = saved(photo(), "PNG"), saved(photo(300, 200), "JPEG"), saved(photo().convert("P"), "GIF")
     palette = photo().convert("P", palette=Image.Palette.ADAPTIVE, colors=16)
     start, profile = rgb.index(b"IDAT") - 4, ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -127,7 +127,7 @@ def readable() -> dict[str, bytes]:
         "13mp-progressive.jpg": saved(big_photo(3610), "JPEG", progressive=True),
         "25mp.gif": saved(Image.new("P", (5000, 5000)), "GIF"),
         "7mp-noise.gif": saved(noise(2650, 2650).convert("L"), "GIF"),
-        "7mp-interlaced.png": png(2730, 2730, 8, 2, zlib.compress(five(8191 * 2740), 1), interlaced=1),
+        "7mp-interlaced.png": png(2730, 2730, 8, 2, zlib.compress(random_filter_types(8191 * 2740), 1), interlaced=1),
         "10mp.bmp": saved(Image.new("P", (3100, 3100)), "BMP"),
         "1mp-noise.webp": saved(noise(1000, 990, "RGBA"), "WEBP", lossless=True, method=0),
         "2mp-lossless.webp": saved(big_photo(1448), "WEBP", lossless=True, method=0),
@@ -168,7 +168,7 @@ def readable() -> dict[str, bytes]:
 
 @functools.cache
 def refused() -> dict[str, bytes]:
-    """Files that are no image, only part of one, or more of one than is read."""
+    """Files that are not an image, only part of one, or an image above the limits."""
     whole, jpeg = saved(photo(300, 200), "PNG"), saved(photo(300, 200), "JPEG")
     gif = saved(photo().convert("P"), "GIF")
     files = {f"cut-{n}.png": whole[: len(whole) * n // 10] for n in range(1, 10)}
@@ -208,7 +208,7 @@ def refused() -> dict[str, bytes]:
 
 
 def hostile() -> dict[str, bytes]:
-    """All of them, by file name."""
+    """The files of `readable` and `refused`, by name."""
     return readable() | refused()
 
 

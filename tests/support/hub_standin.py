@@ -1,8 +1,7 @@
 """A stand-in for the Hugging Face hub: one repository, a folder, served on 127.0.0.1, with faults on demand.
 
-It suffices for a bake because a bake asks the hub two things only: what is in a repository, /api/models/ID, and for a
-file of it, /ID/resolve/REVISION/PATH. Left out: the redirect of large files to other storage, and Xet, which a header
-that is not sent here would begin. Shapes and headers are those that huggingface_hub 2.4 reads (hf_api.py,
+It suffices because a bake makes only two kinds of request: for the list of files, /api/models/ID, and for a file,
+/ID/resolve/REVISION/PATH. It does not redirect large files to other storage, and does not offer Xet. Shapes and headers are those that huggingface_hub 2.4 reads (hf_api.py,
 file_download.py) and https://huggingface.co/docs/hub/api describes.
 """
 
@@ -44,7 +43,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Cut:
-    """Ends the connection after so many bytes of a body, once: closed in good order, or reset."""
+    """Ends the connection once, after so many bytes of a body: closes it, or resets it."""
 
     after_bytes: int
     reset: bool = False
@@ -53,8 +52,8 @@ class Cut:
 class HubStandIn(ThreadingHTTPServer):
     """A hub of one model, `id`, in `folder`, with its branch main at COMMIT.
 
-    requests: what was asked, in order. refusals: by the start of a URL's path. cuts: by file, each once. sent: by file,
-    bytes to send instead of the folder's, while what is said of them stays. answering: while clear, nobody is answered.
+    requests: all requests, in order. refusals: by the start of a URL's path. cuts: by file, each used once. sent: by
+    file, bytes to send instead; its listed size and hash stay. answering: while clear, requests wait.
     """
 
     daemon_threads = True
@@ -83,7 +82,7 @@ class HubStandIn(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def asked(self, method: str = "GET") -> list[str]:
-        """The paths of the files that were asked for, in order."""
+        """The paths of the requested files, in order."""
         files = (FILE.fullmatch(request.path) for request in self.requests if request.method == method)
         return [unquote(match["path"]) for match in files if match]
 
@@ -132,7 +131,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send(refusal.status, b"", {k: v for k, v in headers.items() if v})
 
     def send_file(self, name: str) -> None:
-        """The file, from where a Range header says (`bytes=N-`, the only form huggingface_hub sends)."""
+        """Send the file, from N on if there is a Range header `bytes=N-`, the only form that huggingface_hub sends."""
         sibling = self.server.sibling(name)
         content = self.server.sent.get(name) or (self.server.folder / name).read_bytes()
         headers = {"X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
@@ -155,9 +154,9 @@ class Handler(BaseHTTPRequestHandler):
         if cut:
             self.close_connection = True
         if cut and cut.reset:
-            # Closing a socket that lingers for 0 s sends RST; left to the server, it would be shut down first.
+            # Closing a socket that lingers for 0 s sends RST. The server itself would shut it down in good order first.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
 
     def log_message(self, *_) -> None:
-        """Nothing: `requests` is the log."""
+        """Log nothing, because `requests` has it all."""

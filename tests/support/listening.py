@@ -1,4 +1,4 @@
-"""Starts any server and returns as soon as it listens, to the 5 ms: benches time starts with it.
+"""Starts a server and returns within 5 ms of its first listening, because benches measure start times with it.
 
 Tests that start Datasette use serving.py.
 """

@@ -1,4 +1,4 @@
-"""Queries that never end, and instances behind haproxy: the tests assert with them, bench/server/load.py measures."""
+"""Queries that never end, and instances behind haproxy, for tests and for bench/server/load.py."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from containers import Container
 from listening import end, free_port
 from serving import BIN, environment
 
-HAPROXY = "/usr/sbin/haproxy" if os.path.exists("/usr/sbin/haproxy") else "haproxy"  # Debian's is not on every PATH
+# Debian installs it in a folder that is not on every PATH.
+HAPROXY = "/usr/sbin/haproxy" if os.path.exists("/usr/sbin/haproxy") else "haproxy"
 FOR_EVER = "with recursive c(x) as (select 1 union all select x + 1 from c)"
 HEAVY = {
     "llm_embed without end": f"{FOR_EVER} select max(llm_embed('clip', x || :q)) from c",
@@ -89,7 +90,7 @@ def free_address() -> str:
 
 @contextmanager
 def proxied(one: str, two: str) -> Iterator[str]:
-    """The address of a haproxy before two addresses."""
+    """The address of a haproxy in front of two addresses."""
     with tempfile.TemporaryDirectory() as place:
         front, config = free_address(), Path(place) / "haproxy.cfg"
         config.write_text(PROXY.format(front=front, one=one, two=two))
@@ -102,7 +103,7 @@ def proxied(one: str, two: str) -> Iterator[str]:
 
 @contextmanager
 def two_instances(model: Path) -> Iterator[tuple[str, subprocess.Popen, str]]:
-    """The address of haproxy before two instances on a core each; the second one's process, and its address."""
+    """Two instances on a core each behind haproxy: haproxy's address, and the process and address of the second."""
     one, other = free_address(), free_address()
     with (
         instance(model, one, core=0),

@@ -60,18 +60,18 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def png(width: int, height: int, depth: int, colour: int, packed: bytes, *chunks: bytes, interlaced=0) -> bytes:
-    """A PNG by hand, of image data packed already; of colour type 0 (grey), 2 (RGB), 3 (palette), 4 (LA) or 6 (RGBA)."""
+    """A PNG of compressed image data and chunks. Colour types: 0 (grey), 2 (RGB), 3 (palette), 4 (LA) and 6 (RGBA)."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced))
     return b"".join([b"\x89PNG\r\n\x1a\n", header, *chunks, chunk(b"IDAT", packed), chunk(b"IEND", b"")])
 
 
 def png_claiming(width: int, height: int) -> bytes:
-    """A PNG of a few bytes whose header claims a size."""
+    """A PNG of a few bytes whose header claims this size."""
     return png(width, height, 8, 2, zlib.compress(b"\0" * 100))
 
 
 def images() -> dict[str, bytes]:
-    """Images that must be read, and read as llm-clip reads them."""
+    """Images that must be accepted and decoded as llm-clip decodes them."""
     palette = photo().convert("P", palette=Image.Palette.ADAPTIVE, colors=16)
     return {
         "1x1": saved(Image.new("RGB", (1, 1), "teal"), "PNG"),
@@ -97,7 +97,7 @@ def images() -> dict[str, bytes]:
 
 
 def broken() -> dict[str, bytes]:
-    """Bytes that are no image, or too much of one: each is to be refused with a sentence."""
+    """Bytes that are not a readable image, or exceed the limits. Each must be refused with a sentence."""
     png, jpeg = saved(photo(), "PNG"), saved(photo(300, 200), "JPEG")
     return {
         "no bytes": b"",

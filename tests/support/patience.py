@@ -1,6 +1,6 @@
-"""How long a test waits for what must come: only what hangs is given up, however busy the machine is.
+"""How long tests wait for something that must happen. Only a hang reaches the limit, on a machine of any speed.
 
-No test says how fast something is; bench/ does. So no other time limit stands in a test.
+Tests do not measure speed, bench/ does; so they have no other time limit.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PATIENCE_S = 300
 
 
 def until(ask: Callable[[], T]) -> T:
-    """What `ask()` returns, as soon as that is true. Raises AssertionError if it never is."""
+    """The first true value that `ask()` returns. Raises AssertionError after PATIENCE_S."""
     end_s = time.monotonic() + PATIENCE_S
     while not (answer := ask()):
         assert time.monotonic() < end_s, f"not in {PATIENCE_S} s"
@@ -25,7 +25,7 @@ def until(ask: Callable[[], T]) -> T:
 
 
 def has_ended(process: psutil.Process) -> bool:
-    """True if a process does not run any more. A zombie does not; the one question cannot meet it half way."""
+    """True if a process has ended, even if it is still a zombie. One call, because it may end between two."""
     try:
         return process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -28,7 +28,7 @@ def environment(user: Path, **more: str) -> dict[str, str]:
 
 
 def run_llm(*arguments: str, env: dict[str, str], ok: bool = True) -> subprocess.CompletedProcess:
-    """`llm ARGUMENTS`, which must end with 0, or with something else where `ok` is False."""
+    """Run `llm ARGUMENTS`: the finished process. Fails unless its exit code is 0, or is not 0 if `ok` is False."""
     done = subprocess.run([str(BIN / "llm"), *arguments], env=env, capture_output=True, text=True, timeout=PATIENCE_S)
     assert (done.returncode == 0) == ok, done.stdout + done.stderr
     return done
@@ -36,7 +36,7 @@ def run_llm(*arguments: str, env: dict[str, str], ok: bool = True) -> subprocess
 
 @contextmanager
 def serving(*arguments: str, env: dict[str, str], log: Path, bin: Path = BIN) -> Iterator[str]:
-    """`datasette serve ARGUMENTS` on a free port, of the environment with this `bin`: its address, once it answers."""
+    """The address of `datasette serve ARGUMENTS` on a free port, once it listens. `bin` has the `datasette` to run."""
     with started(*arguments, env=env, log=log, bin=bin) as process:
         yield address_of(process, log)
 
@@ -45,7 +45,7 @@ def serving(*arguments: str, env: dict[str, str], log: Path, bin: Path = BIN) ->
 def started(*arguments: str, env: dict[str, str], log: Path, bin: Path = BIN) -> Iterator[subprocess.Popen]:
     """The process of `datasette serve ARGUMENTS` on a free port, its output in `log`; ended on the way out.
 
-    SQL may take as long as it needs, if the arguments say nothing else: `*DATASETTES_LIMIT` is Datasette's own limit.
+    SQL has no time limit unless the arguments set one; `*DATASETTES_LIMIT` sets Datasette's default.
     """
     command = [str(bin / "datasette"), "serve", "--port", "0", *NO_LIMIT, *arguments]
     with log.open("w") as stream:
@@ -62,20 +62,20 @@ def started(*arguments: str, env: dict[str, str], log: Path, bin: Path = BIN) ->
 
 
 def address_of(process: subprocess.Popen, log: Path) -> str:
-    """The address of a Datasette that was started on port 0, once it listens there: uvicorn says it in the log."""
+    """The address of a Datasette that was started on port 0, from uvicorn's line in the log, once it is there."""
 
-    def said() -> re.Match | None:
+    def logged_address() -> re.Match | None:
         ended, text = process.poll() is not None, log.read_text()
         listens = re.search(r"Uvicorn running on (http://\S+)", text)
         assert listens or not ended, text
         return listens
 
-    return until(said)[1]
+    return until(logged_address)[1]
 
 
 @contextmanager
 def another_origin(page: bytes, photo: bytes = b"") -> Iterator[str]:
-    """The address of a page that another server has, with photo.jpg beside it."""
+    """The address of another server, which has this page and photo.jpg."""
 
     class Page(http.server.BaseHTTPRequestHandler):
         def do_GET(self):

@@ -1,4 +1,4 @@
-"""Collections as `llm embed-multi` leaves them, by plain SQL, and an oracle of what a search of them finds."""
+"""Collections as `llm embed-multi` writes them, made by plain SQL, and an oracle for searching them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ create table embeddings (
 
 
 def llms_database(path: str = ":memory:", **collections: dict[str, object]) -> sqlite3.Connection:
-    """A database as `llm embed-multi` leaves it, by plain SQL: for each name its ids and vectors, or what stands there."""
+    """A database with these collections: name -> {id: vector}, or any other value to store instead of the vector."""
     conn = sqlite3.connect(path)
     conn.executescript(LLMS_SCHEMA)
     for name, stored in collections.items():
@@ -37,7 +37,7 @@ def fill(conn: sqlite3.Connection, number: int, stored: dict[str, object]) -> No
 
 
 def oracle(stored: dict[object, object], query: np.ndarray) -> list[tuple[object, float]]:
-    """Ids and cosines of all that can be compared, the best first, one by one and without anything of ours."""
+    """Ids and cosines of all vectors that have a cosine with the query, best first, by plain numpy one at a time."""
     found = []
     for id, v in stored.items():
         if isinstance(v, np.ndarray) and v.size == query.size:
@@ -45,7 +45,7 @@ def oracle(stored: dict[object, object], query: np.ndarray) -> list[tuple[object
             norm = np.sqrt((a * a).sum())
             if 0 < norm < np.inf:
                 found.append((id, float((a * b).sum() / norm / np.sqrt((b * b).sum()))))
-    return sorted(found, key=lambda item: (-round(item[1], 12), item[0]))  # of multiples of a vector, the smaller id
+    return sorted(found, key=lambda item: (-round(item[1], 12), item[0]))  # of equal cosines, the smaller id
 
 
 def random_vectors(n: int, dim: int = 64, seed: int = 1) -> np.ndarray:

@@ -1,0 +1,99 @@
+"""/-/clip/compare as a plain form, over HTTP and without a script."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from datasette_clip.pages import compare
+from datasette_clip.paths import COMPARE
+from drawings import FILES, LABELS
+from page_forms import cells_in, cosines, errors_in, hidden_fields_in, jpegs_in, post
+
+
+def test_a_heat_map_has_the_cosines_of_numpy_and_its_extremes_the_ends_of_the_scale(datasette, demo_engine):
+    response = post(datasette, COMPARE, FILES, texts="\r\n".join(LABELS) + "\r\n\r\n")
+    assert response.status_code == 200
+    wanted = cosines(demo_engine, jpegs_in(response.text), LABELS)
+    np.testing.assert_allclose(cells_in(response.text), wanted, atol=0.00051)  # three digits are shown
+    shades = re.findall(r"background: (#\w+)[^>]*>(?:<strong>)?(-?[\d.]+)", response.text)
+    by_cosine = sorted(shades, key=lambda shade: float(shade[1]))
+    assert (by_cosine[0][0], by_cosine[-1][0]) == ("#f7fbff", "#08306b")
+    headers = re.findall(r'<th scope="col">(.*?)</th>', response.text)
+    assert headers == ["image", *LABELS]
+    assert re.findall(r'<img [^>]*alt="([^"]*)"', response.text) == [name for name, _ in FILES]
+
+
+def test_texts_are_changed_and_images_added_and_removed_without_sending_any_again(datasette, demo_engine, monkeypatch):
+    first = post(datasette, COMPARE, FILES[:2], texts="\n".join(LABELS)).text
+    second = post(datasette, COMPARE, FILES[2:], **hidden_fields_in(first), texts="a face").text
+    assert hidden_fields_in(second)["name"] == [name for name, _ in FILES]
+    assert cells_in(second) == cells_in(post(datasette, COMPARE, FILES, texts="a face").text)
+    monkeypatch.setattr("datasette_clip.pages.pictures.jpeg_of", None)  # would raise
+    third = post(datasette, COMPARE, **hidden_fields_in(second), texts="a face", remove="1").text
+    assert hidden_fields_in(third)["name"] == ["face.png", "circle.png"]
+    assert cells_in(third) == [cells_in(second)[0], cells_in(second)[2]]
+
+
+def test_an_image_that_cannot_be_read_spoils_no_other(datasette):
+    response = post(datasette, COMPARE, [FILES[0], ("notes.txt", b"abc"), FILES[1]], texts="a face")
+    assert response.status_code == 200
+    [sentence] = errors_in(response.text)
+    assert sentence.startswith("notes.txt: 3-byte blob is not an image")
+    assert len(cells_in(response.text)) == 2
+
+
+@pytest.mark.parametrize(
+    ("files", "texts", "sentence"),
+    [
+        ([], "a face", "there is no picture yet; choose, drop or paste some"),
+        (
+            [("a", b"abc")],
+            "a face",
+            "a: 3-byte blob is not an image; expected JPEG, PNG, WebP, GIF, BMP or AVIF",
+        ),
+        (
+            FILES,
+            "\n".join("abcdefghij" * 7),
+            "there are more than 64 texts and pictures; at most so many are compared (plugins.datasette-clip.limits.items)",
+        ),
+        (
+            FILES[:1],
+            "a\n" + "b" * 1_000_001,
+            "line 2: text of 1000001 bytes; at most 1000000 are accepted (plugins.datasette-clip.limits.text_bytes)",
+        ),
+    ],
+)
+def test_a_refusal_is_a_sentence_and_no_text_is_lost(files, texts, sentence, datasette):
+    response = post(datasette, COMPARE, files, texts=texts)
+    assert response.status_code == 400
+    assert errors_in(response.text) == [sentence]
+    assert f">\n{texts}</textarea>" in response.text
+
+
+def test_images_may_come_before_texts(datasette):
+    response = post(datasette, COMPARE, FILES)
+    assert response.status_code == 200
+    assert len(hidden_fields_in(response.text)["vector"]) == 3
+    assert errors_in(response.text) == []
+
+
+@pytest.mark.parametrize("share", np.linspace(0, 1, 21))
+def test_every_number_of_the_heat_map_can_be_read(share):
+    """WCAG 2.2 requires a contrast of 4.5 for text."""
+    colours = compare.colours(share)
+    background = np.array(list(bytes.fromhex(colours["background"][1:])))
+    assert compare.contrast(background, 0.0 if colours["ink"] == "black" else 1.0) >= 4.5
+
+
+def test_contrast_is_that_of_wcag():
+    assert compare.contrast(np.array([255, 255, 255]), 0) == pytest.approx(21)
+    linear = np.array([8, 8, 8])  # on the linear part of the sRGB curve
+    assert compare.contrast(linear, 1) == pytest.approx(20.03, abs=0.005)
+    assert compare.contrast(np.array([118, 118, 118]), 1) == pytest.approx(4.54, abs=0.005)  # #767676
+
+
+def test_one_image_and_one_text_make_a_table_too(datasette):
+    assert len(cells_in(post(datasette, COMPARE, FILES[:1], texts="a face").text)) == 1
