@@ -115,7 +115,7 @@ def read_search_request(fields: FormFields) -> SearchRequest:
     terms += [Term("image", value) for value in fields.all("img") if value]
     terms += [Term("id", value) for value in fields.all("id") if value]
     return SearchRequest(
-        terms=query.checked(terms) if terms else (),
+        terms=query.check_terms(terms) if terms else (),
         images=tuple(Term("image", item.content) for item in fields.items),
         k=read_number("k", fields.last("k") or str(K), 1, MAX_K),
         offset=read_number("offset", fields.last("offset") or "0", 0, 10**6),
@@ -149,7 +149,7 @@ async def run_search(datasette, request, ref: CollectionRef, search_request: Sea
         "ok": True,
         "database": ref.database,
         "collection": ref.of.name,
-        "query": query.written(terms) if terms else "",
+        "query": query.format_query(terms) if terms else "",
         "vector": vector,
         "results": results,
         "next": None,
@@ -167,7 +167,7 @@ def search_embedding(
     """The unit embedding [embed_dim] of all terms and images of a search. Raises ClipError."""
     engine = permitted_engine(config)
     collection.check_model(of, MODEL_ID, engine.manifest.embed_dim)
-    terms = query.checked([*search_request.terms, *search_request.images])
+    terms = query.check_terms([*search_request.terms, *search_request.images])
     return embed_query(engine, config, terms, stored, engine.embed_item)
 
 
@@ -177,7 +177,7 @@ def next_path(datasette, ref: CollectionRef, search_request: SearchRequest, vect
     if search_request.images:
         fields = [("q", f"vector:{vector}")]
     elif search_request.terms:
-        fields = [("q", query.written(search_request.terms))]
+        fields = [("q", query.format_query(search_request.terms))]
     fields += [("where", search_request.where)] if search_request.where else []
     fields += [("k", search_request.k), ("offset", search_request.offset + search_request.k)]
     return f"{search_path(datasette, ref.database, ref.of.name)}.json?{urlencode(fields)}"
@@ -215,7 +215,7 @@ def read_rows(conn, limit_ms: int, of: Collection, embedding, search_request: Se
 
 def first_rows(conn, of: Collection, wanted: int, search_request: SearchRequest) -> list[search.Hit]:
     """The first rows in the order of the table, without a score."""
-    key, source = collection.quoted_key(of), collection.source(of, search_request.where)
+    key, source = collection.quoted_key(of), collection.from_clause(of, search_request.where)
     sql = f"select {key}, rowid {source} order by rowid limit {wanted} offset {search_request.offset}"
     return [search.Hit(id, None, rowid) for id, rowid in collection.rows(conn, sql)]  # type: ignore[arg-type]
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from datasette.utils.asgi import NotFound, Response
 
-from clip_collections.collection import Collection, columns_of, quoted, quoted_key, rows, source
+from clip_collections.collection import Collection, columns_of, from_clause, quoted, quoted_key, rows
 from datasette_guard import CORS_HEADERS
 from llm_clip_onnx.images.signatures import FORMATS, format_of
 
@@ -43,7 +43,7 @@ def rowids_with_picture(conn, of: Collection, rowids: Sequence[int]) -> set[int]
         pictured |= {row for (row,) in rows(conn, made, [of.name])}
     if of.image:
         small = f"rowid in ({among}) and length({quoted(of.image)}) between 1 and {LARGEST_BYTES}"
-        pictured |= {row for (row,) in rows(conn, f"select rowid {source(of, '', small, how=' not indexed')}")}
+        pictured |= {row for (row,) in rows(conn, f"select rowid {from_clause(of, '', small, hint=' not indexed')}")}
     return pictured
 
 
@@ -51,11 +51,11 @@ def picture_of(conn, of: Collection, id: str) -> tuple[bytes, str] | None:
     """The small picture of a row and its content type, None if it has none or one of a format not in SHOWN."""
     from clip_collections import thumbnails  # here: Datasette's start does not wait for Pillow
 
-    image = thumbnails.thumbnail_of(conn, of, id)
+    image = thumbnails.read_thumbnail(conn, of, id)
     if image is None and of.image:
         column = quoted(of.image)
         small = f"{quoted_key(of)} = ? and length({column}) between 1 and {LARGEST_BYTES}"
-        stored = rows(conn, f"select {column} {source(of, '', small)} limit 1", [id])
+        stored = rows(conn, f"select {column} {from_clause(of, '', small)} limit 1", [id])
         image = stored[0][0] if stored and isinstance(stored[0][0], bytes) else None
     begins_as = format_of(image) if image else None
     return (image, FORMATS[begins_as].content_type) if image and begins_as in SHOWN else None

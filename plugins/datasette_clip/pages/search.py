@@ -75,11 +75,11 @@ async def fill_search(datasette, request, ref: CollectionRef, page: Page) -> Non
         raise MayNotRunSql()
     words = terms_in(page["typed"]) + tuple(Term("id", value) for value in fields.all("id") if value)
     if len(page["typed"]) > 1 or fields.all("id"):
-        page["q"] = query.written(words) if words else ""
+        page["q"] = query.format_query(words) if words else ""
     terms = [*words, *terms_in(page["kept"])]
     if picture and picture.embedding is not None:
         terms.append(Term("vector", vectors.to_blob(picture.embedding)))
-    search_request.terms = query.checked(terms) if terms else ()
+    search_request.terms = query.check_terms(terms) if terms else ()
     page |= await run_search(datasette, request, ref, search_request)
     page |= query_links(page, words, picture, search_request)
     origin = datasette.absolute_url(request, "/")
@@ -127,7 +127,7 @@ async def read_picture(datasette, request, fields: FormFields, page: Page) -> Pi
 
 def query_links(page: Page, words: tuple[Term, ...], picture: Picture | None, search_request: SearchRequest) -> Page:
     """The query as fields of a URL, and links to it without the picture, to its first rows and to further ones."""
-    q: list[tuple[str, Any]] = [("q", query.written(words))] if words else []
+    q: list[tuple[str, Any]] = [("q", query.format_query(words))] if words else []
     kept = [("q", text) for text in page["kept"]] + ([("q", f"vector:{picture.vector}")] if picture else [])
     where = [("where", search_request.where)] if search_request.where else []
     more = [("k", search_request.k)] if search_request.k != ROWS else []
@@ -152,8 +152,8 @@ def render_row(page: Page, words: tuple[Term, ...], result: dict, origin: str) -
     """The variables of a row: caption, picture, score, and links to searches that start from it."""
     fields, id_ = page["fields"], str(result["id"])
     queries = {
-        "more": query.written([*words, Term("id", id_)]),
-        "less": query.written([*words, Term("id", id_, -1.0)]),
+        "more": query.format_query([*words, Term("id", id_)]),
+        "less": query.format_query([*words, Term("id", id_, -1.0)]),
     }
     urls = {name: search_url(page, [("q", q), *fields["kept"], *fields["rest"]]) for name, q in queries.items()}
     return {
@@ -162,7 +162,7 @@ def render_row(page: Page, words: tuple[Term, ...], result: dict, origin: str) -
         "score": result["score"],
         "url": relative(result["url"], origin),
         "image": safe_image(result["image"], origin),
-        "like": search_url(page, [("q", query.written([Term("id", id_)])), *fields["rest"]]),
+        "like": search_url(page, [("q", query.format_query([Term("id", id_)])), *fields["rest"]]),
         "queries": queries,
         "urls": urls,
     }
@@ -208,7 +208,7 @@ async def other_ways(datasette, request, ref: CollectionRef, page: Page, search_
     }
     if page["may_sql"] and search_request.terms and not search_request.where and not search_request.offset:
         ways["sql"] = collection_sql(ref, search_request.k)
-        q = urlencode({"sql": ways["sql"], "q": query.written(search_request.terms)})
+        q = urlencode({"sql": ways["sql"], "q": query.format_query(search_request.terms)})
         ways["sql_page"] = f"{sql_paths(datasette, ref.database)[0]}?{q}"
     return ways
 
