@@ -1,6 +1,6 @@
-"""The page /-/clip/search, a list of collections, and /-/clip/search/DATABASE/COLLECTION, a query and its rows.
+"""Renders the search page /-/clip/search/DATABASE/COLLECTION, and the list of collections /-/clip/search.
 
-The rows are those of the JSON endpoint (api/search.py). static/search.js fetches the page again at every key.
+api/search.py runs the search. static/search.js fetches the page again at every key.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from ..config import config_of
 from ..failures import WITH_SENTENCE, MayNotRunSql, status_of, unknown_method
 from ..items import FormFields
 from ..model import embedding_queue, in_thread, permitted_engine
+from .form_page import Page
 from .links import sql_paths
-from .picture_form import Page
 from .pictures import Picture, file_bytes, read_pictures
 
 ROWS = 24  # fills rows of 2, 3, 4, 6 and 8
@@ -37,18 +37,18 @@ IMAGE_URLS = ("https://", "http://", "/", "data:image/")
 
 
 async def collections_page(datasette, request) -> Response:
-    """The collections that the client may search."""
+    """The page that lists the collections the client may search."""
     await ensure_instance(datasette, request)
     page = {"paths": paths, "collections": await searchable_collections(datasette, request.actor)}
     return Response.html(await datasette.render_template("collections.html", page, request=request))
 
 
 async def search_page(datasette, request) -> Response:
-    """A query and the rows of a collection most like it, or a sentence and the form as it was typed."""
+    """The search page of a collection: the form and the rows most like the query, or the form and an error."""
     ref = await visible_collection(datasette, request)
     if sentence := unknown_method(request, "page"):
         return Response.text(sentence, status=405)
-    path = paths.search_path(datasette, ref.database, ref.of.name)
+    path = paths.search_path(datasette, ref.database, ref.collection.name)
     page: Page = {"paths": paths, "errors": [], "ref": ref, "path": path, "q": "", "kept": [], "where": "", "side": 224}
     page["may_sql"] = await may(datasette, request.actor, "execute-sql", ref.database)
     status, begun_s = 200, time.perf_counter()
@@ -193,7 +193,7 @@ def safe_image(url: str | None, origin: str) -> str | None:
 
 
 async def other_ways(datasette, request, ref: CollectionRef, page: Page, search_request: SearchRequest) -> Page:
-    """The same answer as JSON, by curl and in SQL."""
+    """The same search as JSON, by curl and in SQL."""
     fields = [
         *page["query_fields"],
         ("k", search_request.k),
@@ -215,10 +215,10 @@ async def other_ways(datasette, request, ref: CollectionRef, page: Page, search_
 
 def collection_sql(ref: CollectionRef, k: int) -> str:
     """SQL that gives the rows of a search, with the query in :q."""
-    name = ref.of.name.replace("'", "''")
+    name = ref.collection.name.replace("'", "''")
     return (
         f"select e.*, s.value ->> 'score' as score\n"
         f"from json_each(clip_search('{name}', :q, {k})) s\n"
-        f"join {quoted(ref.of.table)} e on e.rowid = s.value ->> 'rowid'\n"
+        f"join {quoted(ref.collection.table)} e on e.rowid = s.value ->> 'rowid'\n"
         "order by score desc"
     )

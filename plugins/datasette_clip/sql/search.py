@@ -1,4 +1,4 @@
-"""The SQL function clip_search, and the steps that api/search.py shares with it: a collection, a query's embedding.
+"""Defines the SQL function clip_search, and two steps for api/search.py: to open a collection and to embed a query.
 
 In SQL all of it runs in the thread of the query; api/search.py embeds in threads of its own.
 """
