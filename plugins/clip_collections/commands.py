@@ -65,7 +65,7 @@ def embed(
     from llm_clip_onnx.towers import available_cores
 
     from .sources import entries_in
-    from .writer import Embedder, Embedding
+    from .writer import CollectionWriter, Embedder
 
     engine = Engine(model_dir or default_path(), side_by_side=True)
     embedder = Embedder(CLIP, engine.manifest.embed_dim, engine.embed_item, available_cores())
@@ -73,7 +73,7 @@ def embed(
         with closing(sqlite3.connect(database, timeout=60)) as connection:
             to = Database(connection)
             count, entries = entries_in(source, to, sql, image, metadata)
-            outcomes = Embedding(to, collection, embedder, orient, store, force).embed(entries)
+            outcomes = CollectionWriter(to, collection, embedder, orient, store, force).embed(entries)
             bad = tell_of(outcomes, count)
     except sqlite3.Error as error:
         raise InputError(f"{database}: {error}") from error
@@ -123,16 +123,16 @@ def index(
     Writes sign bits of the vectors, and thumbnails of the images, into tables of the same file, which may be served
     meanwhile. A run that was ended goes on from where it stopped when it is run again.
     """
-    from .collection import configured, names_of, open_collection
-    from .index.build import connected
+    from .collection import llm_collection_names, open_collection, table_collection
+    from .index.build import connect
 
-    with closing(connected(database)) as conn:
+    with closing(connect(database)) as conn:
         if table is not None or vector is not None or key is not None or image is not None:
             given = {"table": table, "vector": vector, "id": key, "image": image}
             given = {name: value for name, value in given.items() if value is not None}
-            collections = [configured(conn, name, given) for name in names or [table or vector or "?"]]
+            collections = [table_collection(conn, name, given) for name in names or [table or vector or "?"]]
         else:
-            collections = [open_collection(conn, name) for name in names or names_of(conn)]
+            collections = [open_collection(conn, name) for name in names or llm_collection_names(conn)]
         if not collections:
             raise InputError(f"{database} has no collections; llm embed-multi and llm clip embed make one")
         for collection in collections:
@@ -142,14 +142,14 @@ def index(
 def index_one(conn: sqlite3.Connection, collection: Collection, thumbnails_too: bool) -> None:
     """Index one collection, and say what was done."""
     from . import thumbnails
-    from .collection import rows, source
+    from .collection import from_clause, rows
     from .index import build as indexing
 
     begun_s = time.monotonic()
     if collection.embed_dim is None:
         click.echo(f"{collection.name}: no vectors", err=True)
         return
-    [(count,)] = rows(conn, f"select count(*) {source(collection)}")
+    [(count,)] = rows(conn, f"select count(*) {from_clause(collection)}")
     with click.progressbar(length=count, label=f"{collection.name}: vectors", file=sys.stderr, show_pos=True) as bar:
         report = indexing.index(conn, collection, bar.update)
     took_s = time.monotonic() - begun_s
@@ -160,13 +160,13 @@ def index_one(conn: sqlite3.Connection, collection: Collection, thumbnails_too: 
     )
     if not thumbnails_too:
         return
-    begun_s, wanted = time.monotonic(), thumbnails.missing(conn, collection)
-    thumbnails.forget_what_is_gone(conn, collection)
+    begun_s, wanted = time.monotonic(), thumbnails.rows_without_thumbnail(conn, collection)
+    thumbnails.delete_stale_thumbnails(conn, collection)
     if wanted:
         label = f"{collection.name}: thumbnails"
         with click.progressbar(length=len(wanted), label=label, file=sys.stderr, show_pos=True) as bar:
-            thumbnails.make(conn, collection, wanted, bar.update)
+            thumbnails.write_thumbnails(conn, collection, wanted, bar.update)
         rate = len(wanted) / max(time.monotonic() - begun_s, 1e-3)
         click.echo(f"{collection.name}: {len(wanted):,} thumbnails made, {rate:,.0f} a second", err=True)
-    if bad := thumbnails.unreadable(conn, collection):
+    if bad := thumbnails.count_unreadable(conn, collection):
         click.echo(f"{collection.name}: {bad:,} images cannot be read and have none", err=True)
