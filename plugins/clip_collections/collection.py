@@ -13,6 +13,8 @@ from typing import Any
 
 from llm_clip_onnx.errors import ConfigError, InputError, VectorError
 
+from .condition import expression
+
 Id = str | int
 LOOKED_AT = 100  # vectors; the size of most of them is the collection's
 
@@ -70,9 +72,7 @@ def quoted_key(collection: Collection) -> str:
 
 def source(collection: Collection, where: str = "", *more: str, how: str = "") -> str:
     """`from ... where ...` of the collection's rows for which `where` and `more` hold."""
-    conditions = [condition for condition in (collection.condition, *more) if condition]
-    if where.strip():
-        conditions.append(f"({where}\n)")  # on a line of its own: `where` may end in a comment
+    conditions = [condition for condition in (collection.condition, *more, expression(where)) if condition]
     return f"from {quoted(collection.table)}{how}" + (" where " + " and ".join(conditions) if conditions else "")
 
 
