@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 FTYP_BYTES = 256  # of a file, searched for the brands of its ftyp box; usual are 24 to 40
+BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)  # their sizes, in bytes
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -56,7 +57,7 @@ def format_of(blob: bytes) -> str | None:
         return "GIF"
     if blob.startswith(b"RIFF") and blob[8:12] == b"WEBP":
         return "WEBP"
-    if blob.startswith(b"BM"):
+    if blob.startswith(b"BM") and int.from_bytes(blob[14:18], "little") in BMP_HEADERS:  # a text may begin so
         return "BMP"
     return _format_of_ftyp(blob) if blob[4:8] == b"ftyp" else None
 
