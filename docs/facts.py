@@ -73,6 +73,12 @@ URLS = {
     "/-/clip/search/DATABASE/COLLECTION.json": "the rows most like [a query](search-collections.md#as-json)",
     "/-/clip/thumbnail/DATABASE/COLLECTION": "the thumbnail of the row with the given `id`",
 }
+ROW_FORMATS = {
+    "CSV": "lines of cells, the first line the names of columns; delimiter {delimiters}, told from the lines, or any "
+    "by `--delimiter`",
+    "JSON": "a list of objects, one object, or an answer of Datasette in any `_shape` that has names or ids",
+    "JSONL": "an object on each line",
+}
 BUILD_ARGUMENTS = {
     "CLIP_MODEL": "a hub id, or a folder: `demo/checkpoint`, or yours in `deploy/checkpoints/`",
     "CLIP_REVISION": "a branch, tag or commit of it",
@@ -155,6 +161,36 @@ def help(command: str) -> str:
         found = found.commands[name]
     context = click.Context(found, info_name=f"llm clip {command}", terminal_width=80, max_content_width=80)
     return f"```\n{found.get_help(context)}\n```\n"
+
+
+def row_files() -> str:
+    """The files of rows that `llm clip embed` reads, by what their content begins as."""
+    from clip_collections.layout import DELIMITERS, SUFFIXES
+
+    described(SUFFIXES.values(), ROW_FORMATS, "formats of rows")
+    suffixes = {kind: ", ".join(f"`{end}`" for end, of in SUFFIXES.items() if of == kind) for kind in ROW_FORMATS}
+    delimiters = ", ".join(DELIMITERS.values())
+    rows = ([kind, suffixes[kind], told.format(delimiters=delimiters)] for kind, told in ROW_FORMATS.items())
+    return table(["format", "usual suffix", "what is read"], rows)
+
+
+def not_looked_at() -> str:
+    """What `llm clip embed` leaves out of a folder."""
+    from clip_collections.folder import EXCLUDED, RAW
+
+    patterns = ", ".join(f"`{pattern}`" for pattern in EXCLUDED)
+    raw = ", ".join(f"`{suffix}`" for suffix in RAW)
+    rows = [
+        ["a file that neither begins as an image nor is named as one", "counted by suffix"],
+        [f"a raw photo of a camera: {raw}", "counted by suffix"],
+        ["a pipe, a socket, a device", "counted"],
+        [f"hidden files, thumbnails and trash of other systems: {patterns}", "counted by pattern"],
+        ["what `--exclude` names", "counted by pattern"],
+        ["a link to a folder", "counted and named, not followed"],
+        ["a file or folder that cannot be read, a broken link", "named with the reason; status 1"],
+        ["a file that is named or begins as an image and cannot be decoded", "named with the reason; status 1"],
+    ]
+    return table(["left out of a folder", "how it is said"], rows)
 
 
 def crawlers() -> str:

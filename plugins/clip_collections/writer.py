@@ -22,7 +22,7 @@ from sqlite_utils import Database
 from llm_clip_onnx.errors import InputError
 from llm_clip_onnx.vectors import cosine, from_blob, to_blob
 
-from .sources import Entry, content_of
+from .entry import Entry, NothingToEmbed, content_of
 
 WRITTEN_AT_ONCE = 32  # items; a run that is killed loses at most these
 WRITTEN_BYTES = 32_000_000  # of contents that wait to be written
@@ -53,11 +53,14 @@ class Embedder(NamedTuple):
     threads: int = 1
 
 
+Became = Literal["embedded", "copied", "there", "empty", "bad"]
+
+
 class Outcome(NamedTuple):
-    """What became of an entry, and why, if it is bad."""
+    """What became of an entry, and why, if it was not embedded."""
 
     id: str
-    became: Literal["embedded", "copied", "there", "bad"]
+    became: Became
     why: str = ""
 
 
@@ -125,7 +128,8 @@ class Embedding:
         try:
             content = content_of(entry)
         except InputError as error:
-            return entry, b"", Outcome(entry.id, "bad", str(error))
+            became: Became = "empty" if isinstance(error, NothingToEmbed) else "bad"
+            return entry, b"", Outcome(entry.id, became, str(error))
         content_hash = llm.Collection.content_hash(content)
         known = self._one(KNOWN, self.collection_id, content_hash)
         if known and not self._checked:

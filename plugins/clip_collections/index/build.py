@@ -233,8 +233,8 @@ def units_of(found: list[tuple], embed_dim: int) -> tuple[list[tuple], NDArray[n
         sure = (squares > 1e-20) & (squares < 1e30)
         units = vectors / np.sqrt(squares)[:, None]
     if not sure.all():
-        wide = unit(vectors[~sure].astype(np.float64))
-        units[~sure] = wide
+        with np.errstate(all="ignore"):  # of infinities
+            units[~sure] = unit(vectors[~sure].astype(np.float64))
         good = np.isfinite(units).all(1) & units.any(1)
         usable, units = [row for row, ok in zip(usable, good.tolist()) if ok], units[good]
     return usable, units
