@@ -256,6 +256,14 @@ def test_images_that_a_column_names_are_files_data_uris_or_errors(embed, tmp_pat
     ]
 
 
+def test_a_data_uri_in_a_column_of_texts_is_refused(embed):
+    result = embed("s.csv", f'id,title\n1,"{DATA_URI}"\n2,Red\n')
+    assert (result.contents, result.status) == ({"2": "Red"}, 1)
+    assert result.said.splitlines()[1].startswith(
+        "1: the text is a data URI or an image in base64; send it as an image"
+    )
+
+
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """A folder with two photos, and with what is no image, hidden, special, linked or a NAS's own."""
