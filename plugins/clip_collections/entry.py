@@ -74,5 +74,9 @@ def printable(text: str) -> str:
 
 def quoted_value(value: object) -> str:
     """A value for a sentence, in quotes if it is a text, at most QUOTED characters."""
-    shown = printable(repr(value[:QUOTED] if isinstance(value, str | bytes) else value))
-    return shown if len(shown) <= QUOTED else f"{shown[: QUOTED - 1]}…"
+    return shortened(repr(value[:QUOTED] if isinstance(value, str | bytes) else value))
+
+
+def shortened(text: str) -> str:
+    """The first QUOTED characters of a text, printable."""
+    return printable(text if len(text) <= QUOTED else f"{text[: QUOTED - 1]}…")

@@ -62,7 +62,7 @@ def layout_of(file: Path, delimiter: str | None = None, encoding: str | None = N
         sample = text.read(SAMPLE)
     if not sample.strip():
         raise InputError("it is empty")
-    if "\0" in sample:
+    if "\0" in sample.partition("\n")[0]:
         raise InputError(f"it is no text, but begins with the bytes {first_bytes(file).hex()}")
     suffix = file.suffix.lower()
     format = format_of(sample, suffix)
@@ -131,11 +131,12 @@ def format_of(sample: str, suffix: str) -> Format:
     if sample.lstrip()[0] not in "[{":
         return SUFFIXES.get(suffix, "CSV")
     lines = [line for line in sample.splitlines() if line.strip()]
-    if len(sample) == SAMPLE:
-        lines.pop()  # which is cut
+    is_cut = len(sample) == SAMPLE
+    if is_cut:
+        lines.pop()
     if not lines:
         return "JSONL" if SUFFIXES.get(suffix) == "JSONL" else "JSON"
-    return "JSONL" if len(lines) > 1 and 2 * sum(map(is_json, lines)) >= len(lines) else "JSON"
+    return "JSONL" if (is_cut or len(lines) > 1) and 2 * sum(map(is_json, lines)) >= len(lines) else "JSON"
 
 
 def is_json(line: str) -> bool:

@@ -54,12 +54,13 @@ def rows_of_lines(file: Path, layout: Layout) -> Iterator[Row]:
 
 
 def decoded(row: Row, encoding: str) -> Row:
-    """A row, or the reason if bytes in it could not be decoded."""
+    """A row, or the reason if bytes in it could not be decoded or are NUL."""
     if isinstance(row.columns, dict):
         for name, value in row.columns.items():
-            if BROKEN in name or (isinstance(value, str) and BROKEN in value):
-                shown = encoding.removesuffix("-sig").upper()
-                return Row(row.place, InputError(f"column {quoted_value(name)} has bytes that are not {shown}"))
+            text = name + value if isinstance(value, str) else name
+            if BROKEN in text or "\0" in text:
+                found = "are NUL" if "\0" in text else f"are not {encoding.removesuffix('-sig').upper()}"
+                return Row(row.place, InputError(f"column {quoted_value(name)} has bytes that {found}"))
     return row
 
 
@@ -140,7 +141,17 @@ def document_rows(document: Any) -> list:
         raise InputError("it is an answer of Datasette that has no rows")
     if document and all(isinstance(row, dict) for row in document.values()):  # _shape=object
         return with_keys(document)
+    check_is_row(document)
     return [document]
+
+
+def check_is_row(document: dict) -> None:
+    """Raises InputError for an object that holds rows, or texts by their ids, and is not a row itself."""
+    for name, value in document.items():
+        if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+            raise InputError(f"it is an object with a list of objects, {quoted_value(name)}; expected that list alone")
+    if document and all(map(str.isdigit, document)):
+        raise InputError("it is an object whose columns have numbers for names; expected a list of rows")
 
 
 def with_names(row: Any, columns: Any) -> Any:
@@ -152,7 +163,12 @@ def with_names(row: Any, columns: Any) -> Any:
 
 
 def with_keys(document: dict[str, dict]) -> list[dict]:
-    """The rows of an object by their keys, which are the first column in all of them, or become it."""
+    """The rows of an object by their keys, which are the first column in all of them, or become it.
+
+    Raises InputError for columns by their names, as pandas writes them.
+    """
+    if all(row and all(map(str.isdigit, row)) for row in document.values()):
+        raise InputError("it is a table by columns; expected a list of rows, as to_json(orient='records') writes it")
     if all(str(next(iter(row.values()), None)) == key for key, row in document.items()):
         return list(document.values())
     return [{"key": key} | {name: row[name] for name in row if name != "key"} for key, row in document.items()]

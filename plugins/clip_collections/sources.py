@@ -24,7 +24,7 @@ from sqlite_utils.utils import dedupe_keys
 
 from llm_clip_onnx.errors import InputError
 
-from .entry import Entry, quoted_value
+from .entry import Entry, quoted_value, shortened
 from .folder import read_folder
 from .layout import SUFFIXES, UNDECODABLE, layout_of
 from .rows import Row, decoded, read_rows
@@ -157,7 +157,7 @@ def key_of(row: dict[str, Any], reading: Reading) -> str:
     """The name of the first column. Raises InputError if a column that an option names is not there."""
     for name in (*reading.metadata, *([reading.image] if reading.image else [])):
         if name not in row:
-            raise InputError(f"there is no column {name!r} among {', '.join(row)}")
+            raise InputError(f"there is no column {quoted_value(name)} among {shortened(', '.join(row))}")
     if not row:
         raise InputError("the first row has no columns")
     return next(iter(row))
@@ -172,7 +172,7 @@ def entry_of(row: dict[str, Any] | InputError, key: str, reading: Reading, folde
         raise row
     for name in (key, *reading.metadata, *([reading.image] if reading.image else [])):
         if name not in row:
-            raise InputError(f"it has no column {name!r}")
+            raise InputError(f"it has no column {quoted_value(name)}")
     id_ = id_of(row[key])
     metadata = metadata_of({name: row[name] for name in reading.metadata})
     if reading.image:
@@ -234,5 +234,7 @@ def metadata_of(columns: dict[str, Any]) -> dict[str, Any] | None:
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise InputError(f"column {name!r} is {quoted_value(value)}, which metadata cannot hold") from error
+            raise InputError(
+                f"column {quoted_value(name)} is {quoted_value(value)}, which metadata cannot hold"
+            ) from error
     return columns or None
