@@ -39,6 +39,7 @@ BROKEN = "\udcff"  # stands for bytes that cannot be decoded, so that only their
 UNLIKE_CP1252 = re.compile(
     rb"[\x80-\xff]{3}|[\x81\x8d\x8f\x90\x9d]|(?<![A-Za-z])[\xd0\xde\xf0\xfe\xff]|[\xc2\xc3](?![A-Za-z])"
 )
+BINARY = re.compile(r"[^\t\r\n\f -\U0010ffff]")  # control characters
 SEP = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)  # Excel's own first line
 
 
@@ -49,6 +50,11 @@ class Layout(NamedTuple):
     encoding: str
     delimiter: str = ""
     guess: str = ""
+
+    @property
+    def encoding_name(self) -> str:
+        """The encoding for sentences, with what to do if it is the wrong one."""
+        return f"{self.encoding.removesuffix('-sig').upper()}; --encoding names another one"
 
 
 def layout_of(file: Path, delimiter: str | None = None, encoding: str | None = None) -> Layout:
@@ -62,7 +68,7 @@ def layout_of(file: Path, delimiter: str | None = None, encoding: str | None = N
         sample = text.read(SAMPLE)
     if not sample.strip():
         raise InputError("it is empty")
-    if "\0" in sample.partition("\n")[0]:
+    if BINARY.search(sample.partition("\n")[0] + sample[:8]):
         raise InputError(f"it is no text, but begins with the bytes {first_bytes(file).hex()}")
     suffix = file.suffix.lower()
     format = format_of(sample, suffix)

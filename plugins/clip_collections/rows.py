@@ -38,7 +38,7 @@ def read_rows(file: Path, layout: Layout) -> tuple[int, Iterator[Row], str]:
         with opened(file, layout.encoding) as text:
             document = loads(text.read())
         rows = [Row(f"row {number}", json_row(row)) for number, row in enumerate(document_rows(document), 1)]
-        return len(rows), (decoded(row, layout.encoding) for row in rows), more_rows(document)
+        return len(rows), (decoded(row, layout.encoding_name) for row in rows), more_rows(document)
     return sum(1 for _ in rows_of_lines(file, layout)), rows_of_lines(file, layout), ""
 
 
@@ -50,16 +50,16 @@ def rows_of_lines(file: Path, layout: Layout) -> Iterator[Row]:
         else:
             rows = (Row(f"line {number}", json_line(line)) for number, line in enumerate(lines, 1) if line.strip())
         for row in rows:
-            yield decoded(row, layout.encoding)
+            yield decoded(row, layout.encoding_name)
 
 
 def decoded(row: Row, encoding: str) -> Row:
-    """A row, or the reason if bytes in it could not be decoded or are NUL."""
+    """A row, or the reason if bytes in it are NUL or could not be decoded. `encoding` is for the sentence."""
     if isinstance(row.columns, dict):
         for name, value in row.columns.items():
             text = name + value if isinstance(value, str) else name
             if BROKEN in text or "\0" in text:
-                found = "are NUL" if "\0" in text else f"are not {encoding.removesuffix('-sig').upper()}"
+                found = "are NUL" if "\0" in text else f"are not {encoding}"
                 return Row(row.place, InputError(f"column {quoted_value(name)} has bytes that {found}"))
     return row
 
@@ -108,9 +108,11 @@ def json_row(row: Any) -> dict[str, Any] | InputError:
     """A row of JSON; Datasette's `{"$base64": true, "encoded": ...}` are BLOBs."""
     if not isinstance(row, dict):
         return InputError(f"{quoted_value(row)} is not a row; expected an object of columns")
+    if not row:
+        return InputError("it has no columns")
     try:
         return decode_base64_values(row)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         return InputError(f"it has a BLOB that is not base64: {error}")
 
 

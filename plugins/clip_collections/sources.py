@@ -109,7 +109,7 @@ def query_rows(database: sqlite3.Connection, sql: str) -> Iterator[Row]:
         cursor = run_query(database, sql)
         names = dedupe_keys(column[0] for column in cursor.description or ())
         for number, values in enumerate(cursor, 1):
-            yield decoded(Row(f"row {number}", dict(zip(names, values))), "utf-8")
+            yield decoded(Row(f"row {number}", dict(zip(names, values))), "UTF-8")
     except (sqlite3.Error, sqlite3.Warning) as error:
         raise InputError(f"--sql cannot be run: {error}") from error
     if not names:
@@ -158,8 +158,6 @@ def key_of(row: dict[str, Any], reading: Reading) -> str:
     for name in (*reading.metadata, *([reading.image] if reading.image else [])):
         if name not in row:
             raise InputError(f"there is no column {quoted_value(name)} among {shortened(', '.join(row))}")
-    if not row:
-        raise InputError("the first row has no columns")
     return next(iter(row))
 
 
