@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .collection import Collection
     from .writer import Outcome
 
-TOLD = {  # each Outcome.became in the summary
+OUTCOMES = {  # the words of the summary for each Outcome.became
     "embedded": "embedded",
     "copied": "copied from the same content",
     "there": "there already",
@@ -103,19 +103,22 @@ def embed(
             reading = Reading(sql, image, metadata, delimiter, encoding, exclude)
             with read_source(source, to, reading) as found:
                 outcomes = Embedding(to, collection, embedder, orient, store, force).embed(found.entries)
-                became = tell_of(outcomes, found.count, found.notes)
+                became = report_outcomes(outcomes, found.count, found.notes)
     except sqlite3.Error as error:
         raise InputError(f"{database}: {error}") from error
     check_outcomes(became, found.notes)
 
 
-def tell_of(outcomes: Iterable[Outcome], count: int | None, notes: Sequence[str]) -> Counter[str]:
-    """Show how far embedding is, then why some entries are bad, and a summary: the number of each Outcome.became."""
+def report_outcomes(outcomes: Iterable[Outcome], count: int | None, notes: Sequence[str]) -> Counter[str]:
+    """Show the progress of embedding, then the reasons of bad entries and a summary. Returns numbers by Outcome.became.
+
+    count: of the entries, None if unknown. notes: sentences for the end of the summary.
+    """
     became: Counter[str] = Counter()
-    bad, begun_s = [], time.monotonic()
+    bad, start_s = [], time.monotonic()
 
     def rate(_) -> str:
-        return f"{became['embedded'] / (time.monotonic() - begun_s):.1f} a second"
+        return f"{became['embedded'] / (time.monotonic() - start_s):.1f} a second"
 
     bar = click.progressbar(outcomes, count, "Embedding", show_pos=True, item_show_func=rate, file=sys.stderr)
     with bar as shown:
@@ -124,9 +127,10 @@ def tell_of(outcomes: Iterable[Outcome], count: int | None, notes: Sequence[str]
             bad += [outcome] * (outcome.became == "bad")
     for outcome in bad:
         click.echo(printable(f"{outcome.id}: {outcome.why}"), err=True)
-    told = ", ".join(f"{became[key]:,} {said}" for key, said in TOLD.items() if became[key] or key == "embedded")
-    took = f"{rate(None)}, {time.monotonic() - begun_s:.1f} s"
-    click.echo("; ".join([told, took, *notes]), err=True)
+    counts = ", ".join(
+        f"{became[key]:,} {words}" for key, words in OUTCOMES.items() if became[key] or key == "embedded"
+    )
+    click.echo("; ".join([counts, f"{rate(None)}, {time.monotonic() - start_s:.1f} s", *notes]), err=True)
     return became
 
 
@@ -180,23 +184,29 @@ def index(
             index_one(conn, collection, not no_thumbnails)
 
 
-def index_one(conn: sqlite3.Connection, collection: Collection, thumbnails_too: bool) -> None:
+def index_one(conn: sqlite3.Connection, collection: Collection, with_thumbnails: bool) -> None:
     """Index one collection, and say what was done."""
-    from . import thumbnails
-    from .collection import rows, source
-    from .index import build as indexing
-
-    begun_s = time.monotonic()
     if collection.embed_dim is None:
         click.echo(f"{collection.name}: no vectors", err=True)
         return
+    index_vectors(conn, collection)
+    if with_thumbnails:
+        make_thumbnails(conn, collection)
+
+
+def index_vectors(conn: sqlite3.Connection, collection: Collection) -> None:
+    """Write the sign bits of a collection, and say how many, and how many rows search leaves out."""
+    from .collection import rows, source
+    from .index import build
+
+    start_s = time.monotonic()
     [(count,)] = rows(conn, f"select count(*) {source(collection)}")
     with click.progressbar(length=count, label=f"{collection.name}: vectors", file=sys.stderr, show_pos=True) as bar:
-        report = indexing.index(conn, collection, bar.update)
-    took_s = time.monotonic() - begun_s
+        report = build.index(conn, collection, bar.update)
+    rate = count / max(time.monotonic() - start_s, 1e-3)
     click.echo(
         f"{collection.name}: {report.vectors:,} vectors in the index, {report.new:,} of them new, {report.gone:,} gone"
-        f", {report.skipped:,} rows without a usable vector, {count / max(took_s, 1e-3):,.0f} rows a second",
+        f", {report.skipped:,} rows without a usable vector, {rate:,.0f} rows a second",
         err=True,
     )
     if report.skipped:
@@ -205,15 +215,19 @@ def index_one(conn: sqlite3.Connection, collection: Collection, thumbnails_too: 
             " zeros, or with infinities or NaN",
             err=True,
         )
-    if not thumbnails_too:
-        return
-    begun_s, wanted = time.monotonic(), thumbnails.missing(conn, collection)
+
+
+def make_thumbnails(conn: sqlite3.Connection, collection: Collection) -> None:
+    """Make the thumbnails that are missing, remove those of rows that are gone, and say how many."""
+    from . import thumbnails
+
+    start_s, wanted = time.monotonic(), thumbnails.missing(conn, collection)
     thumbnails.forget_what_is_gone(conn, collection)
     if wanted:
         label = f"{collection.name}: thumbnails"
         with click.progressbar(length=len(wanted), label=label, file=sys.stderr, show_pos=True) as bar:
             thumbnails.make(conn, collection, wanted, bar.update)
-        rate = len(wanted) / max(time.monotonic() - begun_s, 1e-3)
+        rate = len(wanted) / max(time.monotonic() - start_s, 1e-3)
         click.echo(f"{collection.name}: {len(wanted):,} thumbnails made, {rate:,.0f} a second", err=True)
     if bad := thumbnails.unreadable(conn, collection):
         click.echo(f"{collection.name}: {bad:,} images cannot be read and have none", err=True)
