@@ -240,11 +240,11 @@ def in_our_shortlists(vectors: NDArray[np.float32]) -> dict[int, float]:
 
     The index itself compares nearly all of so small a collection exactly, which says nothing of a large one.
     """
-    from clip_collections.index.sign_bits import chunk_of, code_of, estimates
+    from clip_collections.index.sign_bits import estimate_cosines, make_chunk, make_code
 
-    code, numbers = code_of(vectors.mean(0), vectors.std(0)), np.arange(len(vectors))
-    chunk = chunk_of(numbers, numbers.astype(np.uint32), vectors, code)
-    estimated = np.stack([estimates(chunk, code, vector - code.mean) for vector in vectors])
+    code, numbers = make_code(vectors.mean(0), vectors.std(0)), np.arange(len(vectors))
+    chunk = make_chunk(numbers, numbers.astype(np.uint32), vectors, code)
+    estimated = np.stack([estimate_cosines(chunk, code, vector - code.mean) for vector in vectors])
     np.fill_diagonal(estimated, -np.inf)
     order, true = np.argsort(-estimated, axis=1), clip_vectors.nearest(vectors)[1][:, :10]
     return {

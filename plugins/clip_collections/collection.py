@@ -1,6 +1,7 @@
-"""A collection: the table, the columns and the model of its vectors.
+"""Opens a collection: finds the table, the columns and the model of its vectors.
 
-`llm embed-multi` writes collections; a configuration can also name any table with a column of vector blobs as one.
+A collection is one that `llm embed-multi` has written, or any table with a column of vector blobs that the
+configuration names.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from llm_clip_onnx.errors import ConfigError, InputError, VectorError
 from .condition import expression
 
 Id = str | int
-LOOKED_AT = 100  # vectors; the size of most of them is the collection's
+SAMPLE_VECTORS = 100  # a collection has the size of most of its first vectors
 
 
 @dataclass(frozen=True)
 class Collection:
-    """Names of a table and its columns, as they are, not quoted; None if there is no such column.
+    """A collection by the unquoted names of its table and columns. A column that it does not have is None.
 
-    model: id of the model that made the vectors, None if unknown. condition: SQL that holds for the rows of this
-    collection, or "". image: a column of image bytes. url: address of an image, with {id} or {column} in it.
-    embed_dim: of most of its first vectors, None if there are none.
+    model: id of the model that made the vectors, None if unknown. condition: SQL that selects the rows of this
+    collection, "" for all. image: a column of image bytes. url: a template of an image's URL, with {id} or {column}.
+    embed_dim: of most of its first vectors, None if it has none.
     """
 
     name: str
@@ -42,38 +43,36 @@ class Collection:
 
 
 def quoted(name: str) -> str:
-    """A name of a table or a column, as SQL."""
+    """The name of a table or a column as quoted SQL."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def rows(conn: Connection, sql: str, parameters: Any = ()) -> list[tuple]:
-    """The rows of a query as tuples, whatever row factory the connection has."""
+    """The rows of a query as tuples, with any row factory of the connection."""
     return cursor_of(conn).execute(sql, parameters).fetchall()
 
 
 def cursor_of(conn: Connection) -> Any:
-    """A cursor that gives tuples, unlike the connection's row factory, which may also count bytes."""
+    """A cursor whose rows are tuples. The connection's row factory is not used, so it does not count their bytes."""
     cursor = conn.cursor()
     cursor.row_factory = None
     return cursor
 
 
 def columns_of(conn: Connection, table: str) -> dict[str, int]:
-    """Columns of a table and their positions in the primary key, 0 for none; {} if there is no such table."""
-    return {
-        name: place for name, place in rows(conn, "select name, pk from pragma_table_info(?) order by cid", [table])
-    }
+    """The columns of a table and their positions in the primary key, 0 for none; {} if there is no such table."""
+    return dict(rows(conn, "select name, pk from pragma_table_info(?) order by cid", [table]))
 
 
 def quoted_key(collection: Collection) -> str:
-    """The column of ids, as SQL."""
+    """The column of ids as SQL."""
     return "rowid" if collection.key == "rowid" else quoted(collection.key)
 
 
-def source(collection: Collection, where: str = "", *more: str, how: str = "") -> str:
-    """`from ... where ...` of the collection's rows for which `where` and `more` hold."""
+def from_clause(collection: Collection, where: str = "", *more: str, hint: str = "") -> str:
+    """SQL `from ... where ...` for the collection's rows for which `where` and `more` hold. hint: follows the table."""
     conditions = [condition for condition in (collection.condition, *more, expression(where)) if condition]
-    return f"from {quoted(collection.table)}{how}" + (" where " + " and ".join(conditions) if conditions else "")
+    return f"from {quoted(collection.table)}{hint}" + (" where " + " and ".join(conditions) if conditions else "")
 
 
 def is_vector(value: Any, size: int) -> bool:
@@ -81,7 +80,8 @@ def is_vector(value: Any, size: int) -> bool:
     return type(value) in (bytes, memoryview) and len(value) == size
 
 
-def has_llms_tables(conn: Connection) -> bool:
+def has_llm_tables(conn: Connection) -> bool:
+    """True if a database has the tables that llm makes."""
     return {"id", "name", "model"} <= columns_of(conn, "collections").keys() and {
         "collection_id",
         "id",
@@ -89,28 +89,28 @@ def has_llms_tables(conn: Connection) -> bool:
     } <= columns_of(conn, "embeddings").keys()
 
 
-def names_of(conn: Connection) -> list[str]:
-    """Names of llm's collections, in the order they were made; [] if a database has none."""
-    if not has_llms_tables(conn):
+def llm_collection_names(conn: Connection) -> list[str]:
+    """The names of llm's collections, oldest first; [] if a database has none."""
+    if not has_llm_tables(conn):
         return []
     sql = "select name from collections where typeof(name) = 'text' and name <> '' order by id"
     return [name for (name,) in rows(conn, sql)]
 
 
 def open_collection(conn: Connection, name: str) -> Collection:
-    """llm's collection of this name. Raises InputError if there is none."""
-    found = rows(conn, "select id, model from collections where name = ?", [name]) if has_llms_tables(conn) else []
-    if not found:
-        names = names_of(conn)
-        there_are = f"there are {', '.join(map(repr, names))}" if names else "there are none"
-        raise InputError(f"there is no collection {name!r}; {there_are}")
+    """The collection of llm's with this name. Raises InputError if there is none."""
+    matches = rows(conn, "select id, model from collections where name = ?", [name]) if has_llm_tables(conn) else []
+    if not matches:
+        names = llm_collection_names(conn)
+        existing = f"there are {', '.join(map(repr, names))}" if names else "there are none"
+        raise InputError(f"there is no collection {name!r}; {existing}")
     columns = columns_of(conn, "embeddings")
-    if not isinstance(found[0][0], int) or not has_rowids(conn, "embeddings"):
+    if not isinstance(matches[0][0], int) or not has_rowids(conn, "embeddings"):
         raise InputError(f"collection {name!r} is in tables that are not as llm writes them; configure it as a table")
-    condition = f"collection_id = {found[0][0]}"
+    condition = f"collection_id = {matches[0][0]}"
     return Collection(
         name=name,
-        model=found[0][1],
+        model=matches[0][1],
         table="embeddings",
         key="id",
         vector="embedding",
@@ -122,40 +122,41 @@ def open_collection(conn: Connection, name: str) -> Collection:
     )
 
 
-def configured(conn: Connection, name: str, settings: Mapping[str, Any]) -> Collection:
-    """A collection in any table, by a configuration: table and vector, and id, image or image_url, content, metadata,
-    model where they are there.
+def table_collection(conn: Connection, name: str, settings: Mapping[str, Any]) -> Collection:
+    """A collection in any table, by its configuration.
 
-    Without id, it is the primary key, or rowid. Raises ConfigError naming what is missing, unknown, or not in the
-    database.
+    settings: table and vector; optionally id, image or image_url, content, metadata and model. The default of id is the
+    primary key, or rowid. Raises ConfigError naming a setting that is missing, unknown or not in the database.
     """
-    of = f"collection {name!r}"
+    owner = f"collection {name!r}"
     known = ("table", "vector", "id", "image", "image_url", "content", "metadata", "model")
     for key, value in settings.items():
         if key not in known:
-            raise ConfigError(f"{of} has {key!r}; expected {', '.join(known)}")
+            raise ConfigError(f"{owner} has {key!r}; expected {', '.join(known)}")
         if not isinstance(value, str) or not value:
-            raise ConfigError(f"{key} of {of} is {value!r}; expected a text that is not empty")
+            raise ConfigError(f"{key} of {owner} is {value!r}; expected a text that is not empty")
     for key in ("table", "vector"):
         if key not in settings:
             raise ConfigError(
-                f"{of} has no {key!r}; expected the name of its {'column of vectors' if key == 'vector' else key}"
+                f"{owner} has no {key!r}; expected the name of its {'column of vectors' if key == 'vector' else key}"
             )
     if "image" in settings and "image_url" in settings:
-        raise ConfigError(f"{of} has image and image_url; expected one of them")
+        raise ConfigError(f"{owner} has image and image_url; expected one of them")
     table = settings["table"]
     columns = columns_of(conn, table)
     if not columns or not rows(conn, "select 1 from sqlite_master where type = 'table' and name = ?", [table]):
-        raise ConfigError(f"table of {of} is {table!r}; the database has no such table")
+        raise ConfigError(f"table of {owner} is {table!r}; the database has no such table")
     if not has_rowids(conn, table):
-        raise ConfigError(f"table of {of} is {table!r}, which is WITHOUT ROWID; expected one with rowids")
+        raise ConfigError(f"table of {owner} is {table!r}, which is WITHOUT ROWID; expected one with rowids")
     key = settings.get("id") or key_of(columns)
     for setting in ("id", "vector", "image", "content", "metadata"):
         column = settings.get(setting)
         if column is not None and column not in columns and (setting, column) != ("id", "rowid"):
-            raise ConfigError(f"{setting} of {of} is {column!r}; table {table!r} has the columns {', '.join(columns)}")
+            raise ConfigError(
+                f"{setting} of {owner} is {column!r}; table {table!r} has the columns {', '.join(columns)}"
+            )
     if "image_url" in settings:
-        check_url(settings["image_url"], columns, of, table)
+        check_url(settings["image_url"], columns, owner, table)
     return Collection(
         name=name,
         model=settings.get("model"),
@@ -176,23 +177,23 @@ def has_rowids(conn: Connection, table: str) -> bool:
 
 
 def key_of(columns: Mapping[str, int]) -> str:
-    """The one column that is a table's primary key, else rowid."""
-    keys = [name for name, place in columns.items() if place]
+    """The column that is a table's primary key; rowid if it has none, or one of several columns."""
+    keys = [name for name, position in columns.items() if position]
     return keys[0] if len(keys) == 1 else "rowid"
 
 
-def check_url(url: str, columns: Mapping[str, int], of: str, table: str) -> None:
-    """Raises ConfigError for a URL template without a place, or with one that is no column."""
+def check_url(url: str, columns: Mapping[str, int], owner: str, table: str) -> None:
+    """Raises ConfigError for a URL template without a placeholder, or with one that is not a column."""
     try:
-        places = [place for _, place, _, _ in string.Formatter().parse(url) if place is not None]
+        names = [name for _, name, _, _ in string.Formatter().parse(url) if name is not None]
     except ValueError as error:
-        raise ConfigError(f"image_url of {of} is {url!r}: {error}") from error
-    if not places:
-        raise ConfigError(f"image_url of {of} is {url!r}; expected {{id}} or a {{column}} in it")
-    for place in places:
-        if place != "id" and place not in columns:
+        raise ConfigError(f"image_url of {owner} is {url!r}: {error}") from error
+    if not names:
+        raise ConfigError(f"image_url of {owner} is {url!r}; expected {{id}} or a {{column}} in it")
+    for name in names:
+        if name != "id" and name not in columns:
             raise ConfigError(
-                f"image_url of {of} has {{{place}}}; expected {{id}} or a column of {table!r}: {', '.join(columns)}"
+                f"image_url of {owner} has {{{name}}}; expected {{id}} or a column of {table!r}: {', '.join(columns)}"
             )
 
 
@@ -201,18 +202,18 @@ def embed_dim_of(conn: Connection, table: str, vector: str, condition: str = "")
     where = f"typeof({quoted(vector)}) = 'blob' and length({quoted(vector)}) > 0" + (
         f" and {condition}" if condition else ""
     )
-    found = rows(
+    sizes = rows(
         conn,
         f"select size from (select length({quoted(vector)}) as size from {quoted(table)} where {where} "
-        f"limit {LOOKED_AT}) where size % 4 = 0 group by size order by count(*) desc, size limit 1",
+        f"limit {SAMPLE_VECTORS}) where size % 4 = 0 group by size order by count(*) desc, size limit 1",
     )
-    return found[0][0] // 4 if found else None
+    return sizes[0][0] // 4 if sizes else None
 
 
 def check_model(collection: Collection, model_id: str, embed_dim: int) -> None:
     """Raises InputError if another model made the vectors, VectorError if they have another size.
 
-    A collection that names no model is taken to be of this one.
+    A collection whose model is unknown passes the first check.
     """
     if collection.model is not None and collection.model != model_id:
         raise InputError(

@@ -93,7 +93,7 @@ def embed(
     from llm_clip_onnx.towers import available_cores
 
     from .sources import Reading, read_source
-    from .writer import Embedder, Embedding
+    from .writer import CollectionWriter, Embedder
 
     engine = Engine(model_dir or default_path(), side_by_side=True)
     embedder = Embedder(CLIP, engine.manifest.embed_dim, engine.embed_item, available_cores())
@@ -102,7 +102,7 @@ def embed(
             to = Database(connection)
             reading = Reading(sql, image, metadata, delimiter, encoding, exclude)
             with read_source(source, to, reading) as found:
-                outcomes = Embedding(to, collection, embedder, orient, store, force).embed(found.entries)
+                outcomes = CollectionWriter(to, collection, embedder, orient, store, force).embed(found.entries)
                 became = report_outcomes(outcomes, found.count, found.notes)
     except sqlite3.Error as error:
         raise InputError(f"{database}: {error}") from error
@@ -166,18 +166,18 @@ def index(
     Writes sign bits of the vectors, and thumbnails of the images, into tables of the same file, which may be served
     meanwhile. A run that was ended goes on from where it stopped when it is run again.
     """
-    from .collection import configured, names_of, open_collection
-    from .index.build import connected
+    from .collection import llm_collection_names, open_collection, table_collection
+    from .index.build import connect
 
     if any(not name.strip() for name in names):
         raise InputError("a name after -c is blank; expected the name of a collection")
-    with closing(connected(database)) as conn:
+    with closing(connect(database)) as conn:
         if table is not None or vector is not None or key is not None or image is not None:
             given = {"table": table, "vector": vector, "id": key, "image": image}
             given = {name: value for name, value in given.items() if value is not None}
-            collections = [configured(conn, name, given) for name in names or [table or vector or "?"]]
+            collections = [table_collection(conn, name, given) for name in names or [table or vector or "?"]]
         else:
-            collections = [open_collection(conn, name) for name in names or names_of(conn)]
+            collections = [open_collection(conn, name) for name in names or llm_collection_names(conn)]
         if not collections:
             raise InputError(f"{database} has no collections; llm embed-multi and llm clip embed make one")
         for collection in collections:
@@ -196,11 +196,11 @@ def index_one(conn: sqlite3.Connection, collection: Collection, with_thumbnails:
 
 def index_vectors(conn: sqlite3.Connection, collection: Collection) -> None:
     """Write the sign bits of a collection, and say how many, and how many rows search leaves out."""
-    from .collection import rows, source
+    from .collection import from_clause, rows
     from .index import build
 
     start_s = time.monotonic()
-    [(count,)] = rows(conn, f"select count(*) {source(collection)}")
+    [(count,)] = rows(conn, f"select count(*) {from_clause(collection)}")
     with click.progressbar(length=count, label=f"{collection.name}: vectors", file=sys.stderr, show_pos=True) as bar:
         report = build.index(conn, collection, bar.update)
     rate = count / max(time.monotonic() - start_s, 1e-3)
@@ -221,13 +221,13 @@ def make_thumbnails(conn: sqlite3.Connection, collection: Collection) -> None:
     """Make the thumbnails that are missing, remove those of rows that are gone, and say how many."""
     from . import thumbnails
 
-    start_s, wanted = time.monotonic(), thumbnails.missing(conn, collection)
-    thumbnails.forget_what_is_gone(conn, collection)
+    start_s, wanted = time.monotonic(), thumbnails.rows_without_thumbnail(conn, collection)
+    thumbnails.delete_stale_thumbnails(conn, collection)
     if wanted:
         label = f"{collection.name}: thumbnails"
         with click.progressbar(length=len(wanted), label=label, file=sys.stderr, show_pos=True) as bar:
-            thumbnails.make(conn, collection, wanted, bar.update)
+            thumbnails.write_thumbnails(conn, collection, wanted, bar.update)
         rate = len(wanted) / max(time.monotonic() - start_s, 1e-3)
         click.echo(f"{collection.name}: {len(wanted):,} thumbnails made, {rate:,.0f} a second", err=True)
-    if bad := thumbnails.unreadable(conn, collection):
+    if bad := thumbnails.count_unreadable(conn, collection):
         click.echo(f"{collection.name}: {bad:,} images cannot be read and have none", err=True)

@@ -1,7 +1,7 @@
-"""Finds the rows of a collection whose vectors have the largest cosine with a query's, with or without an index.
+"""Finds the rows of a collection with the largest cosines to a query's embedding, with or without an index.
 
-Without an index all of them are compared. With one, its shortlist is, and all rows that came after it; a row of the
-shortlist that is gone or another one is noticed, and then all are compared again.
+Without an index, all rows are compared. With one, only the rows of its shortlist and those added after it. If too many
+rows of the shortlist were deleted, or a rowid has another row now, all rows are compared.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from numpy.typing import NDArray
 from llm_clip_onnx.errors import InputError
 from llm_clip_onnx.vectors import LITTLE_FLOAT32, unit_embedding
 
-from .collection import Collection, Id, cursor_of, is_vector, quoted, quoted_key, rows, source
+from .collection import Collection, Id, cursor_of, from_clause, is_vector, quoted, quoted_key, rows
 from .index.sign_bits import Chunk, shortlist
-from .index.store import Index, id_crc, index_of
+from .index.store import Index, current_index, id_crc
 
 log = logging.getLogger("clip_collections")
 
 CHUNK_BYTES = 2_000_000  # of vectors read at once
-SEGMENTS = (100, 400, 1_600)  # places, each found by comparing ten times as many rows of a shortlist exactly
-FEW = 2_000  # rows for which `where` holds are compared exactly, without the index
-PIECE = 500  # rows fetched by rowid at once
-CHECKED = 200  # of the last rows of an index, where the very last is not there
+SEGMENTS = (100, 400, 1_600)  # ranks, each reached by exact cosines of ten times as many rows of a shortlist
+EXACT_ROWS = 2_000  # if `where` holds for at most this many, all are compared without a shortlist
+FETCH_ROWS = 500  # by rowid in one query
+CHECKED_ROWS = 200  # at the end of an index, if its last row was deleted
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A row: its id, its cosine with the query, -1 to 1, computed in float64 of the stored vector, and its rowid."""
+    """A row that was found. score: the cosine of its stored vector with the query, -1 to 1, computed in float64."""
 
     id: Id
     score: float
@@ -54,9 +54,9 @@ def search(
 ) -> list[Hit]:
     """The k rows whose vectors have the largest cosine with `query` [embed_dim], after the first `offset`, best first.
 
-    Of rows with one cosine the smaller id is first. `where` is an SQL condition over the table with `parameters`, which
-    the caller has permitted; `skip` are ids that are not wanted. Rows whose vector is NULL, zero, not finite or of
-    another size are not found. May be called inside an SQL function, with the connection that runs it.
+    Rows with equal cosines are ordered by id. where: an SQL condition over the table with `parameters`; the caller has
+    checked that the client may run it. skip: ids to leave out. Rows whose vector is NULL, zero, not finite or of
+    another size are never found. May be called inside an SQL function, with the connection that runs it.
     Raises InputError for a k below 1 or an offset below 0, VectorError for a query without a direction.
     """
     if k < 1:
@@ -64,16 +64,16 @@ def search(
     if offset < 0:
         raise InputError(f"offset is {offset}; expected a whole number from 0")
     wanted, unit_query = k + offset, unit_embedding(query)
-    index = index_of(conn, collection, query.size)
+    index = current_index(conn, collection, query.size)
     hits: list[Hit] = []
-    for end in SEGMENTS if index else ():  # so that a page's rows do not depend on how many pages are asked for
-        best = Best(min(end, wanted) - len(hits), unit_query, frozenset(skip) | {hit.id for hit in hits})
+    for end in SEGMENTS if index else ():  # fixed, so that a page's rows do not depend on k
+        best = TopHits(min(end, wanted) - len(hits), unit_query, frozenset(skip) | {hit.id for hit in hits})
         if index is None or not search_index(conn, collection, index, best, 10 * end, where, parameters):
             break
         hits += best.hits
         if len(hits) == wanted or len(best.hits) < best.wanted:
             return hits[offset:]
-    best = Best(wanted - len(hits), unit_query, frozenset(skip) | {hit.id for hit in hits})
+    best = TopHits(wanted - len(hits), unit_query, frozenset(skip) | {hit.id for hit in hits})
     for chunk in scan(conn, collection, where, parameters, query.size):
         best.offer(chunk)
     if best.skipped:
@@ -82,55 +82,55 @@ def search(
 
 
 def search_index(
-    conn: Connection, collection: Collection, index: Index, best: Best, exact: int, where: str, parameters: Any
+    conn: Connection, collection: Collection, index: Index, best: TopHits, exact: int, where: str, parameters: Any
 ) -> bool:
-    """Offer `best` the `exact` rows of the index's shortlist and what came after it.
+    """Offer `best` a shortlist of `exact` rows, or all rows of `where` if they are few, and the rows after the index.
 
-    Not all of it, and False, where that is of no use: because rows are few, or many of the shortlist are gone.
+    False if the index is of no use: the table is small, or the index is out of date. Then not all rows were offered.
     """
     chunks = [chunk for _, chunk in index.chunks.values()]
     if exact > sum(map(len, chunks)):
         return False
-    last = last_that_is_there(conn, collection, index, chunks)
+    last = last_valid_rowid(conn, collection, index, chunks)
     if last is None:
         return False
     allowed = None
     if where.strip():
         allowed = allowed_rowids(conn, collection, where, parameters, last)
-        if len(allowed) <= FEW:
-            for part in pieces(allowed):
-                best.offer(fetched(conn, collection, part))
-    if allowed is None or len(allowed) > FEW:
-        short = shortlist(chunks, index.facts.code, best.unit_query, exact, allowed)
-        there, size = 0, 4 * best.unit_query.size
-        expected = dict(zip(short.rowids.tolist(), short.ids.tolist()))
-        for part in pieces(np.sort(short.rowids[short.rowids <= last])):
-            found = fetched(conn, collection, part)
-            if any(id_crc(id) != expected[rowid] for rowid, id, _ in found):
-                tell(index, f"rowids of collection {collection.name!r} are not those of its index any more")
+        if len(allowed) <= EXACT_ROWS:
+            for part in batches(allowed):
+                best.offer(fetch_rows(conn, collection, part))
+    if allowed is None or len(allowed) > EXACT_ROWS:
+        near = shortlist(chunks, index.facts.code, best.unit_query, exact, allowed)
+        compared, size = 0, 4 * best.unit_query.size
+        expected = dict(zip(near.rowids.tolist(), near.id_crcs.tolist()))
+        for part in batches(np.sort(near.rowids[near.rowids <= last])):
+            fetched = fetch_rows(conn, collection, part)
+            if any(id_crc(id) != expected[rowid] for rowid, id, _ in fetched):
+                warn_once(index, f"rowids of collection {collection.name!r} are not those of its index any more")
                 return False
-            there += sum(is_vector(value, size) for _, _, value in found)
-            best.offer(found)
-        if there < len(short.rowids) / 2:
-            tell(index, f"many rows of collection {collection.name!r} that its index has are gone")
+            compared += sum(is_vector(value, size) for _, _, value in fetched)
+            best.offer(fetched)
+        if compared < len(near.rowids) / 2:
+            warn_once(index, f"many rows of collection {collection.name!r} that its index has are gone")
             return False
     for chunk in scan(conn, collection, where, parameters, best.unit_query.size, after=last):
         best.offer(chunk)
     return True
 
 
-def pieces(rowids: NDArray[np.int64]) -> Iterator[list[int]]:
-    for at in range(0, len(rowids), PIECE):
-        yield rowids[at : at + PIECE].tolist()
+def batches(rowids: NDArray[np.int64]) -> Iterator[list[int]]:
+    for at in range(0, len(rowids), FETCH_ROWS):
+        yield rowids[at : at + FETCH_ROWS].tolist()
 
 
-def fetched(conn: Connection, collection: Collection, rowids: Items[int]) -> list[tuple[int, Id, Any]]:
-    """Those of some rows that are there: (rowid, id, vector blob or what else is there)."""
-    among = f"rowid in ({','.join(map(str, rowids))})"
+def fetch_rows(conn: Connection, collection: Collection, rowids: Items[int]) -> list[tuple[int, Id, Any]]:
+    """The rows with these rowids that exist: (rowid, id, value of the vector's column)."""
+    condition = f"rowid in ({','.join(map(str, rowids))})"
     return rows(
         conn,
         f"select rowid, {quoted_key(collection)}, {quoted(collection.vector)} "
-        + source(collection, "", among, how=" not indexed"),
+        + from_clause(collection, "", condition, hint=" not indexed"),
     )
 
 
@@ -138,62 +138,60 @@ def allowed_rowids(
     conn: Connection, collection: Collection, where: str, parameters: Any, last: int
 ) -> NDArray[np.int64]:
     """Rowids up to `last` for which `where` holds, ascending."""
-    cursor = cursor_of(conn).execute(f"select rowid {source(collection, where, f'rowid <= {last}')}", parameters)
+    cursor = cursor_of(conn).execute(f"select rowid {from_clause(collection, where, f'rowid <= {last}')}", parameters)
     parts = [np.empty(0, np.int64)]
-    while found := cursor.fetchmany(10_000):
-        parts.append(np.fromiter((rowid for (rowid,) in found), np.int64, len(found)))
+    while fetched := cursor.fetchmany(10_000):
+        parts.append(np.fromiter((rowid for (rowid,) in fetched), np.int64, len(fetched)))
     return np.sort(np.concatenate(parts))
 
 
-def last_that_is_there(conn: Connection, collection: Collection, index: Index, chunks: Sequence[Chunk]) -> int | None:
-    """The last rowid that the index is right about, None where none of its last rows are as it says.
+def last_valid_rowid(conn: Connection, collection: Collection, index: Index, chunks: Sequence[Chunk]) -> int | None:
+    """The last rowid at which the index and the table have the same row. None if that holds for none of the last rows.
 
-    A new row may have the rowid of the last one, if that was deleted, and VACUUM may give all rows new rowids.
+    A new row gets the rowid of the last one if that was deleted, and VACUUM may give all rows new rowids.
     """
-    rowids = np.concatenate([chunk.rowids[-CHECKED:] for chunk in chunks])[-CHECKED:]
-    ids = np.concatenate([chunk.ids[-CHECKED:] for chunk in chunks])[-CHECKED:]
-    there = {rowid: id_crc(id) for rowid, id, _ in fetched(conn, collection, rowids[-1:].tolist())}
-    if len(rowids) and there.get(int(rowids[-1])) == ids[-1]:
+    rowids = np.concatenate([chunk.rowids[-CHECKED_ROWS:] for chunk in chunks])[-CHECKED_ROWS:]
+    crcs = np.concatenate([chunk.id_crcs[-CHECKED_ROWS:] for chunk in chunks])[-CHECKED_ROWS:]
+    in_table = {rowid: id_crc(id) for rowid, id, _ in fetch_rows(conn, collection, rowids[-1:].tolist())}
+    if len(rowids) and in_table.get(int(rowids[-1])) == crcs[-1]:
         return index.last
-    there = {rowid: id_crc(id) for rowid, id, _ in fetched(conn, collection, rowids.tolist())}
-    right = [rowid for rowid, crc in zip(rowids.tolist(), ids.tolist()) if there.get(rowid) == crc]
-    if not right:
-        tell(index, f"the last rows of collection {collection.name!r} are not those of its index any more")
+    in_table = {rowid: id_crc(id) for rowid, id, _ in fetch_rows(conn, collection, rowids.tolist())}
+    valid = [rowid for rowid, crc in zip(rowids.tolist(), crcs.tolist()) if in_table.get(rowid) == crc]
+    if not valid:
+        warn_once(index, f"the last rows of collection {collection.name!r} are not those of its index any more")
         return None
-    return max(right)
+    return max(valid)
 
 
-_told: set[tuple[int, int]] = set()
+_warned: set[tuple[int, int]] = set()
 
 
-def tell(index: Index, what: str) -> None:
-    """Say in the log, once for each version of an index, that it is of no use."""
-    if (version := (index.facts.id, index.facts.version)) not in _told:
-        _told.add(version)
-        log.warning("%s, and search is slow until `llm clip index` is run again", what)
+def warn_once(index: Index, reason: str) -> None:
+    """Log why an index is of no use, once for each of its versions."""
+    if (version := (index.facts.id, index.facts.version)) not in _warned:
+        _warned.add(version)
+        log.warning("%s, and search is slow until `llm clip index` is run again", reason)
 
 
 def scan(
     conn: Connection, collection: Collection, where: str, parameters: Any, embed_dim: int, after: int | None = None
 ) -> Iterator[list[tuple[int, Id, Any]]]:
-    """All rows of a collection for which `where` holds, as lists of (rowid, id, vector blob or what else is there).
+    """The rows of a collection for which `where` holds, in lists of (rowid, id, value of the vector's column).
 
-    `after` is the rowid after which to begin, for which the table's own order is used and no index.
+    after: only rows with larger rowids. They are read by rowid, not by an index of the table.
     """
-    place = (
-        source(collection, where)
-        if after is None
-        else (source(collection, where, f"rowid > {after}", how=" not indexed"))
-    )
+    clause = from_clause(collection, where)
+    if after is not None:
+        clause = from_clause(collection, where, f"rowid > {after}", hint=" not indexed")
     cursor = cursor_of(conn).execute(
-        f"select rowid, {quoted_key(collection)}, {quoted(collection.vector)} {place}", parameters
+        f"select rowid, {quoted_key(collection)}, {quoted(collection.vector)} {clause}", parameters
     )
     while chunk := cursor.fetchmany(max(64, CHUNK_BYTES // (4 * embed_dim))):
         yield chunk
 
 
-class Best:
-    """The `wanted` best of rows that come in chunks; `skipped` counts those that cannot be compared."""
+class TopHits:
+    """The `wanted` best of the rows that are offered. skipped: how many of them cannot be compared."""
 
     def __init__(self, wanted: int, unit_query: NDArray[np.float64], skip: frozenset[Id] = frozenset()):
         self.wanted, self.unit_query, self.skip = wanted, unit_query, skip
@@ -202,7 +200,7 @@ class Best:
         self.skipped = 0
 
     def offer(self, chunk: Sequence[tuple[int, Id, Any]]) -> None:
-        """Take rows (rowid, id, vector blob)."""
+        """Compare rows (rowid, id, vector blob) and keep the best."""
         size = 4 * self.unit_query.size
         usable = [row for row in chunk if is_vector(row[2], size)]
         self.skipped += len(chunk) - len(usable)
@@ -217,29 +215,29 @@ class Best:
             for at, score in zip(near.tolist(), scores.tolist())
             if not math.isnan(score) and usable[at][1] not in self.skip
         ]
-        self.hits.sort(key=order)
+        self.hits.sort(key=sort_key)
         del self.hits[self.wanted :]
 
     def _near(self, vectors: NDArray[np.float32]) -> NDArray[np.intp]:
-        """Positions of those that may be among the best, by float32, which is all that most of them need."""
-        slack = vectors.shape[1] * 2.0**-23  # a cosine in float32 is less than this off, in whatever order it is summed
+        """Positions of the vectors that may be among the best, by cosines in float32, which are faster."""
+        slack = vectors.shape[1] * 2.0**-23  # the largest error of a cosine summed in float32
         with np.errstate(all="ignore"):
             squares = np.vecdot(vectors, vectors)
-            # Not `@`, whose threads wait for each other where other work keeps the cores busy: 7 ms instead of 0.05.
+            # Not `@`, because its threads wait for each other on busy cores: 7 ms instead of 0.05.
             scores = np.vecdot(vectors, self.unit_query_32) / np.sqrt(squares)
-        sure = (squares > 1e-20) & (squares < 1e30)  # elsewhere float32 may have run over or under
-        scores[~sure] = -2.0
+        is_exact = (squares > 1e-20) & (squares < 1e30)  # elsewhere float32 may overflow or underflow
+        scores[~is_exact] = -2.0
         low = self.hits[-1].score - slack if len(self.hits) == self.wanted else -2.0
         needed = self.wanted + len(self.skip)
         if needed < len(scores):
             low = max(low, float(np.partition(scores, -needed)[-needed]) - 2 * slack)
-        return np.flatnonzero(~sure | (scores >= low))
+        return np.flatnonzero(~is_exact | (scores >= low))
 
 
 def cosines(vectors: NDArray[np.floating], unit_query: NDArray[np.float64]) -> NDArray[np.float64]:
     """Cosines of vectors [n, embed_dim] with a unit query: [n] float64, NaN for a vector without a direction.
 
-    A vector has the same one wherever it stands (a matrix product's rounding depends on that), so ties are ties.
+    Equal vectors have equal cosines at every position, which a matrix product's rounding would not give.
     """
     vectors = vectors.astype(np.float64)
     with np.errstate(all="ignore"):
@@ -248,22 +246,22 @@ def cosines(vectors: NDArray[np.floating], unit_query: NDArray[np.float64]) -> N
     return np.clip(scores, -1, 1)
 
 
-def order(hit: Hit) -> tuple:
-    """By score, the largest first; of one score by id, as SQLite orders them: NULL, numbers, texts, BLOBs."""
+def sort_key(hit: Hit) -> tuple:
+    """Orders hits by score, the largest first, then by id as SQLite does: NULL, numbers, texts, BLOBs."""
     kind = next((at for at, type_ in enumerate((int | float, str, bytes), 1) if isinstance(hit.id, type_)), 0)
     return (-hit.score, kind, hit.id if kind else 0)
 
 
-def vector_of(conn: Connection, collection: Collection, id: Id) -> NDArray[np.float32]:
-    """The stored vector [embed_dim] of a row, for "more like this". Raises InputError where there is none."""
-    found = rows(
+def stored_vector(conn: Connection, collection: Collection, id: Id) -> NDArray[np.float32]:
+    """The stored vector [embed_dim] of a row. Raises InputError if there is no such row or it has no vector."""
+    matches = rows(
         conn,
-        f"select {quoted(collection.vector)} {source(collection, '', f'{quoted_key(collection)} = ?')} limit 1",
+        f"select {quoted(collection.vector)} {from_clause(collection, '', f'{quoted_key(collection)} = ?')} limit 1",
         [id],
     )
-    if not found:
+    if not matches:
         raise InputError(f"collection {collection.name!r} has no row with the id {id!r}")
-    blob = found[0][0]
+    blob = matches[0][0]
     if not isinstance(blob, bytes) or not blob or len(blob) % 4:
         raise InputError(f"the row with the id {id!r} of collection {collection.name!r} has no vector")
     return np.frombuffer(blob, LITTLE_FLOAT32)

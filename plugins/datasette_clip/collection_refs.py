@@ -1,4 +1,4 @@
-"""Which collections a client may see and search, and where: a database and a collection in it."""
+"""Finds the collections that a client may see and search: each a database and a collection in it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class CollectionRef:
     """A database and a collection in it that the client may see."""
 
     database: str
-    of: Collection
+    collection: Collection
 
 
 async def visible_collection(datasette, request) -> CollectionRef:
@@ -46,10 +46,10 @@ async def visible_collection(datasette, request) -> CollectionRef:
             log.warning("%s: %s", database, error)
             raise NotFound(f"there is no collection {name!r} in database {database!r}") from error
 
-    of = await datasette.get_database(database).execute_fn(open_named)
-    if not await may_view_table(datasette, request.actor, database, of.table):
+    collection = await datasette.get_database(database).execute_fn(open_named)
+    if not await may_view_table(datasette, request.actor, database, collection.table):
         raise Forbidden("view-table")
-    return CollectionRef(database, of)
+    return CollectionRef(database, collection)
 
 
 async def searchable_collections(datasette, actor, within: str | None = None) -> list[dict[str, str]]:
@@ -59,10 +59,10 @@ async def searchable_collections(datasette, actor, within: str | None = None) ->
         if not await may(datasette, actor, "view-database", database):
             continue
         read = partial(collections_of_model, config=config_of(datasette), database=database)
-        for of in await datasette.get_database(database).execute_fn(read):
-            if await may_view_table(datasette, actor, database, of.table):
-                path = search_path(datasette, database, of.name)
-                links.append({"database": database, "table": of.table, "name": of.name, "path": path})
+        for collection in await datasette.get_database(database).execute_fn(read):
+            if await may_view_table(datasette, actor, database, collection.table):
+                path = search_path(datasette, database, collection.name)
+                links.append({"database": database, "table": collection.table, "name": collection.name, "path": path})
     return links
 
 
@@ -71,9 +71,9 @@ def collections_of_model(conn, config: Config, database: str) -> list[Collection
     collections = []
     for name in collection_names(conn, config, database):
         try:
-            of = open_collection(conn, config, database, name)
+            collection = open_collection(conn, config, database, name)
         except (ClipError, sqlite3.Error):
             continue  # a search of it says why
-        if of.model in (None, MODEL_ID) and of.embed_dim:
-            collections.append(of)
+        if collection.model in (None, MODEL_ID) and collection.embed_dim:
+            collections.append(collection)
     return collections

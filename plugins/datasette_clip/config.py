@@ -1,4 +1,4 @@
-"""The configuration of the doors, `plugins.datasette-clip` in metadata.json, checked once when Datasette starts."""
+"""Reads the doors' configuration, `plugins.datasette-clip` in metadata.json, checked once when Datasette starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exceptions as responses: which status each has, and the one shape of an error in JSON."""
+"""Turns exceptions into responses: the status of each, and the one shape of an error in JSON."""
 
 from __future__ import annotations
 

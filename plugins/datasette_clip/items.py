@@ -1,4 +1,4 @@
-"""What a request brings: texts, images and vectors in their order, and options.
+"""Reads requests: their texts, images and vectors, in their order, and their options.
 
 They come in the query string, a form, files or JSON, or the body itself is an image. Strings that carry images and
 vectors are decoded here, once. An item that cannot be read keeps the sentence why, and the others are answered.

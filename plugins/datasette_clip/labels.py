@@ -1,4 +1,4 @@
-"""Labels of a request: the name of a label set, or a list of labels; and matches as JSON."""
+"""Reads the labels of a request, a label set's name or a list, into a classifier; and writes its matches as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one way to the engine: when its towers are opened, who may use it, and the threads in which requests embed.
+"""The one way to the engine: opens its towers, checks who may use it, and embeds in threads of its own.
 
 The clock of Datasette's one-second limit runs on while an SQL function works, so both towers are opened outside SQL:
 the text tower while Datasette starts, the image tower when an SQL function first needs it.

@@ -1,4 +1,4 @@
-"""Every URL of ours, below base_url: for hooks, pages, templates and tests."""
+"""Lists every URL of ours, below base_url: for hooks, pages, templates and tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The body of a request: how many bytes may arrive, alone and beside all other bodies, and how slowly."""
+"""Limits the bodies of requests: how many bytes may arrive, in one body and in all together, and how slowly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The guard's configuration, `plugins.datasette-guard` in metadata.json, checked once when Datasette starts."""
+"""Reads the guard's configuration, `plugins.datasette-guard` in metadata.json, checked once when Datasette starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""For pages of other origins, if Datasette runs with --cors: preflights, and headers that Datasette leaves out.
+"""Serves pages of other origins, if Datasette runs with --cors: answers preflights, and adds headers it leaves out.
 
 Datasette 0.65 answers OPTIONS without the allowed methods and headers, and with 403 on a private instance, because a
 preflight carries no token.

@@ -1,7 +1,7 @@
-"""Known faults of Datasette: requests that are wrong and get 500 from it; here they get their status and a sentence.
+"""Answers known faults of Datasette with status 400 and a sentence: wrong requests to which it responds with 500.
 
 FAULTS lists them. Every other exception, of Datasette, of this package or of another plugin, stays a 500 with its
-traceback in the log, and so does an error of SQLite that is the file's or the disk's.
+traceback in the log, and so does an error of SQLite from a damaged file or disk.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Fault(NamedTuple):
 
 
 ROUTER = "datasette.app:route_path"
-OF_DATASETTE = {"datasette", "asgi_csrf"}
-BETWEEN = sys.stdlib_module_names | {"asyncinject"}  # packages that Datasette's own code calls itself through
-VALUE = (sqlite3.Error, sqlite3.Warning, OverflowError, UnicodeEncodeError)
-OF_THE_SERVER = {  # SQLite's primary result codes of a damaged file, and of a disk that cannot be read or written
+DATASETTE_PACKAGES = {"datasette", "asgi_csrf"}
+TRANSPARENT_PACKAGES = sys.stdlib_module_names | {"asyncinject"}  # ignored between two functions of Datasette
+BAD_VALUE = (sqlite3.Error, sqlite3.Warning, OverflowError, UnicodeEncodeError)
+SERVER_ERROR_CODES = {  # SQLite's primary result codes of a damaged file, and of a disk that cannot be read or written
     sqlite3.SQLITE_CORRUPT,
     sqlite3.SQLITE_NOTADB,
     sqlite3.SQLITE_IOERR,
@@ -45,7 +45,7 @@ NOT_BOOLEAN = "a field is neither on nor off"
 BAD_FORM = "the body is a form that is not UTF-8"
 BAD_JSON = (json.JSONDecodeError, KeyError, TypeError, RecursionError)
 FAULTS = (  # seen in Datasette 0.65.5 and 1.0a41 while fuzzing
-    Fault(VALUE, "datasette.database:sql_operation_in_thread", "{error}"),
+    Fault(BAD_VALUE, "datasette.database:sql_operation_in_thread", "{error}"),
     Fault(
         BAD_JSON, "datasette.filters:inner", '_through is no JSON such as {{"table": "a", "column": "b", "value": "1"}}'
     ),
@@ -96,14 +96,14 @@ def translate(exception: Exception, limits: Limits, in_flight: int = 1) -> Excep
     if isinstance(exception, exception_of("datasette.views.base.DatasetteError")) and exception.status == 500 and place:
         exception.status = 400  # 500 is the default, also for sentences such as "Cannot sort table by nope"
     for fault in FAULTS:
-        if fault.place == place and isinstance(exception, fault.exceptions) and not is_of_the_server(exception):
+        if fault.place == place and isinstance(exception, fault.exceptions) and not is_server_error(exception):
             return BadRequest(fault.sentence.format(error=exception))
     return exception
 
 
-def is_of_the_server(exception: Exception) -> bool:
+def is_server_error(exception: Exception) -> bool:
     """True for SQLite's errors that no request causes, by the lower 8 bits of their result code."""
-    return getattr(exception, "sqlite_errorcode", 0) & 0xFF in OF_THE_SERVER
+    return getattr(exception, "sqlite_errorcode", 0) & 0xFF in SERVER_ERROR_CODES
 
 
 def out_of_memory(limits: Limits, in_flight: int) -> Exception:
@@ -126,7 +126,7 @@ def place_of(exception: Exception) -> str:
             if not getattr(frame.f_locals.get("view"), "__module__", "").startswith("datasette."):
                 return ""
             places = [place]
-        elif module.partition(".")[0] not in BETWEEN:
+        elif module.partition(".")[0] not in TRANSPARENT_PACKAGES:
             places.append(place)
     inside = places if ROUTER in places else places[-1:]  # outside the router other packages only pass requests on
-    return inside[-1] if inside and all(re.split("[.:]", place)[0] in OF_DATASETTE for place in inside) else ""
+    return inside[-1] if inside and all(re.split("[.:]", place)[0] in DATASETTE_PACKAGES for place in inside) else ""

@@ -1,4 +1,4 @@
-"""The outermost ASGI wrapper: refuses crawlers and requests that are too many or too large; SQL waits its turn.
+"""Wraps Datasette: refuses crawlers, too many and too large requests, and has SQL wait its turn.
 
 What SQL may use is bounded in sql_limits.py, bodies in body.py, responses in answer.py.
 """

@@ -1,4 +1,4 @@
-"""SQLite's instr, replace, trim, ltrim and rtrim with the same results in linear time.
+"""Replaces SQLite's instr, replace, trim, ltrim and rtrim by functions with the same results in linear time.
 
 SQLite's own compare each place of one text with the whole of another. For two of some megabytes that takes minutes, and
 nothing interrupts it, the time limit included.

@@ -68,13 +68,13 @@ PRIVATE = {
 warned: set[str] = set()
 
 
-def check(name: str, there: bool) -> bool:
-    """`there`, after one warning in the life of the process if it is False."""
-    if not there and name not in warned:
+def check(name: str, is_there: bool) -> bool:
+    """The value of `is_there`. If it is False, one warning is logged per process."""
+    if not is_there and name not in warned:
         warned.add(name)
         private = PRIVATE[name]
         log.warning("%s is not what it was in %s: this server has no %s", name, private.seen_in, private.lacks)
-    return there
+    return is_there
 
 
 def check_at_start(datasette) -> None:
@@ -193,13 +193,13 @@ def tell_shutdown_url(datasette) -> None:
 def uvicorn_handlers(signals: Iterable[signal.Signals]) -> dict[int, Any]:
     """Signal -> the method of the running uvicorn that begins its drain. Empty where there is none."""
     handlers: dict[int, Any] = {number: signal.getsignal(number) for number in signals}
-    found = {
+    running = {
         number: handler
         for number, handler in handlers.items()
         if getattr(handler, "__module__", "").startswith("uvicorn.") and hasattr(handler, "__self__")
     }
-    check("uvicorn.Server.handle_exit", bool(found) or "uvicorn" not in sys.modules)
-    return found
+    check("uvicorn.Server.handle_exit", bool(running) or "uvicorn" not in sys.modules)
+    return running
 
 
 def accept_long_urls(handlers: dict[int, Any]) -> None:
@@ -217,13 +217,13 @@ def shorten_access_log() -> None:
 
 
 def shorten_url(record: logging.LogRecord) -> bool:
-    """True, which keeps a log record, after cutting its URL.
+    """Cut the URL of a log record. Returns True, so that the record is logged.
 
-    Its arguments are client, method, URL, HTTP version and status.
+    A record's arguments are client, method, URL, HTTP version and status.
     """
     arguments = record.args
-    there = isinstance(arguments, tuple) and len(arguments) == 5
-    if check("uvicorn.access", there) and isinstance(arguments, tuple):
+    is_there = isinstance(arguments, tuple) and len(arguments) == 5
+    if check("uvicorn.access", is_there) and isinstance(arguments, tuple):
         url = str(arguments[2])
         if len(url) > LOGGED_CHARACTERS:
             record.args = (*arguments[:2], f"{url[:LOGGED_CHARACTERS]}...", *arguments[3:])

@@ -1,7 +1,7 @@
-"""THE MODEL: `llm`'s embedding model `clip`, text and images, without torch.
+"""THE MODEL: an `llm` plugin that registers the embedding model `clip` and the commands `llm clip`, without torch.
 
-Importing this imports neither onnxruntime nor numpy, so that every other `llm` command stays as fast as it was, nor
-`llm`, which takes 0.1 s of CPU that Datasette's start has no need of.
+Importing this imports neither onnxruntime nor numpy, so that other `llm` commands stay fast, nor `llm`, which takes
+0.1 s of CPU at Datasette's start.
 """
 
 from __future__ import annotations

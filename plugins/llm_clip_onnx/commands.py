@@ -1,4 +1,4 @@
-"""The commands `llm clip bake`, `info`, `verify` and `labels`: their options and what they print."""
+"""Defines the commands `llm clip bake`, `info`, `verify` and `labels`: their options and what they print."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The engine: text and images in, embeddings out, by the towers of one model directory.
+"""Embeds texts and images with the towers of one model directory, from any thread: the engine of the server.
 
-It keeps opened towers and the embeddings of recent texts, and may be used from many threads at once.
+It keeps opened towers, the embeddings of recent texts and recent classifiers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .zero_shot import Classifier
 
 CACHE_BYTES = 8_000_000  # about 3,700 texts with 512 dimensions
 ENTRY_BYTES = 300  # of Python objects, for each cached text, beside its characters and numbers
-LONGEST_CACHED = 10_000  # characters; longer texts do not come twice
+MAX_CACHED_CHARACTERS = 10_000  # of one text; longer ones are rarely sent twice
 CLASSIFIERS_BYTES = 4_000_000  # of classifiers of labels that came with requests
 
 
@@ -157,11 +157,11 @@ class Engine:
 
     def _make_classifier(self, labels: tuple[str, ...], templates: tuple[str, ...]) -> Classifier:
         vectors = zero_shot.class_vectors(self.embed_text, labels, templates)
-        return Classifier(labels, vectors, zero_shot.unrelated(vectors, self.made_images))
+        return Classifier(labels, vectors, zero_shot.unrelated_cosine(vectors, self.made_image_embeddings))
 
     @property
-    def made_images(self) -> NDArray[np.float32]:
-        """The reference's embeddings of the bake's made images, which show nothing: [n, embed_dim] float32."""
+    def made_image_embeddings(self) -> NDArray[np.float32]:
+        """The reference's embeddings of samples.made_images, which show no object: [n, embed_dim] float32."""
         self._check((model_dir.IMAGE_REFERENCE,))
         return np.load(self.path / model_dir.IMAGE_REFERENCE)
 
@@ -186,7 +186,7 @@ class Engine:
         bpe, tower = self._text.get()
         embedding = towers.run_text(tower, tokenize(bpe, text, self.manifest.context_length)[None])[0]
         embedding.setflags(write=False)
-        if len(text) <= LONGEST_CACHED:
+        if len(text) <= MAX_CACHED_CHARACTERS:
             with self._cache_lock:
                 self._cache[text] = (embedding.nbytes + 4 * len(text) + ENTRY_BYTES, embedding)
         return embedding

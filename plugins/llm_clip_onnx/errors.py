@@ -1,4 +1,4 @@
-"""The exceptions of the model and the collections. Each message says what was found, expected, and what to do.
+"""Defines the exceptions of the model and the collections. A message says what was found, expected, and what to do.
 
 ClipError
 ├── InputError          an item to embed is neither text nor a readable image

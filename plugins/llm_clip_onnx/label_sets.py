@@ -1,4 +1,4 @@
-"""Label sets of a model directory: a classifier that was baked, so that classifying needs only the image tower.
+"""Reads and writes label sets: classifiers baked into a model directory, so that classifying needs no text tower.
 
     labels/NAME.npy    the unit embeddings of the labels, [c, embed_dim] float32
     labels/NAME.json   the facts below, written last
@@ -29,7 +29,7 @@ IMAGENET = "imagenet"  # the one name whose labels need no file
 
 @dataclass(frozen=True)
 class LabelSet:
-    """The facts of a label set. unrelated_cosine: see zero_shot.unrelated. source: where the labels come from."""
+    """The facts of a label set. unrelated_cosine: see zero_shot.unrelated_cosine. source: of the labels."""
 
     format: int
     name: str
@@ -56,14 +56,14 @@ def list_names(path: Path) -> list[str]:
         return []
 
 
-def rebake_hint(path: Path, name: str) -> str:
+def rebake_set_hint(path: Path, name: str) -> str:
     """A sentence that says how to bake label set `name` again from its stored labels."""
     return f"bake it again with llm clip labels bake {name} {path} --force"
 
 
-def rebake_labels_hint(path: Path, name: str) -> str:
+def rebake_lost_set_hint(path: Path, name: str) -> str:
     """A sentence that says how to bake label set `name` again when its stored labels are lost."""
-    return rebake_hint(path, name) + ("" if name == IMAGENET else " --labels FILE")
+    return rebake_set_hint(path, name) + ("" if name == IMAGENET else " --labels FILE")
 
 
 def stored_facts(path: Path, name: str) -> LabelSet:
@@ -72,47 +72,48 @@ def stored_facts(path: Path, name: str) -> LabelSet:
     Raises InputError where there is none of that name, ModelDirError where it cannot be read.
     """
     if name not in (names := list_names(path)):
-        there_are = f"there are {', '.join(names)}" if names else "there are none"
-        raise InputError(f"there is no label set {name!r}; {there_are}; llm clip labels bake makes one")
+        existing = f"there are {', '.join(names)}" if names else "there are none"
+        raise InputError(f"there is no label set {name!r}; {existing}; llm clip labels bake makes one")
     file = path / LABELS / f"{name}.json"
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
         version = facts["format"]
         lists = {key: tuple(facts[key]) for key in ("labels", "templates")} if version == FORMAT else {}
-        found = LabelSet(**facts | lists) if version == FORMAT else None
-        if found and not are_facts(found):
+        label_set = LabelSet(**facts | lists) if version == FORMAT else None
+        if label_set and not has_valid_types(label_set):
             raise ValueError("a fact is of another kind than it should be")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelDirError(
-            f"{file} cannot be read ({type(error).__name__}: {error}): {rebake_labels_hint(path, name)}"
+            f"{file} cannot be read ({type(error).__name__}: {error}): {rebake_lost_set_hint(path, name)}"
         ) from error
-    if found is None:
+    if label_set is None:
         raise ModelDirError(
-            f"{file} says format {version}, this version reads {FORMAT}: {rebake_labels_hint(path, name)}"
+            f"{file} says format {version}, this version reads {FORMAT}: {rebake_lost_set_hint(path, name)}"
         )
-    return found
+    return label_set
 
 
-def are_facts(found: LabelSet) -> bool:
-    """True if each fact has the type that it should have, which JSON does not guarantee."""
-    texts = (found.name, found.source, found.vectors_sha256, found.baked_at, *found.labels, *found.templates)
-    cosine = found.unrelated_cosine
+def has_valid_types(facts: LabelSet) -> bool:
+    """True if each fact has the declared type, which JSON does not guarantee."""
+    texts = (facts.name, facts.source, facts.vectors_sha256, facts.baked_at, *facts.labels, *facts.templates)
+    cosine = facts.unrelated_cosine
     return bool(
         all(isinstance(text, str) for text in texts)
-        and isinstance(found.weights_sha256, dict)
+        and isinstance(facts.weights_sha256, dict)
         and isinstance(cosine, int | float)
         and -1 <= cosine <= 1
-        and found.labels
-        and found.templates
+        and facts.labels
+        and facts.templates
     )
 
 
 def read_facts(path: Path, manifest: Manifest, name: str) -> LabelSet:
     """The stored facts of a label set. Raises ModelDirError also if another checkpoint than the manifest's made it."""
-    found = stored_facts(path, name)
-    if found.weights_sha256 != manifest.source.weights_sha256:
-        raise ModelDirError(f"label set {name!r} was made with another checkpoint's weights: {rebake_hint(path, name)}")
-    return found
+    facts = stored_facts(path, name)
+    if facts.weights_sha256 != manifest.source.weights_sha256:
+        hint = rebake_set_hint(path, name)
+        raise ModelDirError(f"label set {name!r} was made with another checkpoint's weights: {hint}")
+    return facts
 
 
 def read_classifier(path: Path, manifest: Manifest, name: str) -> Classifier:
@@ -121,14 +122,14 @@ def read_classifier(path: Path, manifest: Manifest, name: str) -> Classifier:
     file = path / LABELS / f"{name}.npy"
     try:
         if sha256_of(file) != facts.vectors_sha256:
-            raise ModelDirError(f"{file} is damaged, its sha256 is another: {rebake_hint(path, name)}")
+            raise ModelDirError(f"{file} is damaged, its sha256 is another: {rebake_set_hint(path, name)}")
         vectors = np.load(file)
     except OSError as error:
-        raise ModelDirError(f"{file} cannot be read ({error.strerror}): {rebake_hint(path, name)}") from error
+        raise ModelDirError(f"{file} cannot be read ({error.strerror}): {rebake_set_hint(path, name)}") from error
     if vectors.shape != (len(facts.labels), manifest.embed_dim):
         raise ModelDirError(
             f"{file} has vectors of shape {vectors.shape}, expected {(len(facts.labels), manifest.embed_dim)}: "
-            f"{rebake_hint(path, name)}"
+            f"{rebake_set_hint(path, name)}"
         )
     return Classifier(facts.labels, vectors, facts.unrelated_cosine)
 

@@ -1,4 +1,4 @@
-"""A value that is opened once, on first use, also from many threads."""
+"""Opens a value once, on first use, also from many threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The `llm` embedding model `clip`, and llm-clip's own model as `llm-clip` if that plugin is installed."""
+"""Defines the `llm` embedding model `clip`, and llm-clip's own model as `llm-clip` if that plugin is installed."""
 
 from __future__ import annotations
 

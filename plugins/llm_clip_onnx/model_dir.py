@@ -34,15 +34,15 @@ MANIFEST = "manifest.json"
 TEXT_TOWER, TEXT_WEIGHTS = "text.onnx", "text.bin"
 IMAGE_TOWER, IMAGE_WEIGHTS = "image.onnx", "image.bin"
 PROBE = "probe.onnx"
-UNSIGNED, SIGNED = ".uint8.bin", ".int8.bin"  # the ends of the names of files with 8-bit matrices
-SIGNED_TOWER = ".int8.onnx"
-SIGN = 0x80  # an unsigned level with this bit turned is, read as int8, that level less 128
+UNSIGNED_SUFFIX, SIGNED_SUFFIX = ".uint8.bin", ".int8.bin"  # of files with 8-bit matrices
+SIGNED_TOWER_SUFFIX = ".int8.onnx"
+SIGN_BIT = 0x80  # flipping this bit turns an unsigned level into the same level minus 128 as int8
 VOCAB, MERGES = "vocab.json", "merges.txt"
 TEXT_REFERENCE, IMAGE_REFERENCE = "text.npy", "image.npy"
 LABELS = "labels"
 PIECE_BYTES = 8_000_000
 FILES = (TEXT_TOWER, TEXT_WEIGHTS, IMAGE_TOWER, IMAGE_WEIGHTS, PROBE, VOCAB, MERGES, TEXT_REFERENCE, IMAGE_REFERENCE)
-ENDS_OF_8_BITS = (UNSIGNED, SIGNED, SIGNED_TOWER)  # what an 8-bit tower has beside those
+EIGHT_BIT_SUFFIXES = (UNSIGNED_SUFFIX, SIGNED_SUFFIX, SIGNED_TOWER_SUFFIX)  # of files beside FILES
 
 
 @dataclass(frozen=True)
@@ -225,21 +225,21 @@ def read_manifest(path: Path) -> Manifest:
         ) from error
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
-        found = facts["format"]
-        manifest = Manifest.from_dict(facts) if found == FORMAT else None
+        version = facts["format"]
+        manifest = Manifest.from_dict(facts) if version == FORMAT else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelDirError(f"{file} cannot be read ({type(error).__name__}: {error}): {rebake_hint(path)}") from error
     if manifest is None:
-        raise ModelDirError(f"{file} says format {found}, this version reads {FORMAT}: {rebake_hint(path)}")
-    for name in (*FILES, *files_of_8_bits(manifest)):
+        raise ModelDirError(f"{file} says format {version}, this version reads {FORMAT}: {rebake_hint(path)}")
+    for name in (*FILES, *eight_bit_files(manifest)):
         check_size(path, manifest, name)
     return manifest
 
 
-def files_of_8_bits(manifest: Manifest) -> list[str]:
+def eight_bit_files(manifest: Manifest) -> list[str]:
     """Names of the files that only the 8-bit towers of this model directory have."""
     towers = [name for name, tower in manifest.towers.items() if tower.precision == "int8"]
-    return [f"{name}{end}" for name in towers for end in ENDS_OF_8_BITS]
+    return [f"{name}{suffix}" for name in towers for suffix in EIGHT_BIT_SUFFIXES]
 
 
 def tower_files(manifest: Manifest, tower: str, signed: bool) -> tuple[str, ...]:
@@ -247,23 +247,24 @@ def tower_files(manifest: Manifest, tower: str, signed: bool) -> tuple[str, ...]
     if manifest.towers[tower].precision == "fp32":
         return f"{tower}.onnx", f"{tower}.bin"
     if signed:
-        return f"{tower}{SIGNED_TOWER}", f"{tower}{SIGNED}", f"{tower}.bin"
-    return f"{tower}.onnx", f"{tower}{UNSIGNED}", f"{tower}.bin"
+        return f"{tower}{SIGNED_TOWER_SUFFIX}", f"{tower}{SIGNED_SUFFIX}", f"{tower}.bin"
+    return f"{tower}.onnx", f"{tower}{UNSIGNED_SUFFIX}", f"{tower}.bin"
 
 
 def check_size(path: Path, manifest: Manifest, name: str) -> None:
+    """Raises ModelDirError if this file is not in the manifest, is missing or has another size."""
     if name not in manifest.files:
         raise ModelDirError(f"{path / MANIFEST} does not list {name}: {rebake_hint(path, manifest)}")
     expected = manifest.files[name].bytes
     try:
-        found = (path / name).stat().st_size
+        size = (path / name).stat().st_size
     except OSError as error:
         raise ModelDirError(
             f"{path / name} cannot be read ({error.strerror}): {rebake_hint(path, manifest)}"
         ) from error
-    if found != expected:
+    if size != expected:
         raise ModelDirError(
-            f"{path / name} has {found:,} bytes, its manifest says {expected:,}: {rebake_hint(path, manifest)}"
+            f"{path / name} has {size:,} bytes, its manifest says {expected:,}: {rebake_hint(path, manifest)}"
         )
 
 
@@ -271,14 +272,14 @@ def check_sha256(path: Path, manifest: Manifest, names: tuple[str, ...]) -> None
     """Raises ModelDirError naming the first of these files whose sha256 is not the manifest's."""
     for name in names:
         try:
-            found = sha256_of(path / name)
+            sha256 = sha256_of(path / name)
         except OSError as error:
             raise ModelDirError(
                 f"{path / name} cannot be read ({error.strerror}): {rebake_hint(path, manifest)}"
             ) from error
-        if found != manifest.files[name].sha256:
+        if sha256 != manifest.files[name].sha256:
             raise ModelDirError(
-                f"{path / name} has sha256 {found[:12]}..., its manifest says {manifest.files[name].sha256[:12]}...: "
+                f"{path / name} has sha256 {sha256[:12]}..., its manifest says {manifest.files[name].sha256[:12]}...: "
                 f"the file is damaged; {rebake_hint(path, manifest)}"
             )
 

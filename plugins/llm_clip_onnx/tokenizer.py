@@ -1,4 +1,4 @@
-"""Text to ids: CLIP's byte-pair encoding, by the `tokenizers` library.
+"""Turns text into ids: CLIP's byte-pair encoding, by the `tokenizers` library.
 
 The steps are those of transformers' CLIPTokenizer, which llm-clip uses: NFC, white space folded, lower case. Unlike
 openai/CLIP it neither unescapes HTML nor runs ftfy.

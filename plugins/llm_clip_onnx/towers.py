@@ -1,4 +1,4 @@
-"""The towers: ids or pixels to embeddings, by onnxruntime. The only file that imports it.
+"""Runs the towers with onnxruntime: ids or pixels to embeddings. The only file that imports it.
 
 It neither reads text nor images, and does not know where the files are.
 """
@@ -54,13 +54,13 @@ def open_tower(graph: Path, threads: int, one_shape: bool = False) -> onnxruntim
 
 @cache
 def multiplies_signed(probe: Path) -> bool:
-    """True if this processor multiplies signed 8-bit levels exactly. probe: a model directory's graph that tells.
+    """True if this processor multiplies signed 8-bit levels exactly. probe: a model directory's graph to test it.
 
     x86 without VNNI adds two products in 16 bits, where they overflow: of the probe's 8,128 about 4,112 is left.
     """
     ones = np.ones((1, PROBE_WIDTH), np.float32)
-    found = run_one(open_tower(probe, threads=1), "x", ones)
-    return bool(np.allclose(found, PROBE_LEVEL * PROBE_WIDTH, rtol=1e-3))
+    product = run_one(open_tower(probe, threads=1), "x", ones)
+    return bool(np.allclose(product, PROBE_LEVEL * PROBE_WIDTH, rtol=1e-3))
 
 
 def run_text(tower: onnxruntime.InferenceSession, ids: NDArray[np.int64]) -> NDArray[np.float32]:

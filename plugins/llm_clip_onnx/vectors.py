@@ -1,7 +1,7 @@
-"""Vector blobs, and what is computed with embeddings: norm, unit embedding, cosine, average.
+"""Reads and writes vector blobs, and computes with embeddings: norm, unit embedding, cosine, average.
 
 A vector blob is one embedding as SQLite stores it: 4 * embed_dim bytes, little-endian float32, as `llm` writes it.
-This is the one home of two refusals: vectors of two sizes, and a vector without a direction, which has no cosine.
+Only here two vectors of different sizes, and vectors without a direction, are refused.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ def norm(embedding: NDArray[np.floating]) -> float:
     Raises VectorError if it is zero or not finite, because such a vector has no direction.
     """
     wide = embedding.astype(np.float64)
-    found = math.sqrt(wide.dot(wide))
-    if not 0 < found < math.inf:
+    length = math.sqrt(wide.dot(wide))
+    if not 0 < length < math.inf:
         raise VectorError("a vector of zeros, infinities or NaN has no direction, so no cosine")
-    return found
+    return length
 
 
 def check_direction(embedding: NDArray[np.floating]) -> None:

@@ -1,4 +1,4 @@
-"""Zero-shot classification: labels and prompt templates give a classifier, which ranks the labels for an embedding.
+"""Classifies zero-shot: makes a classifier of labels and prompt templates, and ranks its labels for an embedding.
 
 A classifier is one unit embedding per label, the mean of its prompts' unit embeddings, made unit again.
 Source: zeroshot_classifier in openai/CLIP notebooks/Prompt_Engineering_for_ImageNet.ipynb.
@@ -16,13 +16,13 @@ from .errors import InputError
 from .vectors import check_same_size, unit, unit_embedding
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
-PLACE = "{}"
+PLACEHOLDER = "{}"
 MAX_CHARACTERS = 300  # of a label or a template, which is more than 77 ids
 
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """labels: c of them. vectors: their unit embeddings, [c, embed_dim] float32. unrelated_cosine: see `unrelated`."""
+    """labels: c of them. vectors: their unit embeddings, [c, embed_dim] float32. unrelated_cosine: see below."""
 
     labels: tuple[str, ...]
     vectors: NDArray[np.float32]
@@ -51,16 +51,16 @@ def check_labels(labels: Sequence[str], templates: Sequence[str]) -> None:
                     f"{name}[{position}] has {len(item)} characters; at most {MAX_CHARACTERS} are accepted"
                 )
     for position, template in enumerate(templates):
-        if PLACE not in template:
-            raise InputError(f"templates[{position}] is {template!r}; expected {PLACE} where the label goes")
+        if PLACEHOLDER not in template:
+            raise InputError(f"templates[{position}] is {template!r}; expected {PLACEHOLDER} where the label goes")
 
 
 def prompts_of(label: str, templates: Sequence[str]) -> list[str]:
     """The prompts of a label, one per template."""
-    return [template.replace(PLACE, label) for template in templates]
+    return [template.replace(PLACEHOLDER, label) for template in templates]
 
 
-def ensembled(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+def ensemble_prompts(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
     """The unit embedding [embed_dim] of a label, of the embeddings [t, embed_dim] of its prompts."""
     return unit(unit(embeddings).mean(0))
 
@@ -70,10 +70,10 @@ def class_vectors(
 ) -> NDArray[np.float32]:
     """The unit embeddings of labels: [c, embed_dim] float32, in their order. Raises InputError as check_labels does."""
     check_labels(labels, templates)
-    return np.stack([ensembled(embed_text(prompts_of(label, templates))) for label in labels])
+    return np.stack([ensemble_prompts(embed_text(prompts_of(label, templates))) for label in labels])
 
 
-def unrelated(vectors: NDArray[np.float32], images: NDArray[np.float32]) -> float:
+def unrelated_cosine(vectors: NDArray[np.float32], images: NDArray[np.float32]) -> float:
     """The cosine that the best of these labels reaches with an image that shows none of them: the median over images.
 
     `images` [n, embed_dim] are the embeddings of the bake's made images, noise and shapes. A picture whose best label

@@ -1,4 +1,4 @@
-"""Collections of any `llm` embedding model are filled, indexed and searched, with no CLIP and no onnxruntime there."""
+"""Collections of any `llm` embedding model are filled, indexed and searched, without CLIP and onnxruntime."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clip_collections.collection import open_collection
 from clip_collections.entry import Entry
 from clip_collections.index import build
 from clip_collections.search import search
-from clip_collections.writer import Embedder, Embedding
+from clip_collections.writer import CollectionWriter, Embedder
 from conftest import ROOT
 from llm_clip_onnx.errors import InputError
 from patience import PATIENCE_S
@@ -26,7 +26,7 @@ TEXTS = {f"{n:02}": f"text number {n}" for n in range(40)}
 
 
 class Hashed(llm.EmbeddingModel):
-    """A model of 7 dimensions, which are bytes of a text's hash: a stand-in for any model that is not ours."""
+    """A model whose embeddings are 7 bytes of a text's hash. It stands for any model that is not ours."""
 
     model_id = "hashed"
     supports_text = True
@@ -47,15 +47,15 @@ def written_by_llm(database: Database) -> None:
 def written_by_us(database: Database) -> None:
     embedder = Embedder(Hashed(), EMBED_DIM, embed_item, threads=2)
     entries = [Entry(id, text) for id, text in TEXTS.items()]
-    assert {outcome.became for outcome in Embedding(database, "texts", embedder).embed(entries)} == {"embedded"}
-    assert {outcome.became for outcome in Embedding(database, "texts", embedder).embed(entries)} == {"there"}
+    assert {outcome.became for outcome in CollectionWriter(database, "texts", embedder).embed(entries)} == {"embedded"}
+    assert {outcome.became for outcome in CollectionWriter(database, "texts", embedder).embed(entries)} == {"there"}
 
 
 @pytest.mark.parametrize("write", [written_by_llm, written_by_us])
 def test_a_collection_of_another_model_is_indexed_and_searched(write, tmp_path, monkeypatch):
     monkeypatch.setenv("CLIP_MODEL_DIR", str(tmp_path / "nothing"))
     write(Database(tmp_path / "texts.db"))
-    conn = build.connected(str(tmp_path / "texts.db"))
+    conn = build.connect(str(tmp_path / "texts.db"))
     texts = open_collection(conn, "texts")
     assert (texts.model, texts.embed_dim) == ("hashed", EMBED_DIM)
     vectors = np.array([embed_item(text) for text in TEXTS.values()])
@@ -74,7 +74,7 @@ def test_a_collection_of_one_model_is_not_filled_by_another(tmp_path):
         model_id = "another"
 
     with pytest.raises(InputError) as raised:
-        Embedding(database, "texts", Embedder(Another(), EMBED_DIM, embed_item))
+        CollectionWriter(database, "texts", Embedder(Another(), EMBED_DIM, embed_item))
     assert "is of the model hashed, to whose embeddings those of another cannot be compared" in str(raised.value)
 
 

@@ -1,4 +1,4 @@
-"""`llm clip embed` writes what `llm embed-multi` writes, leaves out nothing that can be read, and may be killed."""
+"""`llm clip embed` writes what `llm embed-multi` writes, embeds everything that can be read, and may be killed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def picture(number: int) -> bytes:
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
-    """A folder with six photos, two of them in a folder in it, and with what is not to be embedded."""
+    """A folder with six photos, two of them in a subfolder, and with other files that are not embedded."""
     folder = tmp_path / "photos"
     (folder / "old" / ".thumbnails").mkdir(parents=True)
     for number, name in enumerate(["a.jpg", "b.jpg", "c.JPG", "d.jpeg", "old/a.jpg", "old/e.jpg"]):
@@ -51,7 +51,7 @@ def photos(tmp_path) -> Path:
 
 
 def embed(source: Path, *options: str, env: dict[str, str], ok: bool = True) -> list[str]:
-    """`llm clip embed` into photos.db beside the source: what it said."""
+    """Run `llm clip embed` into photos.db beside the source, and return its output."""
     arguments = ["clip", "embed", str(source), "-d", str(source.parent / "photos.db"), "-c", "photos", *options]
     return run_llm(*arguments, env=env, ok=ok).stderr.splitlines()[1:]
 
@@ -305,7 +305,7 @@ def test_side_by_side_an_engine_waits_for_nobody_and_embeds_the_same(demo_dir, m
 
 
 def test_the_commands_in_the_manual_run(photos, env, tmp_path):
-    """Each `llm clip embed ...` line, in a folder that has what they name."""
+    """Runs each `llm clip embed ...` line in a folder with the files that it names."""
     (tmp_path / "faucets.csv").write_text("id,file,title,price\n1,photos/a.jpg,Brass,20\n")
     with sqlite3.connect(tmp_path / "shop.db") as connection:
         connection.execute("create table faucets (id, image, title)")

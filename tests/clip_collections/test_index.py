@@ -1,4 +1,4 @@
-"""The index finds what an exact search finds, whatever happens to the table and to those who make it."""
+"""The index finds what an exact search finds, after any change of the table and after killed or concurrent runs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from PIL import Image
 
 import clip_vectors
 from clip_collections import search, thumbnails
-from clip_collections.collection import configured, open_collection
+from clip_collections.collection import open_collection, table_collection
 from clip_collections.index import build as indexing
 from clip_collections.index import sign_bits
 from clip_collections.index import store as index
-from clip_collections.index.build import Report, connected
+from clip_collections.index.build import Report, connect
 from llm_clip_onnx.errors import InputError
 from llm_clip_onnx.vectors import to_blob
 from nasty import photo, saved
@@ -35,17 +35,17 @@ DIM = 64
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """Chunks and shortlists so small that few rows fill many of them."""
-    monkeypatch.setattr(indexing, "CHUNK", 128)
-    monkeypatch.setattr(indexing, "READ", 50)
-    monkeypatch.setattr(sign_bits, "NEAR", 500)
+    """Makes chunks and shortlists so small that few rows fill many of them."""
+    monkeypatch.setattr(indexing, "CHUNK_ROWS", 128)
+    monkeypatch.setattr(indexing, "READ_ROWS", 50)
+    monkeypatch.setattr(sign_bits, "CANDIDATES", 500)
     monkeypatch.setattr(search, "SEGMENTS", (10, 40, 160))
-    monkeypatch.setattr(search, "FEW", 60)
-    monkeypatch.setattr(search, "PIECE", 30)
+    monkeypatch.setattr(search, "EXACT_ROWS", 60)
+    monkeypatch.setattr(search, "FETCH_ROWS", 30)
 
 
 def like_clips(n: int, seed: int = 0, dim: int = DIM) -> np.ndarray:
-    """Vectors with a large mean, of which two dimensions hold most, and a spectrum that falls."""
+    """Vectors like CLIP's: a large mean, most of it in two dimensions, and a falling spectrum."""
     law = np.random.default_rng(7)
     axes = np.linalg.qr(law.standard_normal((dim, dim)))[0] * np.exp(-np.arange(dim) / 12)
     mean = law.standard_normal(dim) * 0.1
@@ -60,7 +60,7 @@ def named(vectors: np.ndarray, first: int = 0) -> dict[str, np.ndarray]:
 
 def opened(path, **collections) -> sqlite3.Connection:
     llms_database(str(path), **collections).close()
-    return connected(str(path))
+    return connect(str(path))
 
 
 def made(conn: sqlite3.Connection, name: str = "photos") -> Report:
@@ -76,7 +76,7 @@ def expected(stored: dict, query: np.ndarray, k: int = 10) -> list[object]:
 
 
 def content_of(path) -> list[tuple]:
-    """The index of a file, but for when and by what number it was made."""
+    """The index and the thumbnails of a file, without versions, times and random ids."""
     conn = sqlite3.connect(path)
     columns = "last, skipped, rowids, ids, bits, corrections, large"
     chunks = conn.execute(f"select {columns} from clip_index_chunks order by last").fetchall()
@@ -87,7 +87,7 @@ def content_of(path) -> list[tuple]:
 
 @pytest.fixture
 def used(monkeypatch):
-    """How often an index was used to the end, and how often all rows were compared."""
+    """Counts how often a search used the index, and how often it compared all rows."""
     counts = {"index": 0, "all": 0}
     genuine = search.search_index
 
@@ -114,8 +114,8 @@ def test_the_index_finds_what_is_nearest_also_to_queries_of_the_other_tower(quer
 
 
 def test_without_8_bits_for_some_dimensions_it_would_not(tmp_path, monkeypatch):
-    monkeypatch.setattr(sign_bits, "BY_MEAN", 0)
-    monkeypatch.setattr(sign_bits, "BY_DEVIATION", 0)
+    monkeypatch.setattr(sign_bits, "MEAN_DIMS", 0)
+    monkeypatch.setattr(sign_bits, "DEVIATION_DIMS", 0)
     stored = named(np.concatenate(list(clip_vectors.made(5000))))
     conn = opened(tmp_path / "a.db", photos=stored)
     made(conn)
@@ -183,7 +183,7 @@ def test_rows_that_are_replaced_or_deleted_are_found_as_they_are_now(tmp_path, u
 
 
 def test_where_the_whole_neighbourhood_is_deleted_the_rest_is_found(tmp_path, caplog):
-    """The shortlist of such a query is made of rows that are gone."""
+    """The whole shortlist of the query consists of deleted rows."""
     near, far = like_clips(600, 1) + 30, like_clips(600, 2) - 30
     stored = named(far) | named(near, 600)
     conn = opened(tmp_path / "d.db", photos=stored)
@@ -197,7 +197,7 @@ def test_where_the_whole_neighbourhood_is_deleted_the_rest_is_found(tmp_path, ca
 
 
 def test_no_page_repeats_a_row_or_leaves_one_out(tmp_path):
-    """Vectors without a law, for which a shortlist is at its worst."""
+    """Random vectors, because a shortlist finds the fewest of their neighbours."""
     stored = named(np.random.default_rng(3).standard_normal((1000, DIM)).astype(np.float32))
     conn = opened(tmp_path / "p.db", photos=stored)
     made(conn)
@@ -235,11 +235,11 @@ def test_a_vector_that_is_changed_in_its_row_is_indexed_by_the_next_run(tmp_path
 
 def test_rowids_that_vacuum_gives_anew_are_noticed(tmp_path, used, caplog):
     path = tmp_path / "a.db"
-    conn = connected(str(path))
+    conn = connect(str(path))
     conn.execute("create table photos (name text, v blob)")  # of a table without an index VACUUM changes the rowids
     stored = named(like_clips(1000))
     conn.executemany("insert into photos values (?, ?)", [(id, to_blob(v)) for id, v in stored.items()])
-    of = configured(conn, "photos", {"table": "photos", "vector": "v", "id": "name"})
+    of = table_collection(conn, "photos", {"table": "photos", "vector": "v", "id": "name"})
     indexing.index(conn, of)
     conn.execute("delete from photos where name < '00010'")
     for n in range(10):
@@ -281,7 +281,7 @@ CHANGES = st.lists(
 @settings(max_examples=60, deadline=None)
 @given(CHANGES)
 def test_whatever_is_done_to_a_table_a_run_makes_what_a_new_index_would_be(changes):
-    """But for the mean, which stays, and where chunks end."""
+    """Only the mean and the ends of the chunks may differ."""
     conn = llms_database(photos=named(like_clips(300)))
     conn.isolation_level = None
     made(conn)
@@ -306,12 +306,12 @@ def test_whatever_is_done_to_a_table_a_run_makes_what_a_new_index_would_be(chang
         return
     report = made(conn)
     assert (report.vectors + report.skipped,) == conn.execute("select count(*) from embeddings").fetchone()
-    held = index.index_of(conn, of, DIM)
+    held = index.current_index(conn, of, DIM)
     rowids, units = [], []
     for rowid, blob in conn.execute("select rowid, embedding from embeddings where embedding not null order by rowid"):
         rowids.append(rowid)
         units.append(np.frombuffer(blob, np.float32))
-    one = sign_bits.joined([chunk for _, chunk in held.chunks.values()])
+    one = sign_bits.join_chunks([chunk for _, chunk in held.chunks.values()])
     assert one.rowids.tolist() == rowids
     if rowids:
         units = np.array(units) / np.linalg.norm(np.array(units, np.float64), axis=1, keepdims=True)
@@ -351,7 +351,7 @@ def test_an_index_of_few_vectors_is_made_anew_when_there_are_many(tmp_path):
 def test_a_second_run_at_the_same_time_is_refused(tmp_path):
     stored = named(like_clips(1000))
     conn = opened(tmp_path / "a.db", photos=stored)
-    other = connected(str(tmp_path / "a.db"))
+    other = connect(str(tmp_path / "a.db"))
     begun = []
 
     def on_rows(count):
@@ -381,8 +381,8 @@ import os, signal, sys
 from clip_collections import thumbnails
 from clip_collections.collection import open_collection
 from clip_collections.index import build
-build.CHUNK, build.READ, thumbnails.AT_ONCE = 128, 50, 4
-conn, end_at, moments = build.connected(sys.argv[1]), int(sys.argv[2]), 0
+build.CHUNK_ROWS, build.READ_ROWS, thumbnails.BATCH_IMAGES = 128, 50, 4
+conn, end_at, moments = build.connect(sys.argv[1]), int(sys.argv[2]), 0
 conn.execute("pragma cache_size = 8")  # pages, so that a transaction is in the file before it is committed
 def count():
     global moments
@@ -392,7 +392,7 @@ def count():
 conn.set_progress_handler(count, 20)
 photos = open_collection(conn, "photos")
 build.index(conn, photos)
-thumbnails.make(conn, photos, thumbnails.missing(conn, photos))
+thumbnails.write_thumbnails(conn, photos, thumbnails.rows_without_thumbnail(conn, photos))
 print(moments)
 """
 
@@ -408,7 +408,7 @@ def with_images(path, n: int) -> None:
 
 
 def test_killed_at_any_moment_and_run_again_it_is_what_one_run_makes(tmp_path):
-    """Each run kills itself at a moment within its SQL, and the next one goes on from there."""
+    """Each run kills itself at a random point within its SQL, and the next one goes on from there."""
     with_images(tmp_path / "whole.db", 3000)
     with_images(tmp_path / "killed.db", 3000)
     env = environment(tmp_path / "llm")
@@ -506,24 +506,24 @@ def thumbnail_size(blob: bytes) -> tuple[int, int]:
     ],
 )
 def test_a_thumbnail_keeps_the_shape_and_is_small(image, size):
-    assert thumbnail_size(thumbnails.thumbnail(image())) == size
+    assert thumbnail_size(thumbnails.make_thumbnail(image())) == size
 
 
 def test_a_thumbnail_of_noise_is_small_too():
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8))
-    assert thumbnail_size(thumbnails.thumbnail(saved(noise, "PNG"))) == (256, 256)
+    assert thumbnail_size(thumbnails.make_thumbnail(saved(noise, "PNG"))) == (256, 256)
 
 
 def test_a_thumbnail_is_upright_and_what_is_transparent_white():
     clear = Image.new("RGBA", (300, 300), (255, 0, 0, 0))
-    assert Image.open(io.BytesIO(thumbnails.thumbnail(saved(clear, "PNG")))).getpixel((9, 9)) == (255, 255, 255)
+    assert Image.open(io.BytesIO(thumbnails.make_thumbnail(saved(clear, "PNG")))).getpixel((9, 9)) == (255, 255, 255)
     exif = Image.Exif()
     exif[0x0112] = 6
     lying = Image.new("RGB", (300, 100), "red")
     lying.paste("blue", (150, 0, 300, 100))
     stream = io.BytesIO()
     lying.save(stream, "JPEG", exif=exif)
-    upright = Image.open(io.BytesIO(thumbnails.thumbnail(stream.getvalue())))
+    upright = Image.open(io.BytesIO(thumbnails.make_thumbnail(stream.getvalue())))
     assert upright.size == (85, 256)
     assert upright.getpixel((40, 20))[0] > 200 > 50 > upright.getpixel((40, 20))[2]
 
@@ -543,18 +543,16 @@ def test_llm_clip_index(tmp_path):
     assert "photos: 50 vectors in the index, 50 of them new, 0 gone, 0 rows without a usable vector, " in lines[1]
     assert lines[2:] == ["empty: no vectors"]
     photos = open_collection(conn, "photos")
-    assert thumbnails.thumbnail_of(conn, photos, "00001") is None
+    assert thumbnails.read_thumbnail(conn, photos, "00001") is None
     lines = run("-c", "photos")
     assert "photos: 50 vectors in the index, 0 of them new" in lines[1]
     assert lines[3].startswith("photos: 2 thumbnails made, ")
     assert lines[4] == "photos: 1 images cannot be read and have none"
-    assert thumbnail_size(thumbnails.thumbnail_of(conn, photos, "00001")) == (256, 171)
-    assert [thumbnails.has_thumbnail(conn, photos, id) for id in ("00001", "00002", "00003", "x")] == [True] + [
-        False
-    ] * 3
+    assert thumbnail_size(thumbnails.read_thumbnail(conn, photos, "00001")) == (256, 171)
+    assert [thumbnails.read_thumbnail(conn, photos, id) for id in ("00002", "00003", "x")] == [None] * 3
     assert len(run()) == 4  # and no thumbnail is made again
     fill(conn, 1, {"00001": stored["00003"]})
-    assert thumbnails.thumbnail_of(conn, photos, "00001") is None  # of the row that was replaced
+    assert thumbnails.read_thumbnail(conn, photos, "00001") is None  # of the row that was replaced
     run()
     assert conn.execute("select count(*) from clip_thumbnails").fetchone() == (1,)
     assert run("-c", "pets", ok=False) == ["Error: there is no collection 'pets'; there are 'photos', 'empty'"]
@@ -562,9 +560,9 @@ def test_llm_clip_index(tmp_path):
     conn.execute("insert into faucets values (7, ?, ?)", [to_blob(stored["00003"]), saved(photo(60, 40), "PNG")])
     given = ("--table", "faucets", "--vector", "v", "--image", "photo")
     assert run(*given)[3].startswith("faucets: 1 thumbnails made")
-    faucets = configured(conn, "faucets", {"table": "faucets", "vector": "v", "image": "photo"})
-    assert thumbnail_size(thumbnails.thumbnail_of(conn, faucets, 7)) == (60, 40)
-    assert thumbnail_size(thumbnails.thumbnail_of(conn, faucets, "7")) == (60, 40)
+    faucets = table_collection(conn, "faucets", {"table": "faucets", "vector": "v", "image": "photo"})
+    assert thumbnail_size(thumbnails.read_thumbnail(conn, faucets, 7)) == (60, 40)
+    assert thumbnail_size(thumbnails.read_thumbnail(conn, faucets, "7")) == (60, 40)
     assert run("--table", "faucets", ok=False) == [
         "Error: collection 'faucets' has no 'vector'; expected the name of its column of vectors"
     ]
@@ -605,4 +603,4 @@ def test_the_bytes_of_a_held_index_are_those_of_all_its_arrays(tmp_path):
     indexing.index(conn, photos)
     sizes = "length(rowids) + length(ids) + length(bits) + length(corrections) + length(large)"
     [(stored,)] = conn.execute(f"select sum({sizes}) from clip_index_chunks").fetchall()
-    assert index.index_of(conn, photos, photos.embed_dim).bytes == stored
+    assert index.current_index(conn, photos, photos.embed_dim).bytes == stored

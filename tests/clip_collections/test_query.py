@@ -1,4 +1,4 @@
-"""Query algebra: what is written is what is computed, whichever way it is written."""
+"""The query language: every way to write a query gives its terms, and their weighted sum is computed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip_collections.query import KINDS, MAX_TERMS, Term, combined, parse, written
+from clip_collections.query import KINDS, MAX_TERMS, Term, combine, format_query, parse
 from llm_clip_onnx.errors import InputError, VectorError
 
 
@@ -41,7 +41,7 @@ from llm_clip_onnx.errors import InputError, VectorError
 )
 def test_a_query_is_read_as_it_is_meant(query, terms):
     assert parse(query) == tuple(terms)
-    assert parse(written(terms)) == tuple(terms)
+    assert parse(format_query(terms)) == tuple(terms)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ terms = st.lists(st.builds(Term, st.sampled_from(KINDS), values, weights), min_s
 
 @given(terms)
 def test_what_is_written_is_read_as_the_same(terms):
-    assert parse(written(terms)) == tuple(terms)
+    assert parse(format_query(terms)) == tuple(terms)
     as_json = json.dumps([{term.kind: term.value, "weight": term.weight} for term in terms])
     assert parse(as_json) == tuple(terms)
 
@@ -98,19 +98,19 @@ def embedding_of(term: Term) -> np.ndarray:
     [("x", [1, 0, 0]), ("x + y", [0.7071068, 0.7071068, 0]), ("3*x - 4*y", [0.6, -0.8, 0]), ("- z", [0, 0, -1])],
 )
 def test_unit_embeddings_are_weighed_and_added(query, expected):
-    np.testing.assert_allclose(combined(parse(query), embedding_of), expected, atol=1e-6)
+    np.testing.assert_allclose(combine(parse(query), embedding_of), expected, atol=1e-6)
 
 
 @given(st.lists(st.tuples(st.sampled_from("xyz"), st.floats(0.1, 10)), min_size=1, max_size=6), st.floats(0.1, 10))
 def test_neither_the_order_nor_a_common_factor_counts(parts, factor):
     terms = [Term("text", value, weight) for value, weight in parts]
     scaled = [Term("text", value, weight * factor) for value, weight in reversed(parts)]
-    found = combined(terms, embedding_of)
-    np.testing.assert_allclose(found, combined(scaled, embedding_of), atol=1e-5)
+    found = combine(terms, embedding_of)
+    np.testing.assert_allclose(found, combine(scaled, embedding_of), atol=1e-5)
     assert np.linalg.norm(found) == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize("query", ["x - x", "0", "0*x", "1000000*x - 1000000*x + 0*y"])
 def test_terms_that_cancel_out_raise(query):
     with pytest.raises(VectorError, match="the terms of the query cancel out"):
-        combined(parse(query), embedding_of)
+        combine(parse(query), embedding_of)

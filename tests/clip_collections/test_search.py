@@ -1,4 +1,4 @@
-"""Search finds what a plain numpy comparison finds, in whatever table, on whatever connection, and refuses with a sentence."""
+"""Search finds what a plain numpy comparison finds, in any table and on any connection, and refuses with a sentence."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip_collections import search
-from clip_collections.collection import Collection, check_model, configured, names_of, open_collection
-from clip_collections.search import vector_of
+from clip_collections.collection import Collection, check_model, llm_collection_names, open_collection, table_collection
+from clip_collections.search import stored_vector
 from llm_clip_onnx.errors import ConfigError, InputError, VectorError
 from llm_clip_onnx.vectors import to_blob
 from stored import ids, llms_database, oracle, random_vectors
@@ -118,7 +118,7 @@ def test_ids_of_all_kinds_are_ordered_as_sqlite_orders_them():
     conn.execute("create table t (id, v blob)")
     for id in ("b", 2, b"a", None, 1.5, "a"):
         conn.execute("insert into t values (?, ?)", [id, to_blob(np.float32([1, 2]))])
-    of = configured(conn, "t", {"table": "t", "vector": "v", "id": "id"})
+    of = table_collection(conn, "t", {"table": "t", "vector": "v", "id": "id"})
     expected = [id for (id,) in conn.execute("select id from t order by id")]
     assert ids(search.search(conn, of, np.float32([1, 1]), 9)) == expected == [None, 1.5, 2, "a", "b", b"a"]
 
@@ -148,17 +148,17 @@ def test_inside_a_function_of_the_query_that_runs_with_a_row_factory_and_read_on
 def test_the_vector_of_a_row():
     conn = llms_database(photos={"a": np.float32([1, 2]), "b": None, "c": "text"}, other={"d": np.float32([1, 2])})
     photos = open_collection(conn, "photos")
-    np.testing.assert_array_equal(vector_of(conn, photos, "a"), np.float32([1, 2]))
+    np.testing.assert_array_equal(stored_vector(conn, photos, "a"), np.float32([1, 2]))
     with pytest.raises(InputError, match="collection 'photos' has no row with the id 'd'"):
-        vector_of(conn, photos, "d")
+        stored_vector(conn, photos, "d")
     for id in ("b", "c"):
         with pytest.raises(InputError, match=f"the row with the id '{id}' of collection 'photos' has no vector"):
-            vector_of(conn, photos, id)
+            stored_vector(conn, photos, id)
 
 
 def test_collections_are_named_and_a_missing_one_is_answered_with_those_that_are_there():
     conn = llms_database(photos={"a": np.float32([1, 2])}, **{"it's": {}})
-    assert names_of(conn) == ["photos", "it's"]
+    assert llm_collection_names(conn) == ["photos", "it's"]
     photos = open_collection(conn, "photos")
     assert (photos.model, photos.table, photos.key, photos.vector) == ("clip", "embeddings", "id", "embedding")
     assert (photos.condition, photos.image, photos.embed_dim) == ("collection_id = 1", "content_blob", 2)
@@ -203,7 +203,7 @@ def faucets() -> sqlite3.Connection:
 
 def test_any_table_with_vectors_is_a_collection_by_configuration(faucets):
     given = {**GIVEN, "image_url": "https://example.com/{hash}/{id}.png", "model": "clip"}
-    opened = configured(faucets, "faucets", given)
+    opened = table_collection(faucets, "faucets", given)
     assert opened == Collection(
         "faucets", "clip", "my faucets", "id", 'emb"ed', url="https://example.com/{hash}/{id}.png", embed_dim=64
     )
@@ -214,8 +214,8 @@ def test_any_table_with_vectors_is_a_collection_by_configuration(faucets):
     ]
     assert hits[0].id == hits[0].rowid == 43
     for id in (43, "43"):
-        np.testing.assert_array_equal(vector_of(faucets, opened, id), vectors[7])
-    assert configured(faucets, "f", {**GIVEN, "id": "rowid"}).key == "rowid"
+        np.testing.assert_array_equal(stored_vector(faucets, opened, id), vectors[7])
+    assert table_collection(faucets, "f", {**GIVEN, "id": "rowid"}).key == "rowid"
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_any_table_with_vectors_is_a_collection_by_configuration(faucets):
 )  # fmt: skip
 def test_a_configuration_that_cannot_be_is_answered_with_what_is_wrong(given, sentence, faucets):
     with pytest.raises(ConfigError) as raised:
-        configured(faucets, "f", given)
+        table_collection(faucets, "f", given)
     assert str(raised.value) == sentence
 
 

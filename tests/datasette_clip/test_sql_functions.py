@@ -209,7 +209,7 @@ def test_a_scan_of_20000_vectors_embeds_once_and_gives_the_order_of_numpy(demo_d
     runs = []
     genuine = towers.run_text
     monkeypatch.setattr(towers, "run_text", lambda *a: runs.append(1) or genuine(*a))
-    monkeypatch.setattr("llm_clip_onnx.engine.LONGEST_CACHED", -1)  # so that only SQLite's own care keeps it to one
+    monkeypatch.setattr("llm_clip_onnx.engine.MAX_CACHED_CHARACTERS", -1)  # so only SQLite avoids a second call
     datasette = Datasette([str(tmp_path / "vectors.db")])
     sql = "select id from embeddings order by llm_embed_cosine(embedding, llm_embed('clip', :q)) desc limit 10"
 

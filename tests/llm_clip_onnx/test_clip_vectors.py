@@ -44,7 +44,7 @@ def test_they_are_no_easier_to_search_than_the_real_ones(seed):
 
 
 def test_hardness_is_one_where_the_signs_say_it_all():
-    """Corners of a cube: the cosine is what the sign bits say, and each has ten others that differ in one bit."""
+    """For the corners of a cube the cosine follows from the sign bits, and each has ten neighbours one bit away."""
     corners = np.ones((11, clip_vectors.DIM), np.float32)
     corners[np.arange(11), np.arange(11)] = -1
     found = clip_vectors.hardness(clip_vectors.unit(corners), (5, 10))
@@ -83,7 +83,7 @@ def test_queries_are_of_the_same_law_and_none_of_them_is_in_the_set():
 
 
 def test_queries_of_the_other_modality_lie_in_another_cone():
-    """Cosines of about 0.2 with what has nothing to do with them, as between an image and a text."""
+    """Unrelated vectors of two modalities have cosines of about 0.2, as images and texts have."""
     queries = clip_vectors.other_modality(200)
     assert queries.dtype == np.float32
     cosines = queries @ thousand(0).T

@@ -1,4 +1,4 @@
-"""The engine keeps order, opens each tower once, remembers, and serves many threads."""
+"""The engine keeps the order of items, opens each tower once, caches embeddings, and serves many threads."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_many_threads_get_what_one_gets_and_each_tower_opens_once(demo_dir, monk
 
 
 def test_the_tokenizer_opens_beside_the_tower_once_the_files_are_checked(demo_dir, monkeypatch):
-    """It takes as long, and holds the GIL, which the tower does without."""
+    """The tokenizer takes as long to open as the tower, and holds the GIL; the tower does not."""
     checked, tower_begun, tokenizer_begun = threading.Event(), threading.Event(), threading.Event()
 
     def open_one(*arguments, **more):

@@ -1,4 +1,4 @@
-"""Label sets are baked from files and from OpenAI's names, kept beside the towers, checked, and refused where they do not fit."""
+"""Label sets are baked from files and from OpenAI's names, checked when they are read, and refused if they do not fit."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ TENCH = fidelity.PUBLISHED_CLASS["values"]
 
 @pytest.fixture
 def path(tiny_dir, tmp_path) -> Path:
-    """A model directory of random weights, to be changed."""
+    """A model directory of random weights that a test may change."""
     return Path(shutil.copytree(tiny_dir, tmp_path / "model"))
 
 
 @pytest.fixture
 def pets(tmp_path) -> Path:
-    """A file of labels as an editor of Windows may leave it."""
+    """A file of labels as an editor on Windows may save it."""
     file = tmp_path / "my pets.txt"
     file.write_bytes("\ufeffcat\r\n\r\n  Dackel mit Öhrchen \r\ncat".encode())
     return file
@@ -100,7 +100,7 @@ def test_imagenet_is_the_1000_names_and_80_templates_of_openais_notebook(path):
 
 @pytest.fixture(scope="session")
 def imagenet_dir(tiny_dir, tmp_path_factory) -> Path:
-    """Random weights with the label set `imagenet`, of the first three and the last templates. Not to be changed."""
+    """Random weights with the label set `imagenet` of four templates, the first three and the last. Tests must not change it."""
     path = Path(shutil.copytree(tiny_dir, tmp_path_factory.mktemp("imagenet") / "model"))
     templates = path.parent / "templates.txt"
     templates.write_text("\n".join(openai_imagenet().templates[::27]))
@@ -253,7 +253,7 @@ def test_where_the_labels_are_lost_the_sentence_asks_for_them(break_it, sentence
     with pytest.raises(InputError, match="no label set 'pets' whose labels could be baked again"):
         bake_labels(path, "pets", force=True, say=quiet)
     bake_pets(path, pets, force=True)
-    assert label_sets.rebake_labels_hint(path, "imagenet").endswith("--force")  # its labels are not lost
+    assert label_sets.rebake_lost_set_hint(path, "imagenet").endswith("--force")  # its labels are not lost
 
 
 def test_a_name_that_is_not_there_is_answered_with_those_that_are(demo_dir, tiny_dir):
@@ -378,7 +378,7 @@ def test_info_and_list_show_label_sets_and_why_one_cannot_be_used(path, pets, tm
 
 
 def test_progress_is_told_every_few_seconds_and_not_more(monkeypatch):
-    """With a clock that gains a second a label."""
+    """The clock advances by a second a label."""
     lines: list[str] = []
     clock = iter(range(1000))
     monkeypatch.setattr(labels.time, "monotonic", lambda: next(clock))
@@ -405,7 +405,7 @@ def pretend_openais(path: Path) -> None:
 
 @pytest.fixture
 def with_openais_templates(imagenet_dir, monkeypatch):
-    """Three of the templates pass for all 80, so that a set is baked in seconds."""
+    """Uses three templates in place of all 80, so that a set is baked in seconds."""
     import hashlib
 
     templates = label_sets.stored_facts(imagenet_dir, "imagenet").templates

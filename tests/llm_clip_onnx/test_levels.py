@@ -1,4 +1,4 @@
-"""An 8-bit tower is there in signed and in unsigned levels: the same numbers, and the faster ones where they are exact."""
+"""An 8-bit tower has signed and unsigned levels of the same numbers; the signed ones are used where they are exact."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ PICTURES = list(made_images().values())[5:8]
 
 
 def damage(file: Path, by: int = 1) -> None:
-    """Change one byte, in a part of the file that is no padding."""
+    """Change one byte of a file outside its padding."""
     content = bytearray(file.read_bytes())
     content[1000] = (content[1000] + by) % 256
     file.write_bytes(content)
 
 
 def test_the_probe_tells_what_the_towers_do(demo_dir):
-    """On any processor: either both forms give the same embedding, bit for bit, or the probe says that they do not."""
+    """On any processor, both forms give the same embedding bit for bit, or the probe says that they do not."""
     unsigned, signed = (
-        run_text(open_tower(demo_dir / name, 1), IDS) for name in ("text.onnx", f"text{model_dir.SIGNED_TOWER}")
+        run_text(open_tower(demo_dir / name, 1), IDS) for name in ("text.onnx", f"text{model_dir.SIGNED_TOWER_SUFFIX}")
     )
     assert np.array_equal(unsigned, signed) == multiplies_signed(demo_dir / model_dir.PROBE)
 
 
 def test_a_processor_on_which_products_overflow_is_told_apart(demo_dir, tmp_path, monkeypatch):
-    """By what the probe gives on an emulated Haswell: half of what it should."""
+    """The probe returns half of the exact product, as it does on an emulated Haswell."""
     monkeypatch.setattr(towers, "run_one", lambda *given: np.full((1, towers.PROBE_WIDTH), 4111.9375, np.float32))
     probe = Path(shutil.copy(demo_dir / model_dir.PROBE, tmp_path))  # another path, for what is known is kept
     assert not multiplies_signed(probe)
@@ -83,7 +83,7 @@ def test_a_damaged_probe_is_no_answer(demo_dir, tmp_path):
 def test_a_float32_model_has_one_form_and_is_not_probed(demo_float32_dir, monkeypatch):
     monkeypatch.setattr(towers, "multiplies_signed", lambda probe: pytest.fail("it was probed"))
     Engine(demo_float32_dir).open_text()
-    assert not [file for file in demo_float32_dir.iterdir() if file.name.endswith(model_dir.ENDS_OF_8_BITS)]
+    assert not [file for file in demo_float32_dir.iterdir() if file.name.endswith(model_dir.EIGHT_BIT_SUFFIXES)]
 
 
 def test_an_8_bit_tower_lists_all_its_files(demo_dir, tmp_path):

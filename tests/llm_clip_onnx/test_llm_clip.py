@@ -1,4 +1,4 @@
-"""llm-clip itself, torch and all, on the same checkpoints: our embeddings are its own."""
+"""Our embeddings are those of llm-clip itself, run with torch on the same checkpoints."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ print(json.dumps([type(clip).__module__, type(reference).__module__, reference i
 
 
 def test_where_llm_clip_is_installed_too_clip_is_ours_and_llm_clip_stays_within_reach(demo_dir, tmp_path):
-    """Both loaded by `llm` itself, in a process that finds the demo checkpoint under the only name llm-clip knows."""
+    """`llm` loads both plugins in a process that finds the demo checkpoint under the one name llm-clip knows."""
     (tmp_path / "clip-ViT-B-32").symlink_to(DEMO_CHECKPOINT)
     env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir)) | {"PYTHONPATH": os.pathsep.join(sys.path)}
     del env["LLM_LOAD_PLUGINS"]

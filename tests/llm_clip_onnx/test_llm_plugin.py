@@ -1,4 +1,4 @@
-"""`llm`'s own commands work with our model, without torch; and the commands `llm clip ...` speak in sentences."""
+"""`llm`'s own commands work with our model without torch, and the commands `llm clip ...` report errors as sentences."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_bake_info_and_verify_from_the_command_line(env, tmp_path):
 
 
 def test_verify_ends_with_1_where_a_tower_is_not_what_was_baked(env, demo_dir, demo_float32_dir, tmp_path):
-    """The directory is sound in itself, but its text tower is of another model."""
+    """The directory is valid, but its text tower is another model's."""
     import shutil
 
     from llm_clip_onnx.model_dir import sha256_of
@@ -175,7 +175,7 @@ cli()
 
 
 def test_without_the_extras_verify_still_runs_and_bake_says_what_to_install(env, demo_dir, tmp_path):
-    """As in a run-time image: None in sys.modules makes an import fail as if the package were not installed."""
+    """None in sys.modules makes an import fail as if the package were not installed, as in a run-time image."""
 
     def llm_without(*arguments: str) -> subprocess.CompletedProcess:
         command = [sys.executable, "-c", WITHOUT_THE_EXTRA, "clip", *arguments]
@@ -196,7 +196,7 @@ def test_without_the_extras_verify_still_runs_and_bake_says_what_to_install(env,
 
 
 def test_a_bfloat16_checkpoint_is_baked_from_the_command_line(env, tiny_checkpoint, tmp_path):
-    """In a process where nothing else has told numpy what bfloat16 is."""
+    """Runs in a process in which no other package has registered bfloat16 with numpy."""
     import shutil
 
     import torch

@@ -1,4 +1,4 @@
-"""A model directory that is absent, unfinished, of another format or damaged is refused in a sentence that says what to run."""
+"""A model directory that is absent, unfinished, damaged or of another format is refused; the message says what to run."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_what_cannot_be_read_is_refused_with_a_sentence(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_this_user_may_not_read_is_refused_with_a_sentence(tiny_dir, monkeypatch):
-    """Root may read everything, so the refusal of the system call is made here."""
+    """The test raises the system call's error itself, because root may read everything."""
 
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))

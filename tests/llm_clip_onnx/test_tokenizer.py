@@ -1,4 +1,4 @@
-"""Ids are those of transformers' CLIP tokenizer, which llm-clip uses, on inputs that have broken others."""
+"""Ids equal those of transformers' CLIP tokenizer, which llm-clip uses, on inputs that have broken other tokenizers."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_half_of_a_surrogate_pair_is_refused(bpe):
 
 
 def test_only_the_words_that_can_count_are_read(bpe):
-    """Reading all of it takes 12 s and holds every other thread up."""
+    """Reading the whole text would take 12 s and block all other threads."""
     long = "7+ " * 2_000_000
     assert first_words(long, 77) == ("7+ " * 77).strip()
     assert tokenize(bpe, long).tolist() == tokenize(bpe, "7+ " * 100).tolist()

@@ -1,4 +1,4 @@
-"""The vector blob is what `llm` writes, and what is computed with it is right or refused."""
+"""Vector blobs are those that `llm` writes, and calculations with them are right or refused."""
 
 from __future__ import annotations
 

@@ -5,9 +5,10 @@ With c the mean of the unit vectors, x a unit vector, b = sign(x - c) as -1 and 
     <q, x>  =  <q - c, x - c> + <q, c> + <c, x> - <c, c>
     <q - c, x - c>  is about  <q - c, b> * |x - c|^2 / |x - c|_1
 
-All CLIP vectors share a large mean, on which signs would be wasted. A query of the other tower is far from it in a few
-dimensions, where the estimate would be worst: those have 8 bits instead, and are left out of the line above. (Of
-300,000 made vectors, the best 200 estimates then have 0.98 of a text's 10 best images, else 0.78.)
+The mean is subtracted because all CLIP vectors share a large one, on which signs would be wasted. In a few dimensions a
+query of the other tower is far from the mean, and there the estimate would be worst. These dimensions have 8 bits each,
+and are left out of the line above. (Of 300,000 synthetic vectors, the best 200 estimates hold 0.98 of a text's 10 best
+images with the 8-bit dimensions, and 0.78 without.)
 Source of the estimate: RaBitQ, arXiv 2405.12497, here without its rotation.
 """
 
@@ -19,104 +20,104 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-WORD = 64  # bits
-BY_MEAN, BY_DEVIATION = 8, 8  # dimensions with the largest of these have 8 bits
-# Of 1,000,000 made vectors the 5,000 with the nearest bits have the 10 best of every query that was tried.
-NEAR = 10_000  # vectors whose bits differ least from the query's: their cosines are estimated
+WORD_BITS = 64
+MEAN_DIMS, DEVIATION_DIMS = 8, 8  # 8-bit dimensions, by the size of the mean and by the standard deviation
+# Of 1,000,000 synthetic vectors, the 5,000 with the nearest bits had the 10 best of every query that was tried.
+CANDIDATES = 10_000  # vectors with the nearest bits, whose cosines are estimated
 SIGNS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.float32) * 2 - 1  # [256, 8]
 
 
 @dataclass(frozen=True, eq=False)
 class Code:
-    """What the bits mean. mean: c, [embed_dim]. dims: dimensions that have 8 bits, and the steps that these count."""
+    """How vectors become bits. mean: c, [embed_dim]. dims: the 8-bit dimensions. steps: of their levels."""
 
     mean: NDArray[np.float32]
     dims: NDArray[np.int32]  # [d]
     steps: NDArray[np.float32]  # [d]
 
 
-def code_of(mean: NDArray[np.floating], deviation: NDArray[np.floating]) -> Code:
-    """The code for unit vectors of a mean and a standard deviation, [embed_dim] each."""
-    dims = sorted({*np.argsort(-np.abs(mean))[:BY_MEAN].tolist(), *np.argsort(-deviation)[:BY_DEVIATION].tolist()})
-    steps = np.maximum(deviation[dims] * (4 / 127), 1e-12)  # 4 standard deviations, more is cut
+def make_code(mean: NDArray[np.floating], deviation: NDArray[np.floating]) -> Code:
+    """The code for unit vectors with this mean and standard deviation, [embed_dim] each."""
+    dims = sorted({*np.argsort(-np.abs(mean))[:MEAN_DIMS].tolist(), *np.argsort(-deviation)[:DEVIATION_DIMS].tolist()})
+    steps = np.maximum(deviation[dims] * (4 / 127), 1e-12)  # values beyond 4 standard deviations are cut
     return Code(mean.astype(np.float32), np.array(dims, np.int32), steps.astype(np.float32))
 
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """Some rows of a collection, by rowid. `ids` tells them apart from others: the CRC of each id.
+    """The signs of n rows of a collection, by rowid. id_crcs: the CRC of each id, to notice a rowid that was reused.
 
-    A row is wherever the same position of each of these is. bits: [words, n], so that one word of all is together.
+    bits: [words, n], because search reads one word of all rows after the other.
     """
 
     rowids: NDArray[np.int64]  # [n], ascending
-    ids: NDArray[np.uint32]  # [n]
+    id_crcs: NDArray[np.uint32]  # [n]
     bits: NDArray[np.uint64]  # [words, n]
     corrections: NDArray[np.float32]  # [2, n]: |x - c|^2 / |x - c|_1, and <c, x>
-    large: NDArray[np.int8]  # [d, n]: (x - c) / step
+    levels: NDArray[np.int8]  # [d, n]: (x - c) / step
 
     def __len__(self) -> int:
         return len(self.rowids)
 
     @property
     def bytes(self) -> int:
-        return sum(array.nbytes for array in (self.rowids, self.ids, self.bits, self.corrections, self.large))
+        return sum(array.nbytes for array in (self.rowids, self.id_crcs, self.bits, self.corrections, self.levels))
 
-    def also_in(self, other: Chunk) -> NDArray[np.bool_]:
-        """Which rows stand in the other chunk too, all alike: [n]."""
+    def same_rows(self, other: Chunk) -> NDArray[np.bool_]:
+        """True for each row that the other chunk has too, with the same values: [n]."""
         if not len(other):
             return np.zeros(len(self), bool)
         at = np.minimum(np.searchsorted(other.rowids, self.rowids), len(other) - 1)
-        there = taken(other, at)
-        same = (self.rowids == there.rowids) & (self.ids == there.ids)
-        for name in ("bits", "corrections", "large"):
-            same &= (getattr(self, name) == getattr(there, name)).all(0)
+        candidates = take_rows(other, at)
+        same = (self.rowids == candidates.rowids) & (self.id_crcs == candidates.id_crcs)
+        for name in ("bits", "corrections", "levels"):
+            same &= (getattr(self, name) == getattr(candidates, name)).all(0)
         return same
 
 
-def words_of(embed_dim: int) -> int:
-    return -(-embed_dim // WORD)
+def words_per_vector(embed_dim: int) -> int:
+    return -(-embed_dim // WORD_BITS)
 
 
-def bits_of(centred: NDArray[np.floating]) -> NDArray[np.uint64]:
-    """The signs of vectors [n, embed_dim]: [n, words], what is beyond embed_dim 0."""
+def pack_signs(centred: NDArray[np.floating]) -> NDArray[np.uint64]:
+    """The signs of vectors [n, embed_dim] as bits: [n, words]. Bits beyond embed_dim are 0."""
     packed = np.packbits(centred > 0, axis=1)  # [n, bytes]
-    padded = np.zeros((len(packed), 8 * words_of(centred.shape[1])), np.uint8)
+    padded = np.zeros((len(packed), 8 * words_per_vector(centred.shape[1])), np.uint8)
     padded[:, : packed.shape[1]] = packed
     return padded.view("<u8")
 
 
-def chunk_of(rowids: NDArray[np.int64], ids: NDArray[np.uint32], units: NDArray[np.float32], code: Code) -> Chunk:
+def make_chunk(rowids: NDArray[np.int64], id_crcs: NDArray[np.uint32], units: NDArray[np.float32], code: Code) -> Chunk:
     """The chunk of unit vectors [n, embed_dim]."""
     centred = units - code.mean
-    large = np.clip(np.rint(centred[:, code.dims] / code.steps), -127, 127).astype(np.int8)
-    bits = bits_of(centred)
+    levels = np.clip(np.rint(centred[:, code.dims] / code.steps), -127, 127).astype(np.int8)
+    bits = pack_signs(centred)
     centred[:, code.dims] = 0
     lengths = np.abs(centred).sum(1)
     factors = np.vecdot(centred, centred) / np.where(lengths == 0, 1, lengths)
     corrections = np.stack([factors, np.vecdot(units, code.mean)])
-    return Chunk(rowids, ids, np.ascontiguousarray(bits.T), corrections, np.ascontiguousarray(large.T))
+    return Chunk(rowids, id_crcs, np.ascontiguousarray(bits.T), corrections, np.ascontiguousarray(levels.T))
 
 
-def joined(chunks: Sequence[Chunk]) -> Chunk:
-    """Chunks, one or more, as one."""
+def join_chunks(chunks: Sequence[Chunk]) -> Chunk:
+    """One or more chunks as one."""
     return Chunk(
         np.concatenate([chunk.rowids for chunk in chunks]),
-        np.concatenate([chunk.ids for chunk in chunks]),
+        np.concatenate([chunk.id_crcs for chunk in chunks]),
         np.concatenate([chunk.bits for chunk in chunks], axis=1),
         np.concatenate([chunk.corrections for chunk in chunks], axis=1),
-        np.concatenate([chunk.large for chunk in chunks], axis=1),
+        np.concatenate([chunk.levels for chunk in chunks], axis=1),
     )
 
 
-def taken(chunk: Chunk, at: NDArray[np.intp]) -> Chunk:
-    """Some rows of a chunk."""
+def take_rows(chunk: Chunk, at: NDArray[np.intp]) -> Chunk:
+    """The rows of a chunk at these positions."""
     return Chunk(
         chunk.rowids[at],
-        chunk.ids[at],
+        chunk.id_crcs[at],
         np.take(chunk.bits, at, axis=1),
         np.take(chunk.corrections, at, axis=1),
-        np.take(chunk.large, at, axis=1),
+        np.take(chunk.levels, at, axis=1),
     )
 
 
@@ -127,72 +128,72 @@ def shortlist(
     wanted: int,
     allowed: NDArray[np.int64] | None = None,
 ) -> Chunk:
-    """The rows whose estimated cosines are the largest: `wanted` or fewer, in the order they stand in.
+    """The rows with the largest estimated cosines, at most `wanted`, by rowid.
 
-    `allowed` [m] are the only rowids to look at, ascending.
+    allowed: if given, only rows with these rowids are considered, [m] ascending.
     """
     centred = (unit_query - code.mean).astype(np.float32)
     masks = None
     if allowed is not None:
         masks = [np.isin(chunk.rowids, allowed, assume_unique=True) for chunk in chunks]
-    positions = nearest_bits(chunks, bits_of(centred[None])[0], max(NEAR, 4 * wanted), masks)
-    near = joined([taken(chunk, at) for chunk, at in zip(chunks, positions)])
+    positions = nearest_bits(chunks, pack_signs(centred[None])[0], max(CANDIDATES, 4 * wanted), masks)
+    near = join_chunks([take_rows(chunk, at) for chunk, at in zip(chunks, positions)])
     if wanted >= len(near):
         return near
-    best = np.argpartition(-estimates(near, code, centred), wanted)[:wanted]
-    return taken(near, np.sort(best))
+    best = np.argpartition(-estimate_cosines(near, code, centred), wanted)[:wanted]
+    return take_rows(near, np.sort(best))
 
 
-def estimates(chunk: Chunk, code: Code, centred: NDArray[np.float32]) -> NDArray[np.float32]:
-    """About the cosine of each row with a query, from which the mean was taken, but for what is the same for all."""
+def estimate_cosines(chunk: Chunk, code: Code, centred: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Estimated cosines [n] of rows with a query minus the mean, without the terms that are equal for all rows."""
     small = centred.copy()
     small[code.dims] = 0
-    of_large = (centred[code.dims] * code.steps) @ chunk.large.astype(np.float32)
-    return dots(chunk.bits, small) * chunk.corrections[0] + chunk.corrections[1] + of_large
+    eight_bit_part = (centred[code.dims] * code.steps) @ chunk.levels.astype(np.float32)
+    return sign_products(chunk.bits, small) * chunk.corrections[0] + chunk.corrections[1] + eight_bit_part
 
 
-def dots(bits: NDArray[np.uint64], centred: NDArray[np.float32]) -> NDArray[np.float32]:
-    """<centred, b> for the bits [words, n] of n vectors: [n]; by a table of what each value of each byte gives."""
-    padded = np.zeros(WORD * len(bits), np.float32)
+def sign_products(bits: NDArray[np.uint64], centred: NDArray[np.float32]) -> NDArray[np.float32]:
+    """<centred, b> for the bits [words, n] of n vectors: [n]. A table has the product for each value of each byte."""
+    padded = np.zeros(WORD_BITS * len(bits), np.float32)
     padded[: centred.size] = centred
     table = np.ascontiguousarray((SIGNS @ padded.reshape(-1, 8).T).T)  # [bytes, 256]
     total = np.zeros(bits.shape[1], np.float32)
-    for word, of_word in zip(bits, table.reshape(-1, 8, 256)):
+    for word, word_table in zip(bits, table.reshape(-1, 8, 256)):
         bytes_ = np.ascontiguousarray(word.astype("<u8", copy=False).view(np.uint8).reshape(-1, 8).T)  # [8, n]
-        for byte, of_byte in zip(bytes_, of_word):
-            total += of_byte[byte]
+        for byte, byte_table in zip(bytes_, word_table):
+            total += byte_table[byte]
     return total
 
 
 def nearest_bits(
     chunks: Sequence[Chunk], query: NDArray[np.uint64], wanted: int, masks: Sequence[NDArray[np.bool_]] | None
 ) -> list[NDArray[np.intp]]:
-    """Of each chunk the positions of the rows whose bits differ least from the query's [words], in their order.
+    """The ascending positions, for each chunk, of the rows whose bits differ least from the query's [words].
 
-    At most `wanted`; of those that differ alike the first.
+    At most `wanted` in all chunks together. Of rows with equal distances, the first ones are taken.
     """
     n = sum(map(len, chunks))
     if n <= wanted:
         return [np.arange(len(c)) if masks is None else np.flatnonzero(masks[at]) for at, c in enumerate(chunks)]
-    distances = far_from(query, chunks, masks)  # in two threads it takes as long
-    counts = np.sum([np.bincount(d, minlength=WORD * len(query) + 2) for d in distances], axis=0)[:-1]
+    distances = bit_distances(query, chunks, masks)  # two threads take as long
+    counts = np.sum([np.bincount(d, minlength=WORD_BITS * len(query) + 2) for d in distances], axis=0)[:-1]
     below = np.cumsum(counts)
     limit = int(np.searchsorted(below, wanted))
-    if limit == len(below):  # all that is allowed is wanted
+    if limit == len(below):  # fewer rows are allowed than wanted
         return [np.flatnonzero(d < limit) for d in distances]
     room = wanted - (int(below[limit - 1]) if limit else 0)
     positions = []
     for distance in distances:
-        alike = np.flatnonzero(distance == limit)[:room]
-        room -= len(alike)
-        positions.append(np.sort(np.concatenate([np.flatnonzero(distance < limit), alike])))
+        at_limit = np.flatnonzero(distance == limit)[:room]
+        room -= len(at_limit)
+        positions.append(np.sort(np.concatenate([np.flatnonzero(distance < limit), at_limit])))
     return positions
 
 
-def far_from(
+def bit_distances(
     query: NDArray[np.uint64], chunks: Sequence[Chunk], masks: Sequence[NDArray[np.bool_]] | None
 ) -> list[NDArray[np.uint16]]:
-    """How many bits of each row differ from the query's; one more than there are where a mask does not allow it."""
+    """How many bits of each row differ from the query's, [n] per chunk. Rows that a mask excludes are farthest."""
     longest = max(map(len, chunks), default=0)
     xor, ones = np.empty(longest, np.uint64), np.empty(longest, np.uint8)
     distances = []
@@ -204,6 +205,6 @@ def far_from(
             np.bitwise_count(xor[:n], out=ones[:n])
             distance += ones[:n]
         if masks is not None:
-            distance[~masks[number]] = WORD * len(query) + 1
+            distance[~masks[number]] = WORD_BITS * len(query) + 1
         distances.append(distance)
     return distances

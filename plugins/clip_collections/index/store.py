@@ -1,10 +1,10 @@
-"""Where an index is kept: its tables in the collection's file, and the copy that a process holds in memory.
+"""Reads an index from its tables in the collection's file, and keeps a copy in memory.
 
-    clip_index          a row per collection: the facts
-    clip_index_chunks   some thousand rows of the collection each, by rowid
-    clip_thumbnails     small JPEGs, for pages; see thumbnails.py
+    clip_index          a row per collection: its facts
+    clip_index_chunks   a row per chunk of some thousand rows of the collection, by rowid
+    clip_thumbnails     small JPEGs for pages, see thumbnails.py
 
-What the index says is never believed without a look at the row itself; where it cannot be used, search does without.
+An index can be out of date: search.py reads the row itself before it returns it. build.py writes these tables.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from sqlite3 import Connection
 import numpy as np
 
 from ..collection import Collection, columns_of, quoted, rows
-from .sign_bits import Chunk, Code, words_of
+from .sign_bits import Chunk, Code, words_per_vector
 
 FORMAT = 1
-HELD_BYTES = 250_000_000  # of indexes in memory, 100 bytes a vector of 512 dimensions; the last used one is held anyway
+CACHE_BYTES = 250_000_000  # 100 bytes a vector of 512 dimensions; the last used index stays even if it is larger
 
 SCHEMA = """
 create table if not exists clip_index (
@@ -64,13 +64,13 @@ create table if not exists clip_thumbnails (
 
 @dataclass(frozen=True, eq=False)
 class Facts:
-    """id: another one for each index that is made anew. code: by the first `mean_of` unit vectors. version: of the last
-    change. vectors, skipped: rows that can be found, and that have no usable vector, at the last whole run."""
+    """A row of clip_index. id: a new one for each new index. code: made from the first `mean_vectors` vectors. version:
+    changes with each write. vectors, skipped: rows with and without a usable vector, None until a run has ended."""
 
     id: int
     embed_dim: int
     code: Code
-    mean_of: int
+    mean_vectors: int
     version: int
     vectors: int | None
     skipped: int | None
@@ -78,7 +78,7 @@ class Facts:
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """An index as it is held: chunks by the last rowid that each is about."""
+    """An index in memory: its chunks by the last rowid that each covers."""
 
     facts: Facts
     chunks: dict[int, tuple[int, Chunk]]  # last -> version, chunk
@@ -92,8 +92,8 @@ class Index:
         return sum(chunk.bytes for _, chunk in self.chunks.values())
 
 
-def source_of(collection: Collection) -> str:
-    """What the vectors of a collection are, whatever its name."""
+def source_key(collection: Collection) -> str:
+    """The table, column and condition of a collection's vectors: the same for all names of a collection."""
     return f"{quoted(collection.table)}.{quoted(collection.vector)} where {collection.condition or 'true'}"
 
 
@@ -102,88 +102,88 @@ def id_crc(id: object) -> int:
 
 
 def read_facts(conn: Connection, collection: Collection, embed_dim: int) -> Facts | None:
-    """The facts of a collection's index, None where there is none that can be used."""
+    """The facts of a collection's index. None if it has none, or one of another format or embed_dim."""
     if "version" not in columns_of(conn, "clip_index"):
         return None
-    found = rows(
+    indexes = rows(
         conn,
         "select id, embed_dim, mean, dims, steps, mean_of, version, vectors, skipped from clip_index "
         "where source = ? and format = ? and embed_dim = ?",
-        [source_of(collection), FORMAT, embed_dim],
+        [source_key(collection), FORMAT, embed_dim],
     )
-    if not found:
+    if not indexes:
         return None
-    id, dim, mean, dims, steps, *others = found[0]
+    id, dim, mean, dims, steps, *others = indexes[0]
     code = Code(np.frombuffer(mean, "<f4"), np.frombuffer(dims, "<i4"), np.frombuffer(steps, "<f4"))
     return Facts(id, dim, code, *others)
 
 
-def versions_of(conn: Connection, index_id: int) -> dict[int, int]:
-    """Version of each chunk of an index, by the last rowid that it is about, in their order."""
+def chunk_versions(conn: Connection, index_id: int) -> dict[int, int]:
+    """The version of each chunk of an index, by the last rowid that it covers, in ascending order."""
     return dict(rows(conn, "select last, version from clip_index_chunks where index_id = ? order by last", [index_id]))
 
 
 def read_chunk(conn: Connection, facts: Facts, last: int) -> tuple[int, Chunk] | None:
-    """Version and content of a chunk, None where it has gone in the meantime."""
-    found = rows(
+    """Version and content of a chunk. None if it was deleted or renamed meanwhile."""
+    chunks = rows(
         conn,
         "select version, rowids, ids, bits, corrections, large from clip_index_chunks where index_id = ? and last = ?",
         [facts.id, last],
     )
-    if not found:
+    if not chunks:
         return None
-    version, rowids, ids, bits, corrections, large = found[0]
+    version, rowids, ids, bits, corrections, large = chunks[0]
     n = len(rowids) // 8
     return version, Chunk(
         np.frombuffer(rowids, "<i8"),
         np.frombuffer(ids, "<u4"),
-        np.frombuffer(bits, "<u8").reshape(words_of(facts.embed_dim), n),
+        np.frombuffer(bits, "<u8").reshape(words_per_vector(facts.embed_dim), n),
         np.frombuffer(corrections, "<f4").reshape(2, n),
         np.frombuffer(large, "i1").reshape(len(facts.code.dims), n),
     )
 
 
-_held: OrderedDict[tuple[str, str], Index] = OrderedDict()
-_held_lock = threading.Lock()
+_cache: OrderedDict[tuple[str, str], Index] = OrderedDict()
+_cache_lock = threading.Lock()
 _locks: dict[tuple[str, str], threading.Lock] = {}
 
 
-def index_of(conn: Connection, collection: Collection, embed_dim: int) -> Index | None:
-    """The index of a collection as it now is in its file, None where there is none. What was read is kept."""
+def current_index(conn: Connection, collection: Collection, embed_dim: int) -> Index | None:
+    """The index of a collection as it is in its file now, None if there is none. Reads only changed chunks."""
     facts = read_facts(conn, collection, embed_dim)
     if facts is None:
         return None
     path = next(file for _, name, file in rows(conn, "pragma database_list") if name == "main")
     if not path:
         return read_index(conn, facts, None)
-    key = (str(Path(path)), source_of(collection))
-    with _held_lock:
+    key = (str(Path(path)), source_key(collection))
+    with _cache_lock:
         lock = _locks.setdefault(key, threading.Lock())
     with lock:
-        known = _held.get(key)
-        if known is None or (known.facts.id, known.facts.version) != (facts.id, facts.version):
-            known = read_index(conn, facts, known)
-    if known is not None:
-        hold(key, known)
-    return known
+        cached = _cache.get(key)
+        if cached is None or (cached.facts.id, cached.facts.version) != (facts.id, facts.version):
+            cached = read_index(conn, facts, cached)
+    if cached is not None:
+        cache_index(key, cached)
+    return cached
 
 
-def hold(key: tuple[str, str], index: Index) -> None:
-    with _held_lock:
-        _held[key] = index
-        _held.move_to_end(key)
-        while len(_held) > 1 and sum(held.bytes for held in _held.values()) > HELD_BYTES:
-            _held.popitem(last=False)
+def cache_index(key: tuple[str, str], index: Index) -> None:
+    with _cache_lock:
+        _cache[key] = index
+        _cache.move_to_end(key)
+        while len(_cache) > 1 and sum(cached.bytes for cached in _cache.values()) > CACHE_BYTES:
+            _cache.popitem(last=False)
 
 
-def read_index(conn: Connection, facts: Facts, known: Index | None) -> Index | None:
-    """An index as it is stored, with the chunks of `known` that are still the same; None where it has no chunk yet."""
-    same = known.chunks if known is not None and known.facts.id == facts.id else {}
+def read_index(conn: Connection, facts: Facts, cached: Index | None) -> Index | None:
+    """An index from its tables, with the chunks of `cached` that are unchanged. None if it has no chunk yet."""
+    same = cached.chunks if cached is not None and cached.facts.id == facts.id else {}
     chunks: dict[int, tuple[int, Chunk]] = {}
-    for last, version in versions_of(conn, facts.id).items():
-        of_known = same.get(last)
-        chunk = of_known if of_known is not None and of_known[0] == version else read_chunk(conn, facts, last)
-        if chunk is None:  # it is being made anew
+    for last, version in chunk_versions(conn, facts.id).items():
+        entry = same.get(last)
+        chunk = entry if entry is not None and entry[0] == version else read_chunk(conn, facts, last)
+        if chunk is None:  # another process is building the index again
             return None
         chunks[last] = chunk
     return Index(facts, chunks) if chunks else None

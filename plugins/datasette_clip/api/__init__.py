@@ -1,1 +1,1 @@
-"""The JSON endpoints: embed and classify, search; and thumbnails. Nothing here imports the pages."""
+"""The JSON endpoints embed, classify and search, and thumbnails. Nothing here imports the pages."""

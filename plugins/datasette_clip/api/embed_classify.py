@@ -1,4 +1,4 @@
-"""The JSON endpoints /-/clip/embed.json and /-/clip/classify.json: by POST and by GET, from any origin with --cors.
+"""Answers /-/clip/embed.json and /-/clip/classify.json, by POST and GET, with --cors from any origin.
 
 They embed in threads of their own (see model.py), so that neither the event loop nor SQL waits.
 """

@@ -1,6 +1,7 @@
-"""The JSON endpoint /-/clip/search/DATABASE/COLLECTION.json, and the search itself, which the search page shares.
+"""Answers the JSON endpoint /-/clip/search/DATABASE/COLLECTION.json, and runs the search for the search page too.
 
-A query is embedded in threads of its own (see model.py). What is in the database is read and compared in SQL's.
+Queries are embedded in the threads of model.py; the database is read and searched in Datasette's SQL threads. The page
+is in pages/search.py, the SQL function in sql/search.py.
 """
 
 from __future__ import annotations
@@ -20,8 +21,17 @@ from datasette.utils import sqlite_timelimit, tilde_encode
 from datasette.utils.asgi import Response
 from numpy.typing import NDArray
 
-from clip_collections import collection, query, search
-from clip_collections.collection import Collection, quoted
+from clip_collections import query, search
+from clip_collections.collection import (
+    Collection,
+    check_model,
+    columns_of,
+    cursor_of,
+    from_clause,
+    quoted,
+    quoted_key,
+    rows,
+)
 from clip_collections.query import Term
 from datasette_guard import CORS_HEADERS, collect_soon, may
 from llm_clip_onnx import MODEL_ID, vectors
@@ -40,9 +50,9 @@ from .thumbnail import rowids_with_picture
 
 @dataclass
 class SearchRequest:
-    """A search. terms: of its query; without terms and images the first rows are answered as they are stored.
+    """A search. terms: of its query. images: of the request's body, each a term too. where: an SQL condition, or "".
 
-    images: of the request's body, each another term. where: an SQL condition, or "".
+    Without terms and images, the first rows of the table are returned.
     """
 
     terms: tuple[Term, ...] = ()
@@ -53,7 +63,7 @@ class SearchRequest:
 
 
 async def search_json(datasette, request) -> Response:
-    """The rows of a collection most like a query, as JSON."""
+    """The response to a search: the rows most like the query, or an error."""
     ref = await visible_collection(datasette, request)
     content = await search_response(datasette, request, ref)
     headers = CORS_HEADERS if datasette.cors else {}
@@ -115,7 +125,7 @@ def read_search_request(fields: FormFields) -> SearchRequest:
     terms += [Term("image", value) for value in fields.all("img") if value]
     terms += [Term("id", value) for value in fields.all("id") if value]
     return SearchRequest(
-        terms=query.checked(terms) if terms else (),
+        terms=query.check_terms(terms) if terms else (),
         images=tuple(Term("image", item.content) for item in fields.items),
         k=read_number("k", fields.last("k") or str(K), 1, MAX_K),
         offset=read_number("offset", fields.last("offset") or "0", 0, 10**6),
@@ -131,25 +141,25 @@ def read_number(name: str, text: str, least: int, most: int) -> int:
 
 
 async def run_search(datasette, request, ref: CollectionRef, search_request: SearchRequest) -> dict:
-    """The content of the response to a search: its rows, and where the next ones are. Raises ClipError and Crowded."""
+    """The JSON of a search: its rows, and the URL of the next ones. Raises ClipError and Crowded."""
     config, database, terms = config_of(datasette), datasette.get_database(ref.database), search_request.terms
     limit_ms = datasette.setting("sql_time_limit_ms")
-    stored = await database.execute_fn(lambda conn: read_stored(conn, ref.of, terms))
+    stored = await database.execute_fn(lambda conn: read_stored(conn, ref.collection, terms))
     embedding = None
     if terms or search_request.images:
         with embedding_queue(datasette).slot():
-            embedding = await in_thread(search_embedding, config, ref.of, search_request, stored)
+            embedding = await in_thread(search_embedding, config, ref.collection, search_request, stored)
         if search_request.images:
             collect_soon()
-    rows = await database.execute_fn(lambda conn: read_rows(conn, limit_ms, ref.of, embedding, search_request))
+    rows = await database.execute_fn(lambda conn: read_rows(conn, limit_ms, ref.collection, embedding, search_request))
     origin = datasette.absolute_url(request, "/").removesuffix("/")
     results = [row_json(datasette, origin, ref, row) for row in rows[: search_request.k]]
     vector = base64url(vectors.to_blob(embedding)) if embedding is not None else None
     content = {
         "ok": True,
         "database": ref.database,
-        "collection": ref.of.name,
-        "query": query.written(terms) if terms else "",
+        "collection": ref.collection.name,
+        "query": query.format_query(terms) if terms else "",
         "vector": vector,
         "results": results,
         "next": None,
@@ -162,12 +172,12 @@ async def run_search(datasette, request, ref: CollectionRef, search_request: Sea
 
 
 def search_embedding(
-    config: Config, of: Collection, search_request: SearchRequest, stored: Mapping[Term, NDArray[np.float32]]
+    config: Config, collection: Collection, search_request: SearchRequest, stored: Mapping[Term, NDArray[np.float32]]
 ) -> NDArray[np.float32]:
     """The unit embedding [embed_dim] of all terms and images of a search. Raises ClipError."""
     engine = permitted_engine(config)
-    collection.check_model(of, MODEL_ID, engine.manifest.embed_dim)
-    terms = query.checked([*search_request.terms, *search_request.images])
+    check_model(collection, MODEL_ID, engine.manifest.embed_dim)
+    terms = query.check_terms([*search_request.terms, *search_request.images])
     return embed_query(engine, config, terms, stored, engine.embed_item)
 
 
@@ -177,26 +187,27 @@ def next_path(datasette, ref: CollectionRef, search_request: SearchRequest, vect
     if search_request.images:
         fields = [("q", f"vector:{vector}")]
     elif search_request.terms:
-        fields = [("q", query.written(search_request.terms))]
+        fields = [("q", query.format_query(search_request.terms))]
     fields += [("where", search_request.where)] if search_request.where else []
     fields += [("k", search_request.k), ("offset", search_request.offset + search_request.k)]
-    return f"{search_path(datasette, ref.database, ref.of.name)}.json?{urlencode(fields)}"
+    return f"{search_path(datasette, ref.database, ref.collection.name)}.json?{urlencode(fields)}"
 
 
-def read_rows(conn, limit_ms: int, of: Collection, embedding, search_request: SearchRequest) -> list[dict]:
-    """Rows most like an embedding, without one the first rows: k + 1 of them, each with the facts of `row_facts`.
+def read_rows(conn, limit_ms: int, collection: Collection, embedding, search_request: SearchRequest) -> list[dict]:
+    """The k + 1 rows most like an embedding, or the first rows if it is None, each with the facts of `row_facts`.
 
     Raises InputError if `where` is no SQL condition, and if the search takes too long.
     """
-    wanted, columns = search_request.k + 1, [column for column in (of.content, of.metadata) if column]
+    wanted, columns = search_request.k + 1, [column for column in (collection.content, collection.metadata) if column]
     try:
         with sqlite_timelimit(conn, limit_ms):
             if embedding is None:
-                hits = first_rows(conn, of, wanted, search_request)
+                hits = first_rows(conn, collection, wanted, search_request)
             else:
-                hits = search.search(conn, of, embedding, wanted, search_request.where, (), (), search_request.offset)
-            facts = row_facts(conn, of, [hit.rowid for hit in hits], columns)
-            pictured = rowids_with_picture(conn, of, [hit.rowid for hit in hits])
+                where, offset = search_request.where, search_request.offset
+                hits = search.search(conn, collection, embedding, wanted, where, offset=offset)
+            facts = row_facts(conn, collection, [hit.rowid for hit in hits], columns)
+            pictured = rowids_with_picture(conn, collection, [hit.rowid for hit in hits])
     except sqlite3.OperationalError as error:
         if "interrupted" in str(error):
             raise InputError(
@@ -213,34 +224,34 @@ def read_rows(conn, limit_ms: int, of: Collection, embedding, search_request: Se
     ]
 
 
-def first_rows(conn, of: Collection, wanted: int, search_request: SearchRequest) -> list[search.Hit]:
+def first_rows(conn, collection: Collection, wanted: int, search_request: SearchRequest) -> list[search.Hit]:
     """The first rows in the order of the table, without a score."""
-    key, source = collection.quoted_key(of), collection.source(of, search_request.where)
+    key, source = quoted_key(collection), from_clause(collection, search_request.where)
     sql = f"select {key}, rowid {source} order by rowid limit {wanted} offset {search_request.offset}"
-    return [search.Hit(id, None, rowid) for id, rowid in collection.rows(conn, sql)]  # type: ignore[arg-type]
+    return [search.Hit(id, None, rowid) for id, rowid in rows(conn, sql)]  # type: ignore[arg-type]
 
 
-def row_facts(conn, of: Collection, rowids: Iterable[int], columns: list[str]) -> dict[int, dict]:
+def row_facts(conn, collection: Collection, rowids: Iterable[int], columns: list[str]) -> dict[int, dict]:
     """Facts of rows by rowid: content, metadata, path of the row's page, URL of its image."""
-    positions = collection.columns_of(conn, of.table)  # in the primary key, 0 for none
+    positions = columns_of(conn, collection.table)  # in the primary key, 0 for none
     keys = sorted((name for name, position in positions.items() if position), key=positions.__getitem__)
     names = ["rowid", *(quoted(name) for name in (keys or ["rowid"]))]
     names += [quoted(column) for column in columns]
+    selected = ", ".join(names) + (", *" if collection.url else "")
     among = ",".join(str(int(rowid)) for rowid in rowids)
-    cursor = collection.cursor_of(conn).execute(
-        f"select {', '.join(names)}{', *' if of.url else ''} from {quoted(of.table)} where rowid in ({among})"
-    )
+    cursor = cursor_of(conn).execute(f"select {selected} from {quoted(collection.table)} where rowid in ({among})")
     facts: dict[int, dict] = {}
     for row in cursor:
         key, rest = row[1 : 1 + len(keys or [1])], row[1 + len(keys or [1]) :]
         fact: dict[str, Any] = {"path": ",".join(tilde_encode(str(part)) for part in key)}
-        if of.content:
+        if collection.content:
             fact["content"] = json_value(rest[0])
-        if of.metadata:
+        if collection.metadata:
             fact["metadata"] = parse_metadata(rest[len(columns) - 1])
-        if of.url:
+        if collection.url:
             columns_by_name = dict(zip((c[0] for c in cursor.description[len(names) :]), row[len(names) :]))
-            fact["image_url"] = image_url(of.url, columns_by_name | {"id": columns_by_name.get(of.key, row[0])})
+            columns_by_name["id"] = columns_by_name.get(collection.key, row[0])
+            fact["image_url"] = image_url(collection.url, columns_by_name)
         facts[row[0]] = fact
     return facts
 
@@ -268,10 +279,10 @@ def parse_metadata(text: object) -> object:
 
 def row_json(datasette, origin: str, ref: CollectionRef, row: dict) -> dict:
     """A row as JSON, with URLs of its page and its picture that begin with `origin`."""
-    path = datasette.urls.row(ref.database, ref.of.table, row.get("path", ""))
+    path = datasette.urls.row(ref.database, ref.collection.table, row.get("path", ""))
     image = row.get("image_url")
     if image is None and row["pictured"]:
-        image = f"{origin}{thumbnail_path(datasette, ref.database, ref.of.name)}?{urlencode({'id': row['id']})}"
+        image = f"{origin}{thumbnail_path(datasette, ref.database, ref.collection.name)}?{urlencode({'id': row['id']})}"
     facts = {name: row[name] for name in ("content", "metadata") if name in row}
     score = None if row["score"] is None else round(row["score"], DIGITS)
     links = {"url": origin + path, "image": image}

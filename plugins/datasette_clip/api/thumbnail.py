@@ -1,4 +1,4 @@
-"""The endpoint for the small picture of a row: the thumbnail that `llm clip index` made, or a small stored image.
+"""Answers with the small picture of a row: the thumbnail that `llm clip index` made, or a small stored image.
 
 It makes no thumbnails.
 """
@@ -9,21 +9,21 @@ from collections.abc import Sequence
 
 from datasette.utils.asgi import NotFound, Response
 
-from clip_collections.collection import Collection, columns_of, quoted, quoted_key, rows, source
+from clip_collections.collection import Collection, columns_of, from_clause, quoted, quoted_key, rows
 from datasette_guard import CORS_HEADERS
 from llm_clip_onnx.images.signatures import FORMATS, format_of
 
 from ..collection_refs import visible_collection
 
-LARGEST_BYTES = 100_000  # of a stored image that is shown
-SHOWN = ("JPEG", "PNG", "GIF", "WEBP")  # formats of stored images that are shown
+MAX_STORED_BYTES = 100_000  # larger stored images are not shown
+SHOWN_FORMATS = ("JPEG", "PNG", "GIF", "WEBP")  # formats of stored images that are shown
 
 
 async def thumbnail(datasette, request) -> Response:
     """The small picture of a row. Raises NotFound if it has none."""
     ref = await visible_collection(datasette, request)
     id_ = request.args.get("id") or ""
-    picture = await datasette.get_database(ref.database).execute_fn(lambda conn: picture_of(conn, ref.of, id_))
+    picture = await datasette.get_database(ref.database).execute_fn(lambda conn: picture_of(conn, ref.collection, id_))
     if not picture:
         raise NotFound("there is no small picture of this row; llm clip index makes them")
     headers = {"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}
@@ -31,31 +31,32 @@ async def thumbnail(datasette, request) -> Response:
     return Response(picture[0], headers=headers, content_type=picture[1])
 
 
-def rowids_with_picture(conn, of: Collection, rowids: Sequence[int]) -> set[int]:
-    """Those of some rowids whose rows have a small picture."""
-    among, key = ",".join(str(int(rowid)) for rowid in rowids), quoted_key(of)
+def rowids_with_picture(conn, collection: Collection, rowids: Sequence[int]) -> set[int]:
+    """The rowids of the rows that have a small picture."""
+    among, key = ",".join(str(int(rowid)) for rowid in rowids), quoted_key(collection)
     pictured: set[int] = set()
     if "row" in columns_of(conn, "clip_thumbnails"):
-        named = f"select rowid as row, {key} as id from {quoted(of.table)} where rowid in ({among})"
+        named = f"select rowid as row, {key} as id from {quoted(collection.table)} where rowid in ({among})"
         made = (
             f"select row from ({named}) join clip_thumbnails using (id, row) where collection = ? and image is not null"
         )
-        pictured |= {row for (row,) in rows(conn, made, [of.name])}
-    if of.image:
-        small = f"rowid in ({among}) and length({quoted(of.image)}) between 1 and {LARGEST_BYTES}"
-        pictured |= {row for (row,) in rows(conn, f"select rowid {source(of, '', small, how=' not indexed')}")}
+        pictured |= {row for (row,) in rows(conn, made, [collection.name])}
+    if collection.image:
+        small = f"rowid in ({among}) and length({quoted(collection.image)}) between 1 and {MAX_STORED_BYTES}"
+        clause = from_clause(collection, "", small, hint=" not indexed")
+        pictured |= {rowid for (rowid,) in rows(conn, f"select rowid {clause}")}
     return pictured
 
 
-def picture_of(conn, of: Collection, id: str) -> tuple[bytes, str] | None:
-    """The small picture of a row and its content type, None if it has none or one of a format not in SHOWN."""
+def picture_of(conn, collection: Collection, id: str) -> tuple[bytes, str] | None:
+    """The small picture of a row and its content type, None if it has none or one of a format not in SHOWN_FORMATS."""
     from clip_collections import thumbnails  # here: Datasette's start does not wait for Pillow
 
-    image = thumbnails.thumbnail_of(conn, of, id)
-    if image is None and of.image:
-        column = quoted(of.image)
-        small = f"{quoted_key(of)} = ? and length({column}) between 1 and {LARGEST_BYTES}"
-        stored = rows(conn, f"select {column} {source(of, '', small)} limit 1", [id])
+    image = thumbnails.read_thumbnail(conn, collection, id)
+    if image is None and collection.image:
+        column = quoted(collection.image)
+        small = f"{quoted_key(collection)} = ? and length({column}) between 1 and {MAX_STORED_BYTES}"
+        stored = rows(conn, f"select {column} {from_clause(collection, '', small)} limit 1", [id])
         image = stored[0][0] if stored and isinstance(stored[0][0], bytes) else None
     begins_as = format_of(image) if image else None
-    return (image, FORMATS[begins_as].content_type) if image and begins_as in SHOWN else None
+    return (image, FORMATS[begins_as].content_type) if image and begins_as in SHOWN_FORMATS else None

@@ -1,1 +1,1 @@
-"""The pages: about, classify, compare, search; and links between them and those of Datasette."""
+"""The HTML pages about, classify, compare and search, and links between them and Datasette's pages."""

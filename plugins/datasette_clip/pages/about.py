@@ -1,4 +1,4 @@
-"""The page /-/clip and its JSON: which model this instance serves, its fidelity and how to call it; and its health."""
+"""Renders the page /-/clip and its JSON: the model of this instance, its fidelity, how to call it; and its health."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page /-/clip/classify: a picture, and the labels that fit it best."""
+"""Renders the page /-/clip/classify: a picture, and the labels that fit it best."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ..config import PLUGIN, Config, config_of
 from ..items import FormFields, check_text, read_k
 from ..model import embedding_queue, in_thread, permitted_engine
 from ..paths import CLASSIFY
+from .form_page import K, Page, lines_of, read_page_pictures, render_form
 from .links import fitting_path, sql_page_path
-from .picture_form import K, Page, lines_of, read_page_pictures, render_form
 
 if TYPE_CHECKING:
     from llm_clip_onnx.engine import Engine

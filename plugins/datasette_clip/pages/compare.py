@@ -1,4 +1,4 @@
-"""The page /-/clip/compare: the cosines of texts with pictures, as a heat map."""
+"""Renders the page /-/clip/compare: the cosines of texts with pictures, as a heat map."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..api.embed_classify import item_embedding, results_of
 from ..config import PLUGIN, Config, config_of
 from ..items import FormFields, Item
 from ..model import embedding_queue, in_thread, permitted_engine
-from .picture_form import Page, lines_of, read_page_pictures, render_form
+from .form_page import Page, lines_of, read_page_pictures, render_form
 from .pictures import Picture
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Links: from Datasette's own pages into ours, and from ours to Datasette's page of a query."""
+"""Makes links: from Datasette's own pages to ours, and from ours to Datasette's page of an SQL query."""
 
 from __future__ import annotations
 

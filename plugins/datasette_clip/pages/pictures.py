@@ -1,7 +1,7 @@
-"""Pictures of a page: files that were just sent, or pictures that the page keeps in hidden fields or in its URL.
+"""Reads and embeds the pictures that pages show: uploaded files, or pictures kept in hidden fields or in the URL.
 
-A page keeps the JPEG of what CLIP looked at, which is small enough for a URL, and the vector. So nothing is sent or
-embedded twice while words change. The vector is that of the JPEG, so that a link to the picture has the same answer.
+A page keeps the JPEG of the square that CLIP looks at, which is small enough for a URL, and its vector. So nothing is
+sent or embedded again while the words change, and a link to the picture gives the same answer.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from llm_clip_onnx.engine import Engine
     from llm_clip_onnx.model_dir import Preprocess
 
-JPEG_BYTES = 40_000  # of a kept picture at most, so that base64url of it fits limits.url_bytes
+JPEG_BYTES = 40_000  # of a kept picture, so that its base64url fits limits.url_bytes
 QUALITIES = (90, 70, 40)
 
 
 @dataclass
 class Picture:
-    """A picture. name: of its file. content: the file, if it was just sent. embedding: [embed_dim] float32, once read.
+    """A picture of a page. name: of its file. content: an uploaded file. embedding: [embed_dim] float32, once read.
 
     img: base64url of the JPEG. The page's script does not send it again, and finds it by the vector in the response.
     vector: base64url of the vector blob.
@@ -60,7 +60,7 @@ class Picture:
 
 
 def pictures_of(fields: FormFields) -> list[Picture]:
-    """The pictures that a form keeps, and after them its files."""
+    """The pictures in a form's fields, then its uploaded files."""
     kept = zip_longest(*(fields.all(name) for name in ("name", "img", "vector")), fillvalue="")
     pictures = [
         Picture(name or "the picture", None, jpeg_only(img) if vector else img, vector)
@@ -87,7 +87,7 @@ def file_bytes(item: Item) -> bytes:
 async def read_pictures(
     request, engine: Engine, config: Config, pictures: list[Picture]
 ) -> tuple[list[Picture], list[str]]:
-    """The pictures that can be read, their img, vector and embedding set, and the sentences why others cannot."""
+    """The readable pictures with img, vector and embedding set, and a sentence for each unreadable one."""
     results = await results_of(
         request, [picture.as_item for picture in pictures], lambda item: picture_fields(engine, config, item)
     )

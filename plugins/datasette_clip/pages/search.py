@@ -1,6 +1,6 @@
-"""The page /-/clip/search, a list of collections, and /-/clip/search/DATABASE/COLLECTION, a query and its rows.
+"""Renders the search page /-/clip/search/DATABASE/COLLECTION, and the list of collections /-/clip/search.
 
-The rows are those of the JSON endpoint (api/search.py). static/search.js fetches the page again at every key.
+api/search.py runs the search. static/search.js fetches the page again at every key.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from ..config import config_of
 from ..failures import WITH_SENTENCE, MayNotRunSql, status_of, unknown_method
 from ..items import FormFields
 from ..model import embedding_queue, in_thread, permitted_engine
+from .form_page import Page
 from .links import sql_paths
-from .picture_form import Page
 from .pictures import Picture, file_bytes, read_pictures
 
 ROWS = 24  # fills rows of 2, 3, 4, 6 and 8
@@ -37,18 +37,18 @@ IMAGE_URLS = ("https://", "http://", "/", "data:image/")
 
 
 async def collections_page(datasette, request) -> Response:
-    """The collections that the client may search."""
+    """The page that lists the collections the client may search."""
     await ensure_instance(datasette, request)
     page = {"paths": paths, "collections": await searchable_collections(datasette, request.actor)}
     return Response.html(await datasette.render_template("collections.html", page, request=request))
 
 
 async def search_page(datasette, request) -> Response:
-    """A query and the rows of a collection most like it, or a sentence and the form as it was typed."""
+    """The search page of a collection: the form and the rows most like the query, or the form and an error."""
     ref = await visible_collection(datasette, request)
     if sentence := unknown_method(request, "page"):
         return Response.text(sentence, status=405)
-    path = paths.search_path(datasette, ref.database, ref.of.name)
+    path = paths.search_path(datasette, ref.database, ref.collection.name)
     page: Page = {"paths": paths, "errors": [], "ref": ref, "path": path, "q": "", "kept": [], "where": "", "side": 224}
     page["may_sql"] = await may(datasette, request.actor, "execute-sql", ref.database)
     status, begun_s = 200, time.perf_counter()
@@ -75,11 +75,11 @@ async def fill_search(datasette, request, ref: CollectionRef, page: Page) -> Non
         raise MayNotRunSql()
     words = terms_in(page["typed"]) + tuple(Term("id", value) for value in fields.all("id") if value)
     if len(page["typed"]) > 1 or fields.all("id"):
-        page["q"] = query.written(words) if words else ""
+        page["q"] = query.format_query(words) if words else ""
     terms = [*words, *terms_in(page["kept"])]
     if picture and picture.embedding is not None:
         terms.append(Term("vector", vectors.to_blob(picture.embedding)))
-    search_request.terms = query.checked(terms) if terms else ()
+    search_request.terms = query.check_terms(terms) if terms else ()
     page |= await run_search(datasette, request, ref, search_request)
     page |= query_links(page, words, picture, search_request)
     origin = datasette.absolute_url(request, "/")
@@ -127,7 +127,7 @@ async def read_picture(datasette, request, fields: FormFields, page: Page) -> Pi
 
 def query_links(page: Page, words: tuple[Term, ...], picture: Picture | None, search_request: SearchRequest) -> Page:
     """The query as fields of a URL, and links to it without the picture, to its first rows and to further ones."""
-    q: list[tuple[str, Any]] = [("q", query.written(words))] if words else []
+    q: list[tuple[str, Any]] = [("q", query.format_query(words))] if words else []
     kept = [("q", text) for text in page["kept"]] + ([("q", f"vector:{picture.vector}")] if picture else [])
     where = [("where", search_request.where)] if search_request.where else []
     more = [("k", search_request.k)] if search_request.k != ROWS else []
@@ -152,8 +152,8 @@ def render_row(page: Page, words: tuple[Term, ...], result: dict, origin: str) -
     """The variables of a row: caption, picture, score, and links to searches that start from it."""
     fields, id_ = page["fields"], str(result["id"])
     queries = {
-        "more": query.written([*words, Term("id", id_)]),
-        "less": query.written([*words, Term("id", id_, -1.0)]),
+        "more": query.format_query([*words, Term("id", id_)]),
+        "less": query.format_query([*words, Term("id", id_, -1.0)]),
     }
     urls = {name: search_url(page, [("q", q), *fields["kept"], *fields["rest"]]) for name, q in queries.items()}
     return {
@@ -162,7 +162,7 @@ def render_row(page: Page, words: tuple[Term, ...], result: dict, origin: str) -
         "score": result["score"],
         "url": relative(result["url"], origin),
         "image": safe_image(result["image"], origin),
-        "like": search_url(page, [("q", query.written([Term("id", id_)])), *fields["rest"]]),
+        "like": search_url(page, [("q", query.format_query([Term("id", id_)])), *fields["rest"]]),
         "queries": queries,
         "urls": urls,
     }
@@ -193,7 +193,7 @@ def safe_image(url: str | None, origin: str) -> str | None:
 
 
 async def other_ways(datasette, request, ref: CollectionRef, page: Page, search_request: SearchRequest) -> Page:
-    """The same answer as JSON, by curl and in SQL."""
+    """The same search as JSON, by curl and in SQL."""
     fields = [
         *page["query_fields"],
         ("k", search_request.k),
@@ -208,17 +208,17 @@ async def other_ways(datasette, request, ref: CollectionRef, page: Page, search_
     }
     if page["may_sql"] and search_request.terms and not search_request.where and not search_request.offset:
         ways["sql"] = collection_sql(ref, search_request.k)
-        q = urlencode({"sql": ways["sql"], "q": query.written(search_request.terms)})
+        q = urlencode({"sql": ways["sql"], "q": query.format_query(search_request.terms)})
         ways["sql_page"] = f"{sql_paths(datasette, ref.database)[0]}?{q}"
     return ways
 
 
 def collection_sql(ref: CollectionRef, k: int) -> str:
     """SQL that gives the rows of a search, with the query in :q."""
-    name = ref.of.name.replace("'", "''")
+    name = ref.collection.name.replace("'", "''")
     return (
         f"select e.*, s.value ->> 'score' as score\n"
         f"from json_each(clip_search('{name}', :q, {k})) s\n"
-        f"join {quoted(ref.of.table)} e on e.rowid = s.value ->> 'rowid'\n"
+        f"join {quoted(ref.collection.table)} e on e.rowid = s.value ->> 'rowid'\n"
         "order by score desc"
     )

@@ -1,4 +1,4 @@
-"""The SQL functions that run the model: llm_embed and its family, clip_image, clip_classify and clip_similarity.
+"""Defines the SQL functions of the model: llm_embed and its family, clip_image, clip_classify and clip_similarity.
 
 The names and results of llm_embed and its family are those of datasette-llm-embed.
 

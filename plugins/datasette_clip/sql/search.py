@@ -1,4 +1,4 @@
-"""The SQL function clip_search, and the steps that api/search.py shares with it: a collection, a query's embedding.
+"""Defines the SQL function clip_search, and two steps for api/search.py: to open a collection and to embed a query.
 
 In SQL all of it runs in the thread of the query; api/search.py embeds in threads of its own.
 """
@@ -40,18 +40,18 @@ def open_collection(conn, config: Config, database: str, name: str) -> Collectio
     """The collection of this name, by plugins.datasette-clip.collections, else by llm's tables. Raises InputError."""
     configured = config.collections.get(database, {})
     if name in configured:
-        return collection.configured(conn, name, configured[name])
+        return collection.table_collection(conn, name, configured[name])
     return collection.open_collection(conn, name)
 
 
 def collection_names(conn, config: Config, database: str) -> list[str]:
     """Names of the collections of a database, sorted."""
-    return sorted({*config.collections.get(database, {}), *collection.names_of(conn)})
+    return sorted({*config.collections.get(database, {}), *collection.llm_collection_names(conn)})
 
 
 def read_stored(conn, of: Collection, terms: Sequence[Term]) -> dict[Term, NDArray[np.float32]]:
     """The stored embeddings of a query's terms of kind id. Raises InputError for an id that the collection lacks."""
-    return {term: search.vector_of(conn, of, str(term.value)) for term in terms if term.kind == "id"}
+    return {term: search.stored_vector(conn, of, str(term.value)) for term in terms if term.kind == "id"}
 
 
 def embed_query(
@@ -77,7 +77,7 @@ def embed_query(
             return embed_item(content)
         return vectors.from_blob(content, engine.manifest.embed_dim)
 
-    return query.combined(terms, embed_term)
+    return query.combine(terms, embed_term)
 
 
 def clip_search(datasette, database: str, name: str | None, q: str | bytes | None, k: int | None = K) -> str | None:

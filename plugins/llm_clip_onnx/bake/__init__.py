@@ -1,4 +1,4 @@
-"""BUILDING: a CLIP checkpoint in, a model directory out. Nothing in serving imports this package.
+"""THE BAKE: makes a model directory from a CLIP checkpoint, step by step. Serving never imports this package.
 
 The steps in order: find the checkpoint, read it, write the tokenizer, bake each tower and check that it agrees with the
 reference, write the facts, put the directory in place.

@@ -32,7 +32,7 @@ def bake_8_bit_tower(
     every matrix in 8 bits, the matrices that it needs for that stay float32.
     """
     say(f"{plan.name} tower: fitting its linear layers to 8 bits")
-    tensors, choices = smooth.smoothed(plan.tensors, plan.prefix, plan.config, calibration_inputs(plan))
+    tensors, choices = smooth.smooth_tensors(plan.tensors, plan.prefix, plan.config, calibration_inputs(plan))
     matrices = matrix_facts(plan, tensors, choices)
 
     @cache
@@ -90,7 +90,7 @@ def check_signed(plan: TowerPlan, folder: Path, probe: Path, say: Say) -> None:
     """
     if not multiplies_signed(probe):
         return say(f"{plan.name} tower: signed levels overflow on this processor, and were not tried")
-    unsigned, signed = (plan.embed(folder / f"{plan.name}{end}") for end in (".onnx", model_dir.SIGNED_TOWER))
+    unsigned, signed = (plan.embed(folder / f"{plan.name}{end}") for end in (".onnx", model_dir.SIGNED_TOWER_SUFFIX))
     if not np.array_equal(unsigned, signed):
         raise FidelityError(f"the {plan.name} towers of signed and of unsigned levels differ, which they never may")
 

@@ -1,4 +1,4 @@
-"""How far a baked tower agrees with its reference on fixed inputs, and the minimum that it must reach.
+"""Measures how far a baked tower agrees with its reference on fixed inputs, and decides if that is enough.
 
 Plain cosine flatters: all CLIP embeddings share a large part, so an error in the part that carries meaning hardly
 shows. Centred cosine subtracts the mean of the reference's embeddings from both sides first; 8-bit towers are judged
@@ -85,15 +85,15 @@ def neighbours_in_common(embeddings: NDArray[np.float32], reference: NDArray[np.
     n = len(reference)
     k = max(1, min(10, n // 4))
     nearest = []
-    for one in (embeddings, reference):
-        cosines = np.nan_to_num(unit(one) @ unit(one).T, nan=-1)
+    for vectors in (embeddings, reference):
+        cosines = np.nan_to_num(unit(vectors) @ unit(vectors).T, nan=-1)
         np.fill_diagonal(cosines, -np.inf)
         nearest.append(np.argsort(-cosines, axis=1, kind="stable")[:, :k].tolist())
     return float(np.mean([len(set(a) & set(b)) / k for a, b in zip(*nearest)]))
 
 
 def summary(result: Agreement) -> str:
-    """The two figures that a bake says of a tower."""
+    """The two figures that the bake reports for a tower."""
     return f"worst cosine {result.worst:.6f}, centred {result.worst_centred:.6f}"
 
 

@@ -1,4 +1,4 @@
-"""CLIP's forward pass in plain numpy, from the named tensors: the reference that a float32 tower must agree with.
+"""Computes CLIP's forward pass in plain numpy from named tensors: the reference for a float32 tower.
 
 It shares no step with the graphs: no fused operators, no joined q, k and v, and one text at a time without padding.
 """

@@ -1,4 +1,4 @@
-"""Named tensors to the ONNX graph of a tower, built node by node with onnxruntime's fused operators.
+"""Writes the ONNX graph of a tower from named tensors, node by node, with onnxruntime's fused operators.
 
 Both towers are the same pre-norm transformer. Text attends only backwards and is read at its <|endoftext|>; an image
 attends everywhere and is read at its class token. After the last attention only that row is computed. The graphs take
@@ -18,7 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from ..model_dir import SIGN, SIGNED, SIGNED_TOWER, UNSIGNED
+from ..model_dir import SIGN_BIT, SIGNED_SUFFIX, SIGNED_TOWER_SUFFIX, UNSIGNED_SUFFIX
 from ..towers import PROBE_LEVEL, PROBE_WIDTH
 from .checkpoint import ClipConfig, TowerConfig
 from .quantize import quantize_columns, quantize_rows
@@ -42,7 +42,7 @@ class Graph:
 
     def __init__(self, graph: Path):
         self._graph = graph
-        self._weights, self._levels = graph.with_suffix(".bin"), graph.with_suffix(UNSIGNED)
+        self._weights, self._levels = graph.with_suffix(".bin"), graph.with_suffix(UNSIGNED_SUFFIX)
         self._streams: dict[Path, BinaryIO] = {}
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: list[onnx.TensorProto] = []
@@ -101,15 +101,15 @@ class Graph:
             self._write_signed(model)
 
     def _write_signed(self, model: onnx.ModelProto) -> None:
-        signed = self._graph.with_suffix(SIGNED)
+        signed = self._graph.with_suffix(SIGNED_SUFFIX)
         with self._levels.open("rb") as unsigned, signed.open("wb") as to:
             while piece := unsigned.read(PIECE_BYTES):
-                to.write((np.frombuffer(piece, np.uint8) ^ np.uint8(SIGN)).data)
+                to.write((np.frombuffer(piece, np.uint8) ^ np.uint8(SIGN_BIT)).data)
         for tensor in model.graph.initializer:
             for entry in tensor.external_data:
                 if entry.value == self._levels.name:
                     entry.value, tensor.data_type = signed.name, TensorProto.INT8
-        self._graph.with_suffix(SIGNED_TOWER).write_bytes(model.SerializeToString(deterministic=True))
+        self._graph.with_suffix(SIGNED_TOWER_SUFFIX).write_bytes(model.SerializeToString(deterministic=True))
 
 
 def linear(g: Graph, eight_bit: Names, name: str, x: str, weight: NDArray, bias: NDArray | None = None) -> str:

@@ -18,7 +18,7 @@ from .. import model_dir
 from ..errors import CheckpointError
 from ..model_dir import Manifest
 
-UNNAMED = f"{model_dir.MANIFEST}.part"  # the manifest until all files are in place
+MANIFEST_PART = f"{model_dir.MANIFEST}.part"  # the manifest until all files are in place
 
 
 def check_target(to: Path, force: bool) -> None:
@@ -27,8 +27,8 @@ def check_target(to: Path, force: bool) -> None:
         return
     if not force:
         raise CheckpointError(f"{to} is there already; --force replaces it")
-    known = {*model_dir.FILES, model_dir.MANIFEST, model_dir.LABELS, UNNAMED}
-    known |= {f"{tower}{end}" for tower in ("text", "image") for end in model_dir.ENDS_OF_8_BITS}
+    known = {*model_dir.FILES, model_dir.MANIFEST, model_dir.LABELS, MANIFEST_PART}
+    known |= {f"{tower}{end}" for tower in ("text", "image") for end in model_dir.EIGHT_BIT_SUFFIXES}
     if not to.is_dir() or {file.name for file in to.iterdir()} - known:
         raise CheckpointError(f"{to} is there and is no model directory; --force replaces only those")
 
@@ -58,15 +58,15 @@ def install(work: Path, to: Path, manifest: Manifest) -> None:
     """
     copy_label_sets(to, work)
     work.chmod(0o755)  # mkdtemp makes it private; a server may run as another user
-    (work / UNNAMED).write_text(manifest.to_json(), encoding="utf-8")
+    (work / MANIFEST_PART).write_text(manifest.to_json(), encoding="utf-8")
     before = Path(tempfile.mkdtemp(prefix=f".{to.name}.before-", dir=to.parent)) / to.name if to.exists() else None
     try:
         if before:
             to.rename(before)
         work.rename(to)
-        (to / UNNAMED).rename(to / model_dir.MANIFEST)
+        (to / MANIFEST_PART).rename(to / model_dir.MANIFEST)
     except BaseException:
-        if to.exists() and (to / UNNAMED).exists():
+        if to.exists() and (to / MANIFEST_PART).exists():
             to.rename(work)
         if before:
             if before.exists():

@@ -22,7 +22,7 @@ from ..engine import Engine
 from ..errors import FidelityError, InputError, ModelDirError
 from ..label_sets import IMAGENET, LabelSet
 from ..towers import available_cores
-from ..zero_shot import DEFAULT_TEMPLATES, PLACE, check_labels, ensembled, prompts_of, unrelated
+from ..zero_shot import DEFAULT_TEMPLATES, PLACEHOLDER, check_labels, ensemble_prompts, prompts_of, unrelated_cosine
 from . import fidelity
 from .install import utc_now
 from .tower_plan import Say
@@ -62,7 +62,7 @@ def bake_labels(
     check_labels(chosen.labels, chosen.templates)
     model_dir.check_sha256(path, engine.manifest, (model_dir.TEXT_REFERENCE,))
     is_openai = fidelity.is_openai(engine.manifest, np.load(path / model_dir.TEXT_REFERENCE))
-    made_images = engine.made_images
+    made_images = engine.made_image_embeddings
     say(f"{name}: {len(chosen.labels):,} labels of {chosen.source}, templates: {len(chosen.templates):,}")
     vectors = class_vectors(engine, chosen.labels, chosen.templates, lambda line: say(f"{name}: {line}"))
     if is_openai:
@@ -72,7 +72,7 @@ def bake_labels(
         name=name,
         labels=chosen.labels,
         templates=chosen.templates,
-        unrelated_cosine=unrelated(vectors, made_images),
+        unrelated_cosine=unrelated_cosine(vectors, made_images),
         source=chosen.source,
         weights_sha256=engine.manifest.source.weights_sha256,
         vectors_sha256="",  # label_sets.write knows it
@@ -149,7 +149,7 @@ def openai_imagenet() -> LabelSource:
             f"the names and templates of {IMAGENET} are in the package {PACKAGE}, which is not installed: "
             f"pip install --no-deps {PACKAGE}"
         ) from error
-    templates = tuple(template(PLACE) for template in metadata["OPENAI_IMAGENET_TEMPLATES"])
+    templates = tuple(template(PLACEHOLDER) for template in metadata["OPENAI_IMAGENET_TEMPLATES"])
     return LabelSource(tuple(metadata["IMAGENET_CLASSNAMES"]), templates, f"{PACKAGE} {package.version}")
 
 
@@ -157,7 +157,7 @@ def class_vectors(engine: Engine, labels: Sequence[str], templates: Sequence[str
     """zero_shot.class_vectors on all cores, a label each: [c, embed_dim] float32. `say` hears the progress."""
 
     def vector_of(label: str) -> NDArray[np.float32]:
-        return ensembled(engine.embed_text(prompts_of(label, templates)))
+        return ensemble_prompts(engine.embed_text(prompts_of(label, templates)))
 
     pool = ThreadPoolExecutor(available_cores())
     try:

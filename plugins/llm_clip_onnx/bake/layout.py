@@ -1,6 +1,6 @@
-"""Which files make a checkpoint, and where they lie: the layouts of Hugging Face and of sentence-transformers.
+"""Finds the files of a checkpoint in the layouts of Hugging Face and of sentence-transformers.
 
-It reads only the small files that say where the others are; py reads the rest, hub.py fetches them.
+It reads only the small files that name the others. hub.py fetches those, and checkpoint.py reads them.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ LAYOUTS = "expected a checkpoint in Hugging Face's or sentence-transformers' lay
 
 @contextmanager
 def as_checkpoint_error(source: str) -> Iterator[None]:
-    """Turn what reading an unreadable or malformed file raises into a CheckpointError."""
+    """Turn an exception from reading an unreadable or malformed file into a CheckpointError."""
     try:
         yield
     except OSError as error:
         raise CheckpointError(f"{source}: {error.filename} cannot be read: {error.strerror or error}") from error
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        what = f"{type(error).__name__}: {error}"
-        raise CheckpointError(f"{source}: a file of it does not hold what it should ({what}); {LAYOUTS}") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"{source}: a file of it does not hold what it should ({reason}); {LAYOUTS}") from error
 
 
 def clip_folder(root: Path, source: str) -> str:
@@ -92,13 +92,13 @@ def needed_files(names: set[str], folder: PurePosixPath, get: Callable[[str], Pa
 
     `get` fetches one.
     """
-    there = {path.name for path in map(PurePosixPath, names) if path.parent == folder}
-    weights = weight_files(there, lambda: read_shards(get(str(folder / SHARDS)), source))
+    present = {path.name for path in map(PurePosixPath, names) if path.parent == folder}
+    weights = weight_files(present, lambda: read_shards(get(str(folder / SHARDS)), source))
     if weights == [PICKLE]:
         require_torch(source)
     pair, other = TOKENIZER_FILES[:2], TOKENIZER_FILES[2:]
-    wanted = [CONFIG, *(pair if there.issuperset(pair) else other)]
-    wanted += [name for name in PREPROCESS_FILES if name in there][:1]
-    wanted += weights if SAFETENSORS in there else [SHARDS, *weights]
+    wanted = [CONFIG, *(pair if present.issuperset(pair) else other)]
+    wanted += [name for name in PREPROCESS_FILES if name in present][:1]
+    wanted += weights if SAFETENSORS in present else [SHARDS, *weights]
     top = [name for name in (MODULES, NOTICE) if name in names]
-    return top + [str(folder / name) for name in wanted if name in there]
+    return top + [str(folder / name) for name in wanted if name in present]

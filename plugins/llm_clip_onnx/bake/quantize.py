@@ -1,6 +1,6 @@
-"""Float32 matrices to 8 bits: linear layers per output column, the token table per row.
+"""Quantizes float32 matrices to 8 bits: linear layers per output column, the token table per row.
 
-It does not know the graph.
+graph.py writes the results; eight_bit.py chooses the matrices.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def rows_error(table: NDArray[np.float32]) -> float:
     return float(np.linalg.norm(scale * levels - table) / max(float(np.linalg.norm(table - table.mean(0))), 1e-30))
 
 
-def rounded_to_8_bits(x: NDArray[np.float32]) -> NDArray[np.float32]:
+def round_to_8_bits(x: NDArray[np.float32]) -> NDArray[np.float32]:
     """Activations as DynamicQuantizeMatMul rounds them: one scale and zero point for all of x; its range includes 0."""
     low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
     scale = np.float32((high - low) / 255 or 1)
@@ -52,4 +52,4 @@ def product_in_8_bits(calls: Sequence[NDArray[np.float32]], weight: NDArray[np.f
     back = levels.astype(np.float32)
     back -= zero_point
     back *= scale
-    return np.concatenate([rounded_to_8_bits(x) for x in calls]) @ back
+    return np.concatenate([round_to_8_bits(x) for x in calls]) @ back

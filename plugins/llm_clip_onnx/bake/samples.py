@@ -1,4 +1,4 @@
-"""Fixed inputs: texts of many kinds, and images made in code.
+"""Defines the fixed inputs that towers are fitted to and judged by: texts of many kinds, and images made in code.
 
 Fidelity is measured on TEXTS and made_images(); 8-bit towers are fitted to CALIBRATION_TEXTS and calibration_images().
 The two sets have nothing in common.

@@ -27,7 +27,7 @@ Inputs = Mapping[str, Sequence[Array]]  # linear layer -> its inputs, [t, in] fo
 
 # Share of a channel's range that moves into the matrix. Of 0.3 to 0.85 the best lay between these two.
 STRENGTHS = (0.5, 0.75)
-WORTH_A_STEP = 0.7  # the error of fc2 must fall to this share, because its scale costs a product
+FC2_ERROR_SHARE = 0.7  # the error of fc2 must fall to this share, because its scale costs a product
 INPUT_SCALE = "input_scale"  # name of the tensor that multiplies fc2's input, if it is rewritten
 
 
@@ -42,7 +42,7 @@ class Choice:
     scale: Array  # [in]
 
 
-def linears(prefix: str, tower: TowerConfig) -> list[str]:
+def linear_names(prefix: str, tower: TowerConfig) -> list[str]:
     """Names of a tower's linear layers in order, four a layer; `qkv` joins three that have the same input."""
     return [f"{prefix}.encoder.layers.{n}.{part}" for n in range(tower.layers) for part in ("qkv", "out", "fc1", "fc2")]
 
@@ -51,11 +51,11 @@ def tensor_names(linear: str) -> list[str]:
     """The checkpoint's names, without .weight and .bias, of the tensors of a linear layer."""
     layer, part = linear.rsplit(".", 1)
     if part == "qkv":
-        return [f"{layer}.self_attn.{one}_proj" for one in "qkv"]
+        return [f"{layer}.self_attn.{letter}_proj" for letter in "qkv"]
     return [f"{layer}.self_attn.out_proj" if part == "out" else f"{layer}.mlp.{part}"]
 
 
-def smoothed(
+def smooth_tensors(
     tensors: Mapping[str, Array], prefix: str, tower: TowerConfig, inputs: Inputs
 ) -> tuple[dict[str, Array], dict[str, Choice]]:
     """The tensors, some of them rewritten, and the choice for each linear layer.
@@ -63,7 +63,7 @@ def smoothed(
     inputs: measured on the original tensors, because rewriting one layer does not change the products of the next.
     """
     tensors, choices = dict(tensors), {}
-    for linear in linears(prefix, tower):
+    for linear in linear_names(prefix, tower):
         choices[linear] = choice = choose(linear, tensors, inputs[tensor_names(linear)[0]])
         if choice.strength is not None:
             rewrite(tensors, linear, choice)
@@ -82,11 +82,11 @@ def choose(linear: str, tensors: Mapping[str, Array], inputs: Sequence[Array]) -
         product = product_in_8_bits([(x - shift) / scale for x in inputs], scale[:, None] * weight)
         return float(np.linalg.norm(product + shift @ weight - exact)) / varies
 
-    none, one = np.zeros(len(weight), np.float32), np.ones(len(weight), np.float32)
-    as_it_was = error(none, one)
-    best = Choice(None, as_it_was, as_it_was, none, one)
-    limit = as_it_was * WORTH_A_STEP if behind_activation else as_it_was
-    shift = none if behind_activation else ((rows.max(0) + rows.min(0)) / 2).astype(np.float32)
+    no_shift, no_scale = np.zeros(len(weight), np.float32), np.ones(len(weight), np.float32)
+    as_it_was = error(no_shift, no_scale)
+    best = Choice(None, as_it_was, as_it_was, no_shift, no_scale)
+    limit = as_it_was * FC2_ERROR_SHARE if behind_activation else as_it_was
+    shift = no_shift if behind_activation else ((rows.max(0) + rows.min(0)) / 2).astype(np.float32)
     for strength in STRENGTHS:
         scale = scales(np.abs(rows - shift).max(0), np.abs(weight).max(1), strength)
         if (new_error := error(shift, scale)) < min(limit, best.error):

@@ -1,4 +1,4 @@
-"""A tower to bake: its tensors, its fixed inputs, and the reference's embeddings that it is judged by.
+"""Plans the bake of a tower: its tensors, its fixed inputs, and the reference's embeddings that it is judged by.
 
 The plans of both towers are made here, so that the steps after this one need not know which tower they bake.
 """
@@ -22,7 +22,7 @@ from . import fidelity, forward
 from .checkpoint import Checkpoint, TowerConfig
 from .samples import CALIBRATION_TEXTS, TEXTS, calibration_images, made_images
 
-Say = Callable[[str], None]  # hears what the bake does, a line at a time
+Say = Callable[[str], None]  # called with a line for each step of the bake
 Tensors = Mapping[str, NDArray]
 
 
@@ -60,7 +60,7 @@ def plan_text(work: Path, checkpoint: Checkpoint, say: Say) -> TowerPlan:
 
     def embed(graph: Path) -> NDArray[np.float32]:
         tower = open_tower(graph, threads=available_cores())
-        return np.concatenate([run_text(tower, one[None]) for one in ids])
+        return np.concatenate([run_text(tower, text_ids[None]) for text_ids in ids])
 
     say(f"text tower: reference embeddings of {len(ids)} texts, in plain numpy")
     reference = forward.embed_text(config, tensors, ids)
@@ -78,13 +78,13 @@ def plan_image(_work: Path, checkpoint: Checkpoint, say: Say) -> TowerPlan:
 
     config, tensors, images = checkpoint.config, checkpoint.tensors, made_images()
     pixels, calibration = (
-        np.stack([to_pixels(image, checkpoint.preprocess) for image in some])
-        for some in (images.values(), calibration_images())
+        np.stack([to_pixels(image, checkpoint.preprocess) for image in pictures])
+        for pictures in (images.values(), calibration_images())
     )
 
     def embed(graph: Path) -> NDArray[np.float32]:
         tower = open_tower(graph, threads=available_cores())
-        return np.concatenate([run_image(tower, one[None]) for one in pixels])
+        return np.concatenate([run_image(tower, image[None]) for image in pixels])
 
     say(f"image tower: reference embeddings of {len(images)} images, in plain numpy")
     reference = forward.embed_images(config, tensors, pixels)

@@ -77,7 +77,7 @@ def verify(path: Path, reference: str | None = None, checkpoint: str | None = No
 
 def matrices_check(name: str, tower: model_dir.Tower) -> Check:
     """The bake's choices for the matrices, and their cost in bytes. This check never fails."""
-    rewritten = [one for one in tower.matrices.values() if one.strength is not None]
+    rewritten = [choice for choice in tower.matrices.values() if choice.strength is not None]
     matrix, worst = max(tower.matrices.items(), key=lambda item: item[1].error)
     kept = f"{', '.join(tower.kept_float32)}, {tower.kept_float32_bytes / 1e6:.1f} MB more"
     return Check(
@@ -90,8 +90,9 @@ def matrices_check(name: str, tower: model_dir.Tower) -> Check:
 
 def levels_check(path: Path, name: str, used: str) -> Check:
     """Compares the signed and the unsigned levels of a tower's 8-bit matrices, which must be the same."""
-    forms = [np.fromfile(path / f"{name}{end}", np.uint8) for end in (model_dir.UNSIGNED, model_dir.SIGNED)]
-    same = np.array_equal(forms[0] ^ model_dir.SIGN, forms[1])
+    suffixes = (model_dir.UNSIGNED_SUFFIX, model_dir.SIGNED_SUFFIX)
+    forms = [np.fromfile(path / f"{name}{suffix}", np.uint8) for suffix in suffixes]
+    same = np.array_equal(forms[0] ^ model_dir.SIGN_BIT, forms[1])
     figures = f"signed and unsigned ones {'agree' if same else 'differ'}; the {used} are used here"
     return Check(f"{name} tower's levels", same, figures)
 
@@ -109,17 +110,17 @@ def published_checks(differences: list[float]) -> list[Check]:
 
 
 def label_set_checks(engine: Engine, name: str, is_openai: bool) -> list[Check]:
-    """Checks its files, three of its vectors made again, and the published vector if the weights are OpenAI's."""
+    """Checks a label set: its files, three vectors computed again, and the published vector of OpenAI's weights."""
     title = f"label set {name}"
     try:
         facts = label_sets.read_facts(engine.path, engine.manifest, name)
         vectors = label_sets.read_classifier(engine.path, engine.manifest, name).vectors
     except ModelDirError as error:
         return [Check(title, False, str(error))]
-    some = sorted({0, len(vectors) // 2, len(vectors) - 1})
-    again = zero_shot.class_vectors(engine.embed_text, [facts.labels[k] for k in some], facts.templates)
-    worst = float((vectors[some] * again).sum(1, dtype=np.float64).min())
-    figures = f"{len(vectors):,} labels, worst cosine {worst:.6f} of {len(some)} made again"
+    positions = sorted({0, len(vectors) // 2, len(vectors) - 1})
+    again = zero_shot.class_vectors(engine.embed_text, [facts.labels[k] for k in positions], facts.templates)
+    worst = float((vectors[positions] * again).sum(1, dtype=np.float64).min())
+    figures = f"{len(vectors):,} labels, worst cosine {worst:.6f} of {len(positions)} made again"
     checks = [Check(title, worst >= fidelity.LABELS_MINIMUM, figures)]
     off = fidelity.published_class_difference(facts.labels, facts.templates, vectors)
     if is_openai and off is not None:

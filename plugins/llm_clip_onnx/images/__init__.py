@@ -1,1 +1,1 @@
-"""Image bytes to the pixels that the image tower reads, within limits of memory and time."""
+"""Turns image bytes into the pixels that the image tower reads, within limits of memory and time."""

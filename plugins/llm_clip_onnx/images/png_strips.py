@@ -1,4 +1,4 @@
-"""A PNG decoded in strips of rows, so that a large one is never in memory whole. The result is exactly Pillow's.
+"""Decodes a PNG in strips of rows, so that a large one is never in memory whole. The result is exactly Pillow's.
 
 A row of a PNG is stored as differences to the bytes on its left and above it, so a strip is decoded with the last row
 of the strip before on top of it. Each byte depends only on bytes at the same place in a pixel: a row whose pixels have

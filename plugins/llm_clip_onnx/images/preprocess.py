@@ -1,4 +1,4 @@
-"""Image bytes to pixels, the input of CLIP's image tower, by Pillow and numpy.
+"""Turns image bytes into pixels, the input of CLIP's image tower, by Pillow and numpy.
 
 An image is read as llm-clip reads it with transformers 5: RGB first, transparency on white (transformers 4 and
 openai/CLIP dropped alpha), EXIF rotation ignored, 16-bit grey saturated, the first frame of an animation. The argument

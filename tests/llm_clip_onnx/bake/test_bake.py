@@ -1,4 +1,4 @@
-"""A checkpoint goes through the real bake: the towers agree with the oracle, bad ones are refused, nothing half-made opens."""
+"""Checkpoints go through the real bake: towers agree with the oracle, bad ones are refused, no unfinished one opens."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ SHAPES = {
 
 
 def oracle(folder: Path, path: Path) -> tuple[list, list]:
-    """What tests/reference.py makes of WORDS and PICTURES, with the ids and pixels that we make of them."""
+    """The embeddings by tests/reference.py of WORDS and PICTURES, from our ids and pixels."""
     checkpoint = open_checkpoint(str(folder))
     config, sd = checkpoint.config, reference.openai_names(checkpoint.tensors)
     acts = {"quick_gelu": reference.quick_gelu, "gelu": reference.gelu}
@@ -114,7 +114,7 @@ def test_a_graph_takes_any_batch_of_texts_of_any_length(tiny_dir):
 
 @pytest.fixture
 def coarse(monkeypatch) -> None:
-    """8-bit matrices of which three levels are left, so that each of them alone is too far off."""
+    """Reduces 8-bit matrices to three levels, so that each of them alone spoils the tower."""
     from llm_clip_onnx.bake import graph
 
     def columns(weight, genuine=graph.quantize_columns):
@@ -221,7 +221,7 @@ def test_force_on_a_file_is_refused_with_a_sentence(tiny_checkpoint, tmp_path):
 
 @pytest.mark.parametrize("moment", ["before", "baking", "part"])
 def test_an_interrupted_replacement_leaves_what_was_there(moment, tiny_checkpoint, demo_dir, tmp_path, monkeypatch):
-    """Interrupted at each of the three renames that put a new directory in the place of an old one."""
+    """The bake is interrupted at each of the three renames that replace a directory."""
     to = Path(shutil.copytree(demo_dir, tmp_path / "model"))
     before, genuine, hit = digests(to), Path.rename, []
 
@@ -242,7 +242,7 @@ def test_an_interrupted_replacement_leaves_what_was_there(moment, tiny_checkpoin
 
 @pytest.mark.parametrize("replacing", [False, True])
 def test_until_the_very_last_rename_nothing_new_opens(replacing, tiny_checkpoint, demo_dir, tmp_path, monkeypatch):
-    """What a kill could leave is looked at before each rename: the old model may open, the new one may not."""
+    """Before each rename, the state that a kill would leave is checked: the old model may open, the new one may not."""
     to, genuine, seen = tmp_path / "model", Path.rename, []
     if replacing:
         shutil.copytree(demo_dir, to)
@@ -295,7 +295,7 @@ print(changes)
 
 
 def test_killed_at_any_moment_it_leaves_no_directory_that_opens(tiny_checkpoint, tmp_path):
-    """It kills itself before it changes the file system for the nth time: the first, the last, and some between."""
+    """The bake kills itself before its nth change of the file system: the first, the last, and some between."""
 
     def run(name: str, end_at: int) -> subprocess.CompletedProcess[str]:
         command = [
@@ -424,7 +424,7 @@ def test_a_broken_checkpoint_is_refused_with_a_sentence(break_it, sentence, tiny
 
 
 def test_both_layouts_shards_half_floats_and_tokenizer_json_give_the_same_towers(tiny_checkpoint, tiny_dir, tmp_path):
-    """The sentence-transformers layout, in two shards of float16 and bfloat16, its tokenizer in tokenizer.json."""
+    """The other checkpoint has sentence-transformers' layout, shards of float16 and bfloat16, and a tokenizer.json."""
     import torch
     from safetensors.torch import load_file, save_file
     from tokenizers import Tokenizer
@@ -470,7 +470,7 @@ def test_pickled_weights_are_read_where_torch_is_and_named_where_it_is_not(
 
 
 def test_nothing_of_the_baking_machine_is_in_the_graphs(tiny_checkpoint, tiny_dir):
-    """Only operators of the ONNX standard and of onnxruntime's CPU provider, no optimised layouts, no paths."""
+    """The graphs have only operators of the ONNX standard and of onnxruntime's CPU provider, and no paths."""
     import onnx
 
     domains = set()

@@ -1,4 +1,4 @@
-"""The measure of fidelity tells what it should, and published embeddings are compared number by number."""
+"""The measure of fidelity detects bad towers, and published embeddings are compared number by number."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_made_images_are_the_same_each_time():
 
 
 def test_plain_cosine_flatters_and_centred_cosine_does_not():
-    """Embeddings that share a large part, as CLIP's do, and a tower that gets only that part right."""
+    """The embeddings share a large part, as CLIP's do, and the tower gets only that part right."""
     random = np.random.default_rng(0)
     shared, own = 10 * random.standard_normal(64), random.standard_normal((20, 64))
     reference = (shared + own).astype(np.float32)
@@ -53,7 +53,7 @@ def test_agreement_names_its_worst_input():
 
 
 def test_neighbours_are_counted_without_the_input_itself():
-    """Two pairs of near points: where points of them change places, neither has its one nearest as before."""
+    """There are two pairs of close points. If two points of different pairs are swapped, no point keeps its neighbour."""
 
     def points(*angles: float) -> np.ndarray:
         return np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
@@ -71,7 +71,7 @@ def test_nan_embeddings_agree_with_nothing():
 
 
 def test_published_embeddings_are_compared_as_published(demo_float32_dir):
-    """With the demo model's own numbers in the place of the published ones: right ones pass, others do not."""
+    """The demo model's own numbers replace the published ones: equal ones pass, others do not."""
     texts = ["a", "hello world", "she smiled, with pain"]
     embeddings = Engine(demo_float32_dir).embed_text(texts)
     right = (
@@ -96,7 +96,7 @@ def test_verify_compares_with_published_embeddings_where_the_source_is_openais(d
 
 
 def test_verify_recognises_openais_weights_in_a_folder_by_what_they_give(demo_dir, tmp_path, monkeypatch):
-    """With reference embeddings that hold the published numbers, as those of the real weights do."""
+    """The reference embeddings contain the published numbers, as those of the real weights do."""
     path = Path(shutil.copytree(demo_dir, tmp_path / "model"))
     assert not [check for check in verify(path) if "as published in" in check.name]
     reference = np.load(path / "text.npy")

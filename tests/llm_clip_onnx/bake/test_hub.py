@@ -1,4 +1,4 @@
-"""`llm clip bake owner/name` against a stand-in of the hub: what it fetches, and what it says when it cannot."""
+"""`llm clip bake owner/name` fetches from a stand-in of the hub the files it needs, and reports why it cannot."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def hub(plain):
 
 
 def bake(home: Path, endpoint: str, *args: str, limit_bytes: int | None = None, **env: str):
-    """Run `llm clip bake` as people do, with all that it keeps under `home` and only our plugin loaded."""
+    """Run `llm clip bake` as users do, with its files under `home` and only our plugin loaded."""
     own = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING", "LLM_", "CLIP_"))}
     own |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1"}
     own |= {"LLM_USER_PATH": str(home), "LLM_LOAD_PLUGINS": "datasette-clip", "NO_PROXY": "127.0.0.1"}
@@ -93,7 +93,7 @@ def bake(home: Path, endpoint: str, *args: str, limit_bytes: int | None = None, 
 
 
 def check_refused(result: subprocess.CompletedProcess, home: Path, sentence: str) -> None:
-    """It ended with 1 and said this alone, and nothing is at the target or beside it."""
+    """Asserts that the command ended with 1 and only this message, and left nothing at the target or beside it."""
     lines = result.stderr.splitlines()
     assert (result.returncode, lines[-1]) == (1, f"Error: {sentence}"), result.stderr
     assert "Traceback" not in result.stderr

@@ -1,4 +1,4 @@
-"""What is quantized is off by at most half a scale, whatever the matrix."""
+"""Quantized numbers are off by at most half a scale, for any matrix."""
 
 from __future__ import annotations
 

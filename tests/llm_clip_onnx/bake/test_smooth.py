@@ -1,4 +1,4 @@
-"""A rewritten checkpoint computes the same, fits 8 bits better, and what is still too coarse stays float32."""
+"""A rewritten checkpoint computes the same and fits 8 bits better; matrices that are still too coarse stay float32."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def test_calibration_inputs_are_none_of_those_that_fidelity_is_measured_on():
 
 @pytest.mark.parametrize("name", TOWERS)
 def test_rewritten_it_computes_the_same_in_float32(name, small, tmp_path):
-    """By the plain forward pass, which knows nothing of a scale of fc2's input: that is taken back before."""
+    """The plain forward pass has no scale for fc2's input, so the test undoes that scale first."""
     plan, checkpoint = plans(small, tmp_path)[name], open_checkpoint(str(small))
-    tensors, choices = smooth.smoothed(plan.tensors, plan.prefix, plan.config, calibration_inputs(plan))
+    tensors, choices = smooth.smooth_tensors(plan.tensors, plan.prefix, plan.config, calibration_inputs(plan))
     rewritten = {linear.rsplit(".", 1)[1] for linear, choice in choices.items() if choice.strength is not None}
     assert rewritten == {"qkv", "out", "fc1", "fc2"}  # so that each kind is tried
     for linear in choices:
@@ -80,7 +80,7 @@ def test_rewritten_it_computes_the_same_in_float32(name, small, tmp_path):
 @pytest.mark.parametrize("name", TOWERS)
 def test_the_graph_of_rewritten_tensors_agrees_with_the_reference_in_float32(name, small, tmp_path):
     plan = plans(small, tmp_path)[name]
-    tensors, _ = smooth.smoothed(plan.tensors, plan.prefix, plan.config, calibration_inputs(plan))
+    tensors, _ = smooth.smooth_tensors(plan.tensors, plan.prefix, plan.config, calibration_inputs(plan))
     result = fidelity.agreement(plan.write_and_embed(tmp_path / "graph", tensors, ()), plan.reference, plan.inputs)
     assert fidelity.float32_agrees(result)
 
@@ -130,7 +130,7 @@ def test_the_measured_product_is_onnxruntimes(tmp_path):
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory) -> Path:
-    """Of ViT-B/32's shape, 605 MB."""
+    """A checkpoint of ViT-B/32's shape with planted outliers, 605 MB."""
     return write_checkpoint(
         tmp_path_factory.mktemp("planted") / "checkpoint", text=VIT_B_32, vision=VIT_B_32, change=plant_outliers
     )
@@ -140,7 +140,7 @@ def test_planted_outliers_are_like_the_real_ones_and_break_plain_8_bit_towers(pl
     alike = {"text": (0.75, 0.85), "image": (0.4, 0.7)}
     for name, plan in plans(planted, tmp_path).items():
         assert alike[name][0] < mean_cosine(plan.reference) < alike[name][1]
-        everything = {graphs.TOKEN_TABLE, *smooth.linears(plan.prefix, plan.config)}
+        everything = {graphs.TOKEN_TABLE, *smooth.linear_names(plan.prefix, plan.config)}
         monkeypatch.setattr(graphs, "quantize_columns", per_tensor)
         plain = plan.write_and_embed(tmp_path / name, plan.tensors, everything)
         result = fidelity.agreement(plain, plan.reference, plan.inputs)
@@ -161,7 +161,7 @@ def test_8_bit_towers_survive_planted_outliers(planted, tmp_path):
 
 
 def sharpen(tensors: dict) -> None:
-    """In layer 1 attention is so sharp that what 8 bits round off decides where it looks."""
+    """Makes the attention of layer 1 so sharp that the rounding to 8 bits decides where it looks."""
     for name, tensor in tensors.items():
         if name.endswith(("layers.1.self_attn.q_proj.weight", "layers.1.self_attn.k_proj.weight")):
             tensor *= 20
@@ -214,7 +214,7 @@ def test_no_more_is_kept_float32_than_it_takes(needed, expected):
 
 
 def test_a_token_table_that_8_bits_harm_stays_float32(tmp_path):
-    """Its rows have a constant in a channel, beside which one scale a row leaves little of what tells them apart."""
+    """The rows share a large constant in one channel, so one scale a row rounds off most of their differences."""
 
     def change(tensors: dict) -> None:
         tensors["text_model.embeddings.token_embedding.weight"][:, 5] += 4
@@ -226,7 +226,7 @@ def test_a_token_table_that_8_bits_harm_stays_float32(tmp_path):
 
 
 def test_towers_whose_signed_levels_differ_are_refused(tiny_checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(graphs, "SIGN", 0x81)  # another bit is turned too
+    monkeypatch.setattr(graphs, "SIGN_BIT", 0x81)  # another bit is turned too
     monkeypatch.setattr("llm_clip_onnx.bake.eight_bit.multiplies_signed", lambda probe: True)
     with pytest.raises(FidelityError, match="the text towers of signed and of unsigned levels differ"):
         bake(str(tiny_checkpoint), tmp_path / "model", "int8", say=quiet)

@@ -1,4 +1,4 @@
-"""Pixels are those of transformers' image processor with Pillow; hostile images cost nothing and are refused in a sentence."""
+"""Pixels equal those of transformers' image processor with Pillow; hostile images cost little and are refused."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_bytes_and_a_pil_image_give_the_same_pixels():
 
 
 def test_a_sliver_of_an_image_takes_no_memory():
-    """Resizing all of it first, as transformers does, makes 224 x 4,480,000 pixels of it."""
+    """Resizing the whole image first, as transformers does, would make 224 x 4,480,000 pixels."""
     sliver = saved(Image.new("RGB", (1, 20_000), "red"), "PNG")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     pixels = to_pixels(sliver, processor(224))
@@ -126,14 +126,14 @@ print(peak())
 
 @pytest.mark.parametrize(("mode", "side"), [("RGB", 5000), ("RGBA", 4240), ("LA", 5000), ("I;16", 5000)])
 def test_the_largest_png_is_never_in_memory_whole(mode, side):
-    """18 to 25 megapixels: 50 to 100 MB decoded."""
+    """The images have 18 to 25 megapixels: 50 to 100 MB decoded."""
     done = subprocess.run([sys.executable, "-c", PEAK, mode, str(side)], capture_output=True, text=True, check=True)
     before, after = (1024 * int(kilobytes) for kilobytes in done.stdout.split())
     assert after - before < 45e6
 
 
 def at_once(image: Image.Image, how: Preprocess) -> np.ndarray:
-    """The oracle: all of an image made RGB and then resized by Pillow in one call, [crop, crop, 3] uint8."""
+    """The oracle: Pillow converts the whole image to RGB and resizes it in one call, [crop, crop, 3] uint8."""
     if "A" in image.getbands() or image.info.get("transparency") is not None:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
@@ -145,13 +145,13 @@ def at_once(image: Image.Image, how: Preprocess) -> np.ndarray:
 
 
 def levels(image: bytes | Image.Image, how: Preprocess, orient: str | None = None) -> np.ndarray:
-    """What to_pixels looked at: [crop, crop, 3] uint8."""
+    """The pixels of to_pixels before they are normalised: [crop, crop, 3] uint8."""
     pixels = to_pixels(image, how, orient).transpose(1, 2, 0)
     return np.rint((pixels * np.float32(how.std) + np.float32(how.mean)) * 255).astype(np.uint8)
 
 
 def random_png(seed: int, width: int, height: int, depth: int, colour: int, transparent: bool) -> bytes:
-    """Random bytes: any are image data, stored in all five ways."""
+    """A PNG of random bytes, which are valid image data, with all five filters."""
     random = np.random.default_rng(seed)
     rows = random.integers(0, 256, (height, (width * SAMPLES[colour] * depth + 7) // 8 + 1), np.uint8)
     rows[:, 0] %= 5
@@ -220,7 +220,7 @@ def with_orientation(image: Image.Image, turn: int, kind: str, **options) -> byt
 
 @pytest.mark.parametrize("turn", [1, 3, 6])
 def test_a_scaled_jpeg_is_neither_shifted_nor_stretched(turn, monkeypatch):
-    """Its sides are one more than multiples of 8: the window is that of the whole image, not of the rounded one."""
+    """The sides are multiples of 8 plus 1: the crop is computed from them, not from the rounded size."""
     monkeypatch.setattr(preprocess, "LARGE_PIXELS", 0)
     ramp = Image.fromarray(np.add.outer(np.arange(129) * 0.5, np.arange(137)).astype(np.uint8))
     blob = with_orientation(ramp, turn, "JPEG", quality=100)
@@ -307,7 +307,7 @@ def test_another_orient_is_refused(orient):
 
 
 def test_heic_is_read_where_a_plugin_has_taught_pillow_that(monkeypatch):
-    """A stand-in for pillow-heif, which registers under the same name; it reads a PNG after 12 bytes of HEIC."""
+    """A stand-in for pillow-heif registers under the same name; it reads a PNG after 12 bytes of HEIC."""
     blob = b"\0\0\0\x18ftypheic" + saved(photo(), "PNG")
     with pytest.raises(InputError, match="is not an image"):
         to_pixels(blob, processor(32))

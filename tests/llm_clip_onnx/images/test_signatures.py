@@ -1,4 +1,4 @@
-"""A format is told by its first bytes as Pillow tells it, without an image library."""
+"""A format is recognised by its first bytes as Pillow recognises it, without an image library."""
 
 from __future__ import annotations
 

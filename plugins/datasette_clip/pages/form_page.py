@@ -1,6 +1,7 @@
-"""What /-/clip/classify and /-/clip/compare share: a form with pictures and lines of text, answered in its page.
+"""Renders the pages /-/clip/classify and /-/clip/compare around their forms: reads the form, shows results or errors.
 
-The pages work without scripts. static/pages.js sends the same form whenever it changes, and shows the response.
+pictures.py reads the pictures of the form. The pages work without scripts; static/pages.js sends the form whenever it
+changes, and shows the response.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ K = "5"
 LINE = re.compile(r"\S[^\r\n]*")
 
 Page = dict[str, Any]  # the variables of a template
-Fill = Callable[[Any, Any, FormFields, Page], Awaitable[None]]  # of a Datasette and a request
+Fill = Callable[[Any, Any, FormFields, Page], Awaitable[None]]  # Datasette, request, fields, page
 
 
 async def render_form(datasette, request, template: str, fill: Fill) -> Response:
-    """The page that `fill` fills. If that raises, the page has the sentence and everything filled in so far."""
+    """The page with the variables that `fill` sets. If it raises, the page has the sentence and those set so far."""
     await ensure_instance(datasette, request)
     if sentence := unknown_method(request, "page"):
         return Response.text(sentence, status=405)
@@ -49,7 +50,7 @@ async def render_form(datasette, request, template: str, fill: Fill) -> Response
         status = status_of(error)
     finally:
         collect_soon()  # the body and the decoded images are large
-    page["pictures"] = [one for one in page["pictures"] if one.img or one.vector]  # a page cannot keep others
+    page["pictures"] = [picture for picture in page["pictures"] if picture.img or picture.vector]
     return Response.html(await datasette.render_template(template, page, request=request), status=status)
 
 
