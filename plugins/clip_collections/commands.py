@@ -88,6 +88,7 @@ def embed(
     from sqlite_utils import Database
 
     from llm_clip_onnx.engine import Engine
+    from llm_clip_onnx.images.limits import OWN_MACHINE
     from llm_clip_onnx.llm_model import CLIP
     from llm_clip_onnx.model_dir import default_path
     from llm_clip_onnx.towers import available_cores
@@ -95,7 +96,7 @@ def embed(
     from .sources import Reading, read_source
     from .writer import CollectionWriter, Embedder
 
-    engine = Engine(model_dir or default_path(), side_by_side=True)
+    engine = Engine(model_dir or default_path(), OWN_MACHINE)
     embedder = Embedder(CLIP, engine.manifest.embed_dim, engine.embed_item, available_cores())
     try:
         with closing(sqlite3.connect(database, timeout=60)) as connection:

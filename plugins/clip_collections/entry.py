@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from llm_clip_onnx.errors import InputError
 
-MAX_BYTES = 100_000_000  # of an image file; larger ones are no image that is read
+MAX_BYTES = 1_000_000_000  # of an image file; 200 megapixels without compression are 600 MB
 QUOTED = 60  # characters of a value in a sentence
 
 

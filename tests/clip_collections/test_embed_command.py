@@ -21,6 +21,7 @@ from PIL import Image
 
 from conftest import ROOT
 from llm_clip_onnx.engine import Engine
+from llm_clip_onnx.images.limits import OWN_MACHINE, SERVER
 from nasty import photo, saved
 from serving import BIN, environment, run_llm
 
@@ -169,7 +170,7 @@ def test_bad_files_are_named_at_the_end_and_all_others_are_embedded(photos, env)
     (photos / "gone.jpg").symlink_to("nowhere.jpg")
     Path(os.fsdecode(bytes(photos) + b"/\xff.jpg")).write_bytes(picture(8))
     said = embed(photos, env=env, ok=False)
-    assert said[0] == "0.jpg: 3-byte blob is not an image; expected JPEG, PNG, WebP, GIF, BMP or AVIF"
+    assert said[0] == "0.jpg: 3-byte blob is not an image but text; expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF"
     assert said[1].startswith("cut.jpg: 900-byte JPEG image cannot be decoded: ")
     assert said[2] == f"gone.jpg: {photos}/gone.jpg cannot be read: No such file or directory"
     assert said[3].endswith(".jpg: its name or text is not UTF-8, so SQLite cannot hold it; rename it")
@@ -288,7 +289,7 @@ def test_orient_turns_a_photo_upright(env, tmp_path, demo_engine):
     assert row[1] == demo_engine.embed_item(turned, "exif").tobytes() != demo_engine.embed_item(turned).tobytes()
 
 
-def test_side_by_side_an_engine_waits_for_nobody_and_embeds_the_same(demo_dir, monkeypatch):
+def test_on_ones_own_machine_only_very_large_images_wait_for_one_another(demo_dir, monkeypatch):
     taken = []
 
     @contextmanager
@@ -298,9 +299,9 @@ def test_side_by_side_an_engine_waits_for_nobody_and_embeds_the_same(demo_dir, m
 
     large = saved(photo(1000, 800), "JPEG")
     found = []
-    for side_by_side in (True, False):
-        monkeypatch.setattr("llm_clip_onnx.engine.decode_lock", lock())
-        found.append((Engine(demo_dir, side_by_side).embed_item(large).tobytes(), len(taken)))
+    for bounds in (OWN_MACHINE, SERVER):
+        monkeypatch.setattr("llm_clip_onnx.images.preprocess.decode_lock", lock())
+        found.append((Engine(demo_dir, bounds).embed_item(large).tobytes(), len(taken)))
     assert found == [(found[0][0], 0), (found[0][0], 1)]
 
 

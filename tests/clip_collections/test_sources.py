@@ -295,11 +295,19 @@ def test_which_file_is_an_image_is_told_by_its_first_bytes(folder, embed):
     assert result.said.rstrip().endswith("; 4 files not looked at: 2 .mp4, 1 .txt, 1 without a suffix")
 
 
+def test_scans_are_images_and_raw_photos_which_are_tiff_files_too_are_not(folder, embed):
+    for name in ["scan.tif", "scan", "photo.NEF", "photo.dng"]:
+        (folder / name).write_bytes(saved(photo(20, 20), "TIFF"))
+    result = embed(folder)
+    assert (set(result.contents), result.status) == ({"a.jpg", "old/b.JPG", "scan", "scan.tif"}, 0)
+    assert result.said.rstrip().endswith("; 2 files not looked at: 1 .nef, 1 .dng")
+
+
 def test_a_file_that_is_named_as_an_image_and_is_none_is_an_error(folder, embed):
     (folder / "c.jpg").write_bytes(b"abc")
     result = embed(folder)
     assert result.status == 1
-    assert "\nc.jpg: 3-byte blob is not an image; expected " in result.said
+    assert "\nc.jpg: 3-byte blob is not an image but text; expected " in result.said
 
 
 def test_pipes_sockets_and_links_to_folders_are_not_opened_but_said(folder, embed):

@@ -285,12 +285,12 @@ def test_no_link_is_longer_than_what_is_read_of_one(datasette):
         (
             [("notes.txt", b"abc")],
             {},
-            "notes.txt: 3-byte blob is not an image; expected JPEG, PNG, WebP, GIF, BMP or AVIF",
+            "notes.txt: 3-byte blob is not an image but text; expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF",
         ),
         (
             [("empty.png", b"")],
             {},
-            "empty.png: 0-byte blob is not an image; expected JPEG, PNG, WebP, GIF, BMP or AVIF",
+            "empty.png: 0-byte blob is not an image; expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF",
         ),
         (
             [("a.png", drawn("face"))],
@@ -533,7 +533,7 @@ def test_an_image_that_cannot_be_read_spoils_no_other(datasette):
         (
             [("a", b"abc")],
             "a face",
-            "a: 3-byte blob is not an image; expected JPEG, PNG, WebP, GIF, BMP or AVIF",
+            "a: 3-byte blob is not an image but text; expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF",
         ),
         (
             FILES,
