@@ -47,7 +47,7 @@ LIMITS = {
 }
 SQL_FUNCTIONS = {
     "llm_embed(model, text)": "the embedding of a text, as a vector blob",
-    "llm_embed(model, image)": "the embedding of an image, given as a BLOB of JPEG, PNG, WebP, GIF, BMP or AVIF bytes",
+    "llm_embed(model, image)": "the embedding of an image, given as a BLOB in [a format that is read](formats.md)",
     "llm_embed_cosine(a, b)": "the cosine of two vector blobs, -1 to 1",
     "llm_embed_decode(a)": "a vector blob as a JSON list of numbers",
     "llm_embed_average(a)": "aggregate: the mean of vector blobs; NULLs are ignored",
@@ -72,6 +72,12 @@ URLS = {
     "/-/clip/search/DATABASE/COLLECTION": "[page](pages.md#search): search a collection while you type",
     "/-/clip/search/DATABASE/COLLECTION.json": "the rows most like [a query](search-collections.md#as-json)",
     "/-/clip/thumbnail/DATABASE/COLLECTION": "the thumbnail of the row with the given `id`",
+}
+ROW_FORMATS = {
+    "CSV": "lines of cells, the first line the names of columns; delimiter {delimiters}, told from the lines, or any "
+    "by `--delimiter`",
+    "JSON": "a list of objects, one object, or an answer of Datasette in any `_shape` that has names or ids",
+    "JSONL": "an object on each line",
 }
 BUILD_ARGUMENTS = {
     "CLIP_MODEL": "a hub id, or a folder: `demo/checkpoint`, or yours in `deploy/checkpoints/`",
@@ -157,6 +163,36 @@ def help(command: str) -> str:
     return f"```\n{found.get_help(context)}\n```\n"
 
 
+def row_files() -> str:
+    """The files of rows that `llm clip embed` reads, by what their content begins as."""
+    from clip_collections.layout import DELIMITERS, SUFFIXES
+
+    described(SUFFIXES.values(), ROW_FORMATS, "formats of rows")
+    suffixes = {kind: ", ".join(f"`{end}`" for end, of in SUFFIXES.items() if of == kind) for kind in ROW_FORMATS}
+    delimiters = ", ".join(DELIMITERS.values())
+    rows = ([kind, suffixes[kind], told.format(delimiters=delimiters)] for kind, told in ROW_FORMATS.items())
+    return table(["format", "usual suffix", "what is read"], rows)
+
+
+def not_looked_at() -> str:
+    """What `llm clip embed` leaves out of a folder."""
+    from clip_collections.folder import EXCLUDED, RAW
+
+    patterns = ", ".join(f"`{pattern}`" for pattern in EXCLUDED)
+    raw = ", ".join(f"`{suffix}`" for suffix in RAW)
+    rows = [
+        ["a file that neither begins as an image nor is named as one", "counted by suffix"],
+        [f"a raw photo of a camera: {raw}", "counted by suffix"],
+        ["a pipe, a socket, a device", "counted"],
+        [f"hidden files, thumbnails and trash of other systems: {patterns}", "counted by pattern"],
+        ["what `--exclude` names", "counted by pattern"],
+        ["a link to a folder", "counted and named, not followed"],
+        ["a file or folder that cannot be read, a broken link", "named with the reason; status 1"],
+        ["a file that is named or begins as an image and cannot be decoded", "named with the reason; status 1"],
+    ]
+    return table(["left out of a folder", "how it is said"], rows)
+
+
 def crawlers() -> str:
     from datasette_guard.crawlers import REFUSED, TAGS
 
@@ -181,6 +217,58 @@ def gates() -> str:
         table(["compared", "minimum cosine"], rows)
         + f"\nThe inputs are {inputs}. The rewriting of layers, below, uses {others} of its own.\n"
     )
+
+
+def formats() -> str:
+    """The image formats that are read."""
+    from llm_clip_onnx.images.signatures import FORMATS
+
+    rows = [
+        [known.name, ", ".join(f"`{suffix}`" for suffix in known.suffixes), f"`{known.extra}`" if known.extra else ""]
+        for known in FORMATS.values()
+    ]
+    return table(["format", "suffixes", "extra"], rows)
+
+
+def image_limits() -> str:
+    """Megapixels of each kind of image on a server and by a command."""
+    from llm_clip_onnx.images import heic, limits
+
+    def megapixels(number: float) -> str:
+        return f"{number / 1e6:.1f}".removesuffix(".0")
+
+    def fits(bytes_per_pixel: float, file_bytes: float = 0) -> str:
+        return megapixels(min((limits.IMAGE_BYTES - file_bytes) / bytes_per_pixel, limits.SERVER.pixels))
+
+    whole, scaled = limits.FRAME_BYTES, 4 / 8**2
+    server = {
+        "JPEG, PNG, GIF, BMP": megapixels(limits.SERVER.pixels),
+        "JPEG, progressive": f"{megapixels(whole / (3 + scaled))}, at 4:4:4 {megapixels(whole / (6 + scaled))}",
+        "PNG with transparency": megapixels(limits.MAX_RGBA_PIXELS),
+        "PNG, interlaced": megapixels(limits.INTERLACED_BYTES / 4),
+        "BMP, run-length coded": megapixels(limits.MAX_RUN_LENGTH),
+        "WebP": f"{megapixels(limits.MAX_PIXELS_BY_FORMAT['WEBP'])}, of at most {megapixels(limits.MAX_WEBP_BYTES)} MB",
+        "AVIF": megapixels(limits.MAX_PIXELS_BY_FORMAT["AVIF"]),
+        "TIFF in colour, in strips": f"{fits(4)}, less one for each 4 MB of the file",
+        "TIFF in grey, in strips": fits(1),
+        "HEIC in tiles, as phones write it": f"{fits(heic.TILED)}, of 2 MB {fits(heic.TILED, 2e6)}",
+        "HEIC in one piece": fits(heic.WHOLE),
+        "HEIC with transparency": fits(heic.ALPHA),
+        "HEIC of 10 bits": fits(heic.DEEP),
+    }
+    command = megapixels(limits.OWN_MACHINE.pixels)
+    return table(
+        ["megapixels of", "on a server", "by a command"], ([kind, most, command] for kind, most in server.items())
+    )
+
+
+def named() -> str:
+    """What is no image and is told by its first bytes, and what to do about it."""
+    from llm_clip_onnx.images import signatures
+
+    texts = ("an HTML page", "an SVG drawing", "XML", "JSON", "a data URI", "text", "text in UTF-16")
+    names = dict.fromkeys([*signatures.FOUND, *signatures.BRANDS, "an MP4 film", *texts, "binary data"])
+    return table(["found", "what to do"], ([name, signatures.ADVICE.get(name, "")] for name in names))
 
 
 def build_arguments() -> str:

@@ -14,6 +14,8 @@ from typing import Any
 
 from llm_clip_onnx.errors import ConfigError, InputError, VectorError
 
+from .condition import expression
+
 Id = str | int
 SAMPLE_VECTORS = 100  # a collection has the size of most of its first vectors
 
@@ -69,9 +71,7 @@ def quoted_key(collection: Collection) -> str:
 
 def from_clause(collection: Collection, where: str = "", *more: str, hint: str = "") -> str:
     """SQL `from ... where ...` for the collection's rows for which `where` and `more` hold. hint: follows the table."""
-    conditions = [condition for condition in (collection.condition, *more) if condition]
-    if where.strip():
-        conditions.append(f"({where}\n)")  # on a line of its own: `where` may end in a comment
+    conditions = [condition for condition in (collection.condition, *more, expression(where)) if condition]
     return f"from {quoted(collection.table)}{hint}" + (" where " + " and ".join(conditions) if conditions else "")
 
 

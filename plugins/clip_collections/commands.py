@@ -5,8 +5,9 @@ from __future__ import annotations
 import sqlite3
 import sys
 import time
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,26 +17,50 @@ import click
 from llm_clip_onnx.commands import ClipCommand
 from llm_clip_onnx.errors import InputError
 
+from .entry import printable
+
 if TYPE_CHECKING:
     from .collection import Collection
     from .writer import Outcome
 
-TOLD = {  # what becomes of an entry, as it is said
+OUTCOMES = {  # the words of the summary for each Outcome.became
     "embedded": "embedded",
     "copied": "copied from the same content",
     "there": "there already",
+    "empty": "without a text",
     "bad": "that could not be read",
 }
+DELIMITER_NAMES = {"tab": "\t", "\\t": "\t"}
+
+
+def check_name(context: click.Context, parameter: click.Parameter, name: str) -> str:
+    """The name that was given. Raises BadParameter for a blank one and for control characters, which no page shows."""
+    if not name.strip() or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
+        raise click.BadParameter(f"{name!r}; expected a name that is not blank and has no control characters")
+    return name
+
+
+def read_delimiter(context: click.Context, parameter: click.Parameter, given: str | None) -> str | None:
+    """The delimiter that was given, `tab` as a tab. Raises BadParameter if it is not one character."""
+    delimiter = DELIMITER_NAMES.get(given, given) if given is not None else None
+    if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
+        raise click.BadParameter(f"{delimiter!r}; expected one character, or tab")
+    return delimiter
 
 
 @click.command(cls=ClipCommand)
-@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.argument("source", type=click.Path(exists=True, allow_dash=True, path_type=Path))
 @click.option("-d", "--database", type=click.Path(dir_okay=False, path_type=Path), required=True, help="SQLite file")
-@click.option("-c", "--collection", required=True, help="Collection in it to embed into; made where there is none")
+@click.option(
+    "-c", "--collection", required=True, callback=check_name, help="Collection to embed into; made if there is none"
+)
 @click.option("--model-dir", type=click.Path(path_type=Path), help="Model directory [default: $CLIP_MODEL_DIR, ...]")
 @click.option("--sql", help="Query for the rows, where SOURCE is a SQLite file")
-@click.option("--image", help="Column with the paths of images, relative to SOURCE, or with BLOBs")
+@click.option("--image", help="Column with images: paths of files, relative to SOURCE's folder, BLOBs or data URIs")
 @click.option("--metadata", multiple=True, help="Column to keep as metadata, not to embed; may be given again")
+@click.option("--delimiter", callback=read_delimiter, help="Delimiter of CSV, or tab [default: told from its lines]")
+@click.option("--encoding", help="Encoding of a file of rows [default: UTF-8, UTF-16 or cp1252, told from its bytes]")
+@click.option("--exclude", multiple=True, help="Pattern of files and folders to leave out; may be given again")
 @click.option("--store", is_flag=True, help="Keep the texts and images too, in content and content_blob")
 @click.option("--orient", type=click.Choice(["exif"]), help="Turn photos upright as their EXIF says; llm-clip does not")
 @click.option("--force", is_flag=True, help="Embed again the entries that the collection has")
@@ -47,47 +72,54 @@ def embed(
     sql: str | None,
     image: str | None,
     metadata: tuple[str, ...],
+    delimiter: str | None,
+    encoding: str | None,
+    exclude: tuple[str, ...],
     store: bool,
     orient: str | None,
     force: bool,
 ):
     """Embed a folder of images, or rows, into a collection
 
-    SOURCE is a folder, or a CSV, TSV, JSON or JSONL file of rows with the id first, or a SQLite file with --sql. What
-    the collection has already is not embedded again. What cannot be read is left out, named at the end, and ends the
-    command with 1.
+    SOURCE is a folder, or a CSV, TSV, JSON or JSONL file of rows with the id first, or - for such rows from standard
+    input, or a SQLite file with --sql. What the collection has already is not embedded again. What cannot be read is
+    left out, named at the end, and ends the command with 1.
     """
     from sqlite_utils import Database
 
     from llm_clip_onnx.engine import Engine
+    from llm_clip_onnx.images.limits import OWN_MACHINE
     from llm_clip_onnx.llm_model import CLIP
     from llm_clip_onnx.model_dir import default_path
     from llm_clip_onnx.towers import available_cores
 
-    from .sources import entries_in
+    from .sources import Reading, read_source
     from .writer import CollectionWriter, Embedder
 
-    engine = Engine(model_dir or default_path(), side_by_side=True)
+    engine = Engine(model_dir or default_path(), OWN_MACHINE)
     embedder = Embedder(CLIP, engine.manifest.embed_dim, engine.embed_item, available_cores())
     try:
         with closing(sqlite3.connect(database, timeout=60)) as connection:
             to = Database(connection)
-            count, entries = entries_in(source, to, sql, image, metadata)
-            outcomes = CollectionWriter(to, collection, embedder, orient, store, force).embed(entries)
-            bad = tell_of(outcomes, count)
+            reading = Reading(sql, image, metadata, delimiter, encoding, exclude)
+            with read_source(source, to, reading) as found:
+                outcomes = CollectionWriter(to, collection, embedder, orient, store, force).embed(found.entries)
+                became = report_outcomes(outcomes, found.count, found.notes)
     except sqlite3.Error as error:
         raise InputError(f"{database}: {error}") from error
-    if bad:
-        raise click.ClickException(f"{bad:,} of {count:,} could not be embedded")
+    check_outcomes(became, found.notes)
 
 
-def tell_of(outcomes: Iterable[Outcome], count: int) -> int:
-    """Show how far embedding is, then what became of all and why some are bad: how many of those."""
+def report_outcomes(outcomes: Iterable[Outcome], count: int | None, notes: Sequence[str]) -> Counter[str]:
+    """Show the progress of embedding, then the reasons of bad entries and a summary. Returns numbers by Outcome.became.
+
+    count: of the entries, None if unknown. notes: sentences for the end of the summary.
+    """
     became: Counter[str] = Counter()
-    bad, begun_s = [], time.monotonic()
+    bad, start_s = [], time.monotonic()
 
     def rate(_) -> str:
-        return f"{became['embedded'] / (time.monotonic() - begun_s):.1f} a second"
+        return f"{became['embedded'] / (time.monotonic() - start_s):.1f} a second"
 
     bar = click.progressbar(outcomes, count, "Embedding", show_pos=True, item_show_func=rate, file=sys.stderr)
     with bar as shown:
@@ -95,10 +127,22 @@ def tell_of(outcomes: Iterable[Outcome], count: int) -> int:
             became[outcome.became] += 1
             bad += [outcome] * (outcome.became == "bad")
     for outcome in bad:
-        click.echo(f"{outcome.id}: {outcome.why}", err=True)
-    told = ", ".join(f"{became[key]:,} {said}" for key, said in TOLD.items() if became[key] or key == "embedded")
-    click.echo(f"{told}; {rate(None)}, {time.monotonic() - begun_s:.1f} s", err=True)
-    return len(bad)
+        click.echo(printable(f"{outcome.id}: {outcome.why}"), err=True)
+    counts = ", ".join(
+        f"{became[key]:,} {words}" for key, words in OUTCOMES.items() if became[key] or key == "embedded"
+    )
+    click.echo("; ".join([counts, f"{rate(None)}, {time.monotonic() - start_s:.1f} s", *notes]), err=True)
+    return became
+
+
+def check_outcomes(became: Counter[str], notes: Sequence[str]) -> None:
+    """Raises ClickException if an entry is bad, and if a source that is not empty has nothing to embed."""
+    if became["bad"]:
+        raise click.ClickException(f"{became['bad']:,} of {became.total():,} could not be embedded")
+    if became["empty"] and became["empty"] == became.total():
+        raise click.ClickException("there is nothing to embed: no row has a text beside its id and its metadata")
+    if notes and not became.total():
+        raise click.ClickException("there is nothing to embed: no file is an image")
 
 
 @click.command(cls=ClipCommand)
@@ -126,6 +170,8 @@ def index(
     from .collection import llm_collection_names, open_collection, table_collection
     from .index.build import connect
 
+    if any(not name.strip() for name in names):
+        raise InputError("a name after -c is blank; expected the name of a collection")
     with closing(connect(database)) as conn:
         if table is not None or vector is not None or key is not None or image is not None:
             given = {"table": table, "vector": vector, "id": key, "image": image}
@@ -139,34 +185,50 @@ def index(
             index_one(conn, collection, not no_thumbnails)
 
 
-def index_one(conn: sqlite3.Connection, collection: Collection, thumbnails_too: bool) -> None:
+def index_one(conn: sqlite3.Connection, collection: Collection, with_thumbnails: bool) -> None:
     """Index one collection, and say what was done."""
-    from . import thumbnails
-    from .collection import from_clause, rows
-    from .index import build as indexing
-
-    begun_s = time.monotonic()
     if collection.embed_dim is None:
         click.echo(f"{collection.name}: no vectors", err=True)
         return
+    index_vectors(conn, collection)
+    if with_thumbnails:
+        make_thumbnails(conn, collection)
+
+
+def index_vectors(conn: sqlite3.Connection, collection: Collection) -> None:
+    """Write the sign bits of a collection, and say how many, and how many rows search leaves out."""
+    from .collection import from_clause, rows
+    from .index import build
+
+    start_s = time.monotonic()
     [(count,)] = rows(conn, f"select count(*) {from_clause(collection)}")
     with click.progressbar(length=count, label=f"{collection.name}: vectors", file=sys.stderr, show_pos=True) as bar:
-        report = indexing.index(conn, collection, bar.update)
-    took_s = time.monotonic() - begun_s
+        report = build.index(conn, collection, bar.update)
+    rate = count / max(time.monotonic() - start_s, 1e-3)
     click.echo(
         f"{collection.name}: {report.vectors:,} vectors in the index, {report.new:,} of them new, {report.gone:,} gone"
-        f", {report.skipped:,} rows without a usable vector, {count / max(took_s, 1e-3):,.0f} rows a second",
+        f", {report.skipped:,} rows without a usable vector, {rate:,.0f} rows a second",
         err=True,
     )
-    if not thumbnails_too:
-        return
-    begun_s, wanted = time.monotonic(), thumbnails.rows_without_thumbnail(conn, collection)
+    if report.skipped:
+        click.echo(
+            f"{collection.name}: search leaves out the {report.skipped:,} whose vectors are NULL, of another size, all"
+            " zeros, or with infinities or NaN",
+            err=True,
+        )
+
+
+def make_thumbnails(conn: sqlite3.Connection, collection: Collection) -> None:
+    """Make the thumbnails that are missing, remove those of rows that are gone, and say how many."""
+    from . import thumbnails
+
+    start_s, wanted = time.monotonic(), thumbnails.rows_without_thumbnail(conn, collection)
     thumbnails.delete_stale_thumbnails(conn, collection)
     if wanted:
         label = f"{collection.name}: thumbnails"
         with click.progressbar(length=len(wanted), label=label, file=sys.stderr, show_pos=True) as bar:
             thumbnails.write_thumbnails(conn, collection, wanted, bar.update)
-        rate = len(wanted) / max(time.monotonic() - begun_s, 1e-3)
+        rate = len(wanted) / max(time.monotonic() - start_s, 1e-3)
         click.echo(f"{collection.name}: {len(wanted):,} thumbnails made, {rate:,.0f} a second", err=True)
     if bad := thumbnails.count_unreadable(conn, collection):
         click.echo(f"{collection.name}: {bad:,} images cannot be read and have none", err=True)

@@ -1,149 +1,238 @@
-"""Reads the entries to embed: the images of a folder, the rows of a file, or the rows of an SQL query."""
+"""Reads the entries to embed: the images of a folder, the rows of a file, or the rows of an SQL query.
+
+What a row, its id and its text are is decided here; how rows are written in files is layout.py's and rows.py's.
+"""
 
 from __future__ import annotations
 
-import csv
 import json
-import os
+import re
+import shutil
 import sqlite3
+import sys
+import tempfile
+from base64 import b64decode
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from sqlite_utils import Database
-from sqlite_utils.utils import Format, RowError, RowsFromFileError, rows_from_file
+from sqlite_utils.utils import dedupe_keys
 
 from llm_clip_onnx.errors import InputError
-from llm_clip_onnx.images.signatures import SUFFIXES
 
-FORMATS = {
-    ".csv": Format.CSV,
-    ".tsv": Format.TSV,
-    ".json": Format.JSON,
-    ".jsonl": Format.NL,
-    ".ndjson": Format.NL,
-    ".nl": Format.NL,
-}
-MAX_BYTES = 100_000_000  # of an image file; what needs more is no image that is read
+from .entry import Entry, quoted_value, shortened
+from .folder import read_folder
+from .layout import SUFFIXES, UNDECODABLE, layout_of
+from .rows import Row, decoded, read_rows
 
-
-class Entry(NamedTuple):
-    """One thing to embed. content: a text, the bytes of an image, or the file of one. metadata: None is none."""
-
-    id: str
-    content: str | bytes | Path | None
-    metadata: dict | None = None
+STANDARD_INPUT = Path("-")
+DATA_URI = re.compile(r"\s*data:([^,]{0,200}),", re.IGNORECASE)
+WEB_ADDRESS = re.compile(r"\s*https?://", re.IGNORECASE)
+NO_IDS = {bytes: "a BLOB", float: "a number with a point", bool: "true or false", list: "a list", dict: "an object"}
 
 
-def images_in(folder: Path) -> list[Entry]:
-    """The images in a folder and the folders in it, by their relative paths; hidden ones and other files left out."""
-    found = []
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files = [Path(root, name) for name in sorted(names) if not name.startswith(".")]
-        found += [Entry(file.relative_to(folder).as_posix(), file) for file in files if file.suffix.lower() in SUFFIXES]
-    return found
+@dataclass(frozen=True)
+class Source:
+    """The entries of a source. count: of them, None if unknown. notes: sentences about what is left out or guessed."""
+
+    entries: Iterable[Entry]
+    count: int | None
+    notes: Sequence[str] = ()
 
 
-def rows_in(file: Path) -> Iterator[dict]:
-    """The rows of a CSV, TSV, JSON or newline-delimited JSON file. Raises InputError where it cannot be read as one."""
-    if file.suffix.lower() not in FORMATS:
-        raise InputError(
-            f"{file} is neither a folder of images nor a file of rows, which ends with {', '.join(FORMATS)};"
-            " rows of a SQLite file are named with --sql"
-        )
-    try:
-        with file.open("rb") as stream:
-            yield from rows_from_file(stream, FORMATS[file.suffix.lower()])[0]
-    except (OSError, ValueError, csv.Error, RowError, RowsFromFileError) as error:
-        raise InputError(f"{file} cannot be read as {file.suffix[1:].upper()}: {error}") from error
+@dataclass(frozen=True)
+class Reading:
+    """How a source is read: options of `llm clip embed`, None or empty if they are not given."""
+
+    sql: str | None = None
+    image: str | None = None
+    metadata: Sequence[str] = ()
+    delimiter: str | None = None
+    encoding: str | None = None
+    exclude: Sequence[str] = ()
+
+    def refuse(self, source: str, *names: str) -> None:
+        """Raises InputError if one of these options is given, because it is not for such a source."""
+        if given := [f"--{name}" for name in names if getattr(self, name)]:
+            raise InputError(f"{source}; {', '.join(given)} cannot be used with it")
 
 
-def rows_of(database: sqlite3.Connection, sql: str) -> Iterator[dict]:
-    """The rows that a query gives. Raises InputError where it cannot be run."""
-    try:
-        cursor = database.execute(sql)
-        names = [column[0] for column in cursor.description or ()]
-        for row in cursor:
-            yield dict(zip(names, row))
-    except sqlite3.Error as error:
-        raise InputError(f"--sql cannot be run: {error}") from error
+@contextmanager
+def read_source(source: Path, database: Database, reading: Reading) -> Iterator[Source]:
+    """The entries of a folder, of a file, of standard input, or of a SQLite file by a query.
 
-
-def entry_of(row: dict, image: str | None, metadata: Sequence[str], folder: Path) -> Entry:
-    """The entry of a row: its first column is the id; the others are the text, joined as `llm embed-multi` does it.
-
-    A BLOB is an image, and so is the file, relative to `folder`, that the column `image` names. Columns in `metadata`
-    are kept and not embedded. Raises InputError for a row without these columns.
+    Raises InputError, also while entries are read. `database` is the one that is written to, which may be the source.
     """
-    if not isinstance(row, dict):
-        raise InputError(f"{json.dumps(row)[:60]} is not a row; expected an object of columns")
-    for name in (*metadata, *([image] if image else [])):
-        if name not in row:
-            raise InputError(f"there is no column {name!r} among {', '.join(map(str, row))}")
-    (_, id_), *others = row.items()
-    values = [row[image]] if image else [value for name, value in others if name not in metadata]
-    content: str | bytes | Path | None = None
-    if [type(value) for value in values] == [bytes]:
-        [content] = values
-    elif any(isinstance(value, bytes) for value in values):
-        raise InputError(f"row {id_!r} has a BLOB beside other columns; name the image's with --image")
-    elif not image:
-        content = " ".join("" if value is None else str(value) for value in values)
-    elif path := row[image]:
-        content = folder / str(path)
-    return Entry(str(id_), content, {name: row[name] for name in metadata} or None)
-
-
-def entries_in(
-    source: Path, database: Database, sql: str | None = None, image: str | None = None, metadata: Sequence[str] = ()
-) -> tuple[int, Iterable[Entry]]:
-    """How many entries a source has, and the entries: a folder's images, a file's rows, or a SQLite file's by `sql`.
-
-    Raises InputError, of rows also while they are read. `database` is the one to write to, which may be the source.
-    """
-    if source.is_dir():
-        if sql or image or metadata:
-            raise InputError(f"{source} is a folder; --sql, --image and --metadata are for rows")
-        images = images_in(source)
-        return len(images), images
-    if sql:
-        connection = connection_to(source, database)
-        [counted] = rows_of(connection, f"select count(*) as n from ({sql})")
-        count, rows = counted["n"], rows_of(connection, sql)
+    if source == STANDARD_INPUT:
+        reading.refuse("standard input has rows", "sql", "exclude")
+        with tempfile.NamedTemporaryFile() as copy:  # it is read more than once
+            shutil.copyfileobj(sys.stdin.buffer, copy)
+            copy.flush()
+            yield read_file_of_rows(Path(copy.name), "standard input", Path(), reading)
+    elif source.is_dir():
+        reading.refuse(f"{source} is a folder", "sql", "image", "metadata", "delimiter", "encoding")
+        contents = read_folder(source, reading.exclude)
+        yield Source(contents.entries, len(contents.entries), contents.notes())
+    elif not source.is_file():
+        raise InputError(f"{source} is no regular file; send its rows to standard input, with - as SOURCE")
+    elif reading.sql is not None:
+        reading.refuse(f"{source} is read by a query", "delimiter", "encoding", "exclude")
+        rows = query_rows(connection_to(source, database), reading.sql)
+        yield Source(entries_of(rows, reading, source.parent), None)
     else:
-        count, rows = sum(1 for _ in rows_in(source)), rows_in(source)
-    return count, (entry_of(row, image, metadata, source.parent) for row in rows)
+        reading.refuse(f"{source} is a file of rows", "exclude")
+        if source.suffix.lower() not in SUFFIXES:
+            raise InputError(
+                f"{source} is neither a folder of images nor a file of rows, which ends with {', '.join(SUFFIXES)};"
+                " rows of a SQLite file are named with --sql"
+            )
+        yield read_file_of_rows(source, str(source), source.parent, reading)
+
+
+def read_file_of_rows(file: Path, name: str, folder: Path, reading: Reading) -> Source:
+    """The entries of a file of rows. Raises InputError if no row of it can be read."""
+    try:
+        layout = layout_of(file, reading.delimiter, reading.encoding)
+        count, rows, more = read_rows(file, layout)
+    except (OSError, UnicodeError, InputError) as error:
+        raise InputError(f"{name} cannot be read: {error}") from error
+    return Source(entries_of(rows, reading, folder), count, [note for note in (layout.guess, more) if note])
+
+
+def query_rows(database: sqlite3.Connection, sql: str) -> Iterator[Row]:
+    """The rows of a query. Raises InputError if it cannot be run or writes."""
+    try:
+        cursor = run_query(database, sql)
+        names = dedupe_keys(column[0] for column in cursor.description or ())
+        for number, values in enumerate(cursor, 1):
+            yield decoded(Row(f"row {number}", dict(zip(names, values))), "UTF-8")
+    except (sqlite3.Error, sqlite3.Warning) as error:
+        raise InputError(f"--sql cannot be run: {error}") from error
+    if not names:
+        raise InputError("--sql cannot be run: it is no query that gives rows")
+
+
+def run_query(database: sqlite3.Connection, sql: str) -> sqlite3.Cursor:
+    """The cursor of a query, run as it is and not as a part of another. Raises sqlite3.Error for one that writes."""
+    database.text_factory = lambda text: text.decode("utf-8", UNDECODABLE)
+    database.execute("pragma query_only = 1")
+    try:
+        return database.execute(sql)
+    finally:
+        database.execute("pragma query_only = 0")
 
 
 def connection_to(source: Path, database: Database) -> sqlite3.Connection:
-    """One that only reads; where the source is the database that is written to, that one's, which would lock it out."""
+    """A connection that reads the source: that of `database` if it is the same file, because another would lock it."""
     file = next(row[2] for row in database.conn.execute("pragma database_list") if row[1] == "main")
     if source.samefile(file):
         return database.conn
     return sqlite3.connect(f"{source.resolve().as_uri()}?mode=ro", uri=True)
 
 
-def content_of(entry: Entry) -> str | bytes:
-    """What is to be embedded, files read. Raises InputError where there is nothing, or nothing that can be read."""
-    try:
-        entry.id.encode()
-        content = read_file(entry.content) if isinstance(entry.content, Path) else entry.content
-        if isinstance(content, str):
-            content.encode()
-    except UnicodeEncodeError as error:
-        raise InputError("its name or text is not UTF-8, so SQLite cannot hold it; rename it") from error
-    if content is None:
-        raise InputError("there is no image; expected the path of a file, or a BLOB")
-    return content
+def entries_of(rows: Iterable[Row], reading: Reading, folder: Path) -> Iterator[Entry]:
+    """The entries of rows. The first column of the first row is the id in all of them.
+
+    A row that cannot be read, or has the id of an earlier one, becomes an entry with the reason. Raises InputError if
+    the first row lacks a column that an option names.
+    """
+    key, places = None, dict[str, str]()
+    for place, row in rows:
+        if key is None and isinstance(row, dict):
+            key = key_of(row, reading)
+        try:
+            entry = entry_of(row, key or "", reading, folder)
+            if (earlier := places.setdefault(entry.id, place)) != place:
+                raise InputError(f"its id {quoted_value(entry.id)} is that of {earlier} too")
+        except InputError as error:
+            entry = Entry(place, error)
+        yield entry
 
 
-def read_file(file: Path) -> bytes:
-    """The bytes of a file that may be an image. Raises InputError."""
+def key_of(row: dict[str, Any], reading: Reading) -> str:
+    """The name of the first column. Raises InputError if a column that an option names is not there."""
+    for name in (*reading.metadata, *([reading.image] if reading.image else [])):
+        if name not in row:
+            raise InputError(f"there is no column {quoted_value(name)} among {shortened(', '.join(row))}")
+    return next(iter(row))
+
+
+def entry_of(row: dict[str, Any] | InputError, key: str, reading: Reading, folder: Path) -> Entry:
+    """The entry of a row: its other columns are the text, joined by spaces as `llm embed-multi` does it.
+
+    A BLOB is an image, and so is what the column --image names. Raises InputError.
+    """
+    if isinstance(row, InputError):
+        raise row
+    for name in (key, *reading.metadata, *([reading.image] if reading.image else [])):
+        if name not in row:
+            raise InputError(f"it has no column {quoted_value(name)}")
+    id_ = id_of(row[key])
+    metadata = metadata_of({name: row[name] for name in reading.metadata})
+    if reading.image:
+        return Entry(id_, image_of(row[reading.image], folder), metadata)
+    others = [value for name, value in row.items() if name != key and name not in reading.metadata]
+    return Entry(id_, content_in(others), metadata)
+
+
+def id_of(value: Any) -> str:
+    """A text or a whole number as an id. Raises InputError for anything else, NULL and blank texts too."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise InputError("it has no id in its first column")
+    if type(value) in NO_IDS:
+        raise InputError(f"its id is {NO_IDS[type(value)]}, {quoted_value(value)}; expected a text or a whole number")
+    return str(value)
+
+
+def content_in(values: Sequence[Any]) -> str | bytes:
+    """The text of some columns, or the one BLOB. Raises InputError for a BLOB beside others."""
+    if [type(value) for value in values] == [bytes]:
+        return values[0]
+    if any(isinstance(value, bytes) for value in values):
+        raise InputError("it has a BLOB beside other columns; name the image's with --image")
+    return " ".join(map(text_of, values))
+
+
+def text_of(value: Any) -> str:
+    """A value as text: NULL as nothing, and lists, objects, true and false as JSON."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def image_of(value: Any, folder: Path) -> bytes | Path | InputError:
+    """The image that a column holds: a BLOB, a data URI, or the path of a file from `folder`; or why it holds none."""
+    if isinstance(value, bytes):
+        return value
+    if value is None or value == "":
+        return InputError("there is no image; expected the path of a file, or a BLOB")
+    if not isinstance(value, str):
+        return InputError(f"the image is {quoted_value(value)}; expected the path of a file, or a BLOB")
+    if WEB_ADDRESS.match(value):
+        return InputError(f"the image {quoted_value(value)} is on the web; expected the path of a file")
+    return bytes_of(value) if DATA_URI.match(value) else folder / value
+
+
+def bytes_of(data_uri: str) -> bytes | InputError:
+    """The bytes in a data URI, or why there are none."""
+    head, _, body = data_uri.partition(",")
     try:
-        size = file.stat().st_size
-        if size > MAX_BYTES:
-            raise InputError(f"{file} has {size:,} bytes; of an image at most {MAX_BYTES:,} are read")
-        return file.read_bytes()
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}") from error
+        return b64decode(unquote_to_bytes(body)) if head.lower().endswith(";base64") else unquote_to_bytes(body)
+    except ValueError as error:
+        return InputError(f"the data URI {quoted_value(data_uri)} is not base64: {error}")
+
+
+def metadata_of(columns: dict[str, Any]) -> dict[str, Any] | None:
+    """Columns to keep, None if there are none. Raises InputError for what JSON cannot hold."""
+    for name, value in columns.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"column {quoted_value(name)} is {quoted_value(value)}, which metadata cannot hold"
+            ) from error
+    return columns or None

@@ -11,6 +11,7 @@ from dataclasses import replace
 from PIL import Image
 
 from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.images.limits import OWN_MACHINE
 from llm_clip_onnx.images.preprocess import EXIF_TRANSPOSE, decode, exif_orientation, resize_strips
 from llm_clip_onnx.model_dir import Preprocess
 
@@ -26,7 +27,7 @@ PREPROCESS = Preprocess(SIDE, SIDE, Image.Resampling.BICUBIC, (0, 0, 0), (1, 1, 
 
 def make_thumbnail(image: bytes) -> bytes:
     """The thumbnail of an image file, upright, with transparency on white. Raises InputError if it cannot be read."""
-    small = decode(image, PREPROCESS, "exif", whole_image)
+    small = decode(image, PREPROCESS, "exif", whole_image, OWN_MACHINE)
     for quality in QUALITIES:
         stream = io.BytesIO()
         small.save(stream, "JPEG", quality=quality, optimize=True)

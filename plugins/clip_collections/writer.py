@@ -22,7 +22,7 @@ from sqlite_utils import Database
 from llm_clip_onnx.errors import InputError
 from llm_clip_onnx.vectors import cosine, from_blob, to_blob
 
-from .sources import Entry, content_of
+from .entry import Entry, NothingToEmbed, content_of
 
 BATCH_ITEMS = 32  # in one transaction; a run that is killed loses at most these
 BATCH_BYTES = 32_000_000  # of contents in one transaction
@@ -53,11 +53,14 @@ class Embedder(NamedTuple):
     threads: int = 1
 
 
+Became = Literal["embedded", "copied", "there", "empty", "bad"]
+
+
 class Outcome(NamedTuple):
-    """What happened to an entry. why: the reason if it is bad."""
+    """What happened to an entry. why: the reason if it was not embedded."""
 
     id: str
-    became: Literal["embedded", "copied", "there", "bad"]
+    became: Became
     why: str = ""
 
 
@@ -126,7 +129,8 @@ class CollectionWriter:
         try:
             content = content_of(entry)
         except InputError as error:
-            return entry, b"", Outcome(entry.id, "bad", str(error))
+            became: Became = "empty" if isinstance(error, NothingToEmbed) else "bad"
+            return entry, b"", Outcome(entry.id, became, str(error))
         content_hash = llm.Collection.content_hash(content)
         known = self._fetch_one(SELECT_SAME_CONTENT, self.collection_id, content_hash)
         if known and not self._is_checked:

@@ -9,7 +9,6 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,8 @@ from PIL import Image
 
 from . import label_sets, model_dir, towers, zero_shot
 from .errors import InputError, ModelDirError
-from .images.preprocess import decode_lock, to_pixels
+from .images.limits import SERVER, ImageLimits
+from .images.preprocess import to_pixels
 from .lazy import Lazy
 from .tokenizer import open_tokenizer, tokenize
 from .zero_shot import Classifier
@@ -33,12 +33,11 @@ CLASSIFIERS_BYTES = 4_000_000  # of classifiers of labels that came with request
 class Engine:
     """Embeds by the model directory at `path`. Raises ModelDirError where that is not one.
 
-    Only one large image is decoded at a time; with `side_by_side` as many as threads ask for, which takes more memory.
+    `bounds` says how large images may be: SERVER, or OWN_MACHINE for a command, which has more memory and time.
     """
 
-    def __init__(self, path: Path, side_by_side: bool = False):
-        self.path = path
-        self._lock: AbstractContextManager = nullcontext() if side_by_side else decode_lock
+    def __init__(self, path: Path, bounds: ImageLimits = SERVER):
+        self.path, self.bounds = path, bounds
         self.manifest = model_dir.read_manifest(path)
         self._text, self._image = Lazy(self._open_text), Lazy(self._open_image)
         self._cache: LRUCache[str, tuple[int, NDArray[np.float32]]] = LRUCache(
@@ -192,23 +191,26 @@ class Engine:
         return embedding
 
     def _embed_one_image(self, image: bytes | Image.Image, orient: str | None) -> NDArray[np.float32]:
-        pixels = to_pixels(image, self.manifest.preprocess, orient, self._lock)
+        pixels = to_pixels(image, self.manifest.preprocess, orient, self.bounds)
         return towers.run_image(self._image.get(), pixels[None])[0]
 
 
-_engines: dict[Path, Engine] = {}
+_engines: dict[tuple[Path, ImageLimits], Engine] = {}
 _engines_lock = threading.Lock()
 
 
-def engine_for(path: Path) -> Engine:
-    """The one Engine of this process for the model directory at `path`. Raises ModelDirError where that is not one."""
-    path = Path(os.path.realpath(path))  # unlike Path.resolve, also of a loop of links
+def engine_for(path: Path, bounds: ImageLimits = SERVER) -> Engine:
+    """The one Engine of this process for the model directory at `path`, with these limits of images.
+
+    Raises ModelDirError where that is not one.
+    """
+    key = Path(os.path.realpath(path)), bounds  # unlike Path.resolve, also of a loop of links
     with _engines_lock:
-        if path not in _engines:
-            _engines[path] = Engine(path)
-        return _engines[path]
+        if key not in _engines:
+            _engines[key] = Engine(*key)
+        return _engines[key]
 
 
-def default_engine() -> Engine:
+def default_engine(bounds: ImageLimits = SERVER) -> Engine:
     """The engine of the model directory that the environment names. Raises ModelDirError where there is none."""
-    return engine_for(model_dir.default_path())
+    return engine_for(model_dir.default_path(), bounds)

@@ -34,13 +34,22 @@ class ClipModel(llm.EmbeddingModel):
 
     def _embeddings(self, items: Iterable[str | bytes]) -> Iterator[list[float]]:
         from .engine import default_engine
+        from .images.limits import OWN_MACHINE, SERVER
 
-        engine = default_engine()
+        engine = default_engine(OWN_MACHINE if is_llm_command() else SERVER)
         for position, item in enumerate(items):
             try:
                 yield engine.embed_item(item).tolist()
             except InputError as error:
                 raise InputError(f"items[{position}] of this batch: {error}") from error
+
+
+def is_llm_command() -> bool:
+    """True in a command of `llm`, such as `llm embed`; False in a server, whatever command has started it."""
+    from llm.cli import cli
+
+    context = click.get_current_context(silent=True)
+    return context is not None and context.find_root().command is cli
 
 
 CLIP = ClipModel()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from base64 import b64decode
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,11 @@ from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, p
 from tokenizers import Tokenizer as Bpe
 
 from .errors import InputError
+from .images.signatures import format_of
 
 MAX_CHARACTERS = 50_000  # of the words that can count; 0.2 s to tokenize
+DATA_URI = re.compile(r"\s*data:(image/[^,]{0,200}|[^,\s]{0,200};base64),", re.IGNORECASE)
+BASE64 = re.compile(r"\s*([A-Za-z0-9+/_-]{60})")  # no word is that long
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
@@ -48,8 +52,13 @@ def open_tokenizer(vocab: Path, merges: Path, context_length: int) -> Bpe:
 def tokenize(bpe: Bpe, text: str, context_length: int = 77) -> NDArray[np.int64]:
     """The ids of one text: [t] int64, 2 <= t <= context_length, <|startoftext|> first, <|endoftext|> last.
 
-    Raises InputError if `text` holds a lone surrogate or is too long to tokenize.
+    Raises InputError if `text` holds a lone surrogate, is an image in base64, or is too long to tokenize.
     """
+    if is_image_in_text(text):
+        raise InputError(
+            "the text is a data URI or an image in base64; send it as an image: images in JSON, img in a form,"
+            " clip_image(...) in SQL, --image of llm clip embed"
+        )
     text = first_words(text, context_length)
     if len(text) > MAX_CHARACTERS:
         text = " ".join(text.split())
@@ -59,6 +68,17 @@ def tokenize(bpe: Bpe, text: str, context_length: int = 77) -> NDArray[np.int64]
         return np.array(bpe.encode(text).ids, np.int64)
     except (TypeError, UnicodeEncodeError) as error:  # a str with half of a surrogate pair
         raise InputError("a lone surrogate is not text; expected Unicode that UTF-8 can hold") from error
+
+
+def is_image_in_text(text: str) -> bool:
+    """True if a text is a data URI, or begins as base64 of an image. Such a text has no words."""
+    if DATA_URI.match(text):
+        return True
+    digits = BASE64.match(text)
+    return (
+        digits is not None
+        and format_of(b64decode(digits[1], b"-_" if set(digits[1]) & {"-", "_"} else None)) is not None
+    )
 
 
 def first_words(text: str, words: int) -> str:

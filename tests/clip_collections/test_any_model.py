@@ -12,9 +12,9 @@ import pytest
 from sqlite_utils import Database
 
 from clip_collections.collection import open_collection
+from clip_collections.entry import Entry
 from clip_collections.index import build
 from clip_collections.search import search
-from clip_collections.sources import Entry
 from clip_collections.writer import CollectionWriter, Embedder
 from conftest import ROOT
 from llm_clip_onnx.errors import InputError

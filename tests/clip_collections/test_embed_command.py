@@ -21,6 +21,7 @@ from PIL import Image
 
 from conftest import ROOT
 from llm_clip_onnx.engine import Engine
+from llm_clip_onnx.images.limits import OWN_MACHINE, SERVER
 from nasty import photo, saved
 from serving import BIN, environment, run_llm
 
@@ -169,7 +170,7 @@ def test_bad_files_are_named_at_the_end_and_all_others_are_embedded(photos, env)
     (photos / "gone.jpg").symlink_to("nowhere.jpg")
     Path(os.fsdecode(bytes(photos) + b"/\xff.jpg")).write_bytes(picture(8))
     said = embed(photos, env=env, ok=False)
-    assert said[0] == "0.jpg: 3-byte blob is not an image; expected JPEG, PNG, WebP, GIF, BMP or AVIF"
+    assert said[0] == "0.jpg: 3-byte blob is not an image but text; expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF"
     assert said[1].startswith("cut.jpg: 900-byte JPEG image cannot be decoded: ")
     assert said[2] == f"gone.jpg: {photos}/gone.jpg cannot be read: No such file or directory"
     assert said[3].endswith(".jpg: its name or text is not UTF-8, so SQLite cannot hold it; rename it")
@@ -178,27 +179,30 @@ def test_bad_files_are_named_at_the_end_and_all_others_are_embedded(photos, env)
     assert len(rows(photos.parent / "photos.db")) == 6
 
 
-def test_a_run_that_is_killed_loses_little_and_the_next_one_finishes_it(photos, env, demo_engine):
-    """The run is killed while it reads a pipe that nobody writes to."""
-    for number in range(200):
-        (photos / f"many{number:03}.jpg").write_bytes(picture(1000 + number))
-    os.mkfifo(photos / "many150.png")
-    database = photos.parent / "photos.db"
-    command = [str(BIN / "llm"), "clip", "embed", str(photos), "-d", str(database), "-c", "photos"]
-    with subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL) as process:
+NEVER = "(with recursive numbers (n) as (select 1 union all select n + 1 from numbers) select count(*) from numbers)"
+
+
+def test_a_run_that_is_killed_loses_little_and_the_next_one_finishes_it(env, tmp_path, demo_engine):
+    """It is killed while it waits for the row after 150 others, which never comes."""
+    with sqlite3.connect(tmp_path / "pictures.db") as connection:
+        connection.execute("create table pictures (id integer primary key, picture blob)")
+        connection.executemany("insert into pictures values (?, ?)", [(n, picture(1000 + n)) for n in range(200)])
+    database = tmp_path / "photos.db"
+    command = [str(BIN / "llm"), "clip", "embed", str(tmp_path / "pictures.db"), "-d", str(database), "-c", "photos"]
+    sql = f"select * from pictures where id < 150 union all select * from pictures where id = {NEVER}"
+    with subprocess.Popen([*command, "--sql", sql], env=env, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None and (not database.exists() or count(database) < 96):
             time.sleep(0.02)
         assert process.poll() is None
         process.send_signal(signal.SIGKILL)
     kept = rows(database)
-    assert 96 <= len(kept) <= 155
-    (photos / "many150.png").unlink()
-    [said] = embed(photos, env=env)
-    assert said.startswith(f"{206 - len(kept)} embedded, {len(kept)} there already; ")
+    assert 96 <= len(kept) <= 150
+    [said] = embed(tmp_path / "pictures.db", "--sql", "select * from pictures", env=env)
+    assert said.startswith(f"{200 - len(kept)} embedded, {len(kept)} there already; ")
     found = rows(database)
     assert set(kept) <= set(found)
-    assert len(found) == len({row[4] for row in found}) == 206
-    assert found[20][1] == demo_engine.embed_item((photos / found[20][0]).read_bytes()).tobytes()
+    assert len(found) == len({row[4] for row in found}) == 200
+    assert found[20][1] == demo_engine.embed_item(picture(1000 + int(found[20][0]))).tobytes()
 
 
 def count(database: Path) -> int:
@@ -212,7 +216,7 @@ def count(database: Path) -> int:
 @pytest.mark.parametrize(
     ("source", "options", "sentence"),
     [
-        ("photos", ["--sql", "select 1"], "{}/photos is a folder; --sql, --image and --metadata are for rows"),
+        ("photos", ["--sql", "select 1"], "{}/photos is a folder; --sql cannot be used with it"),
         (
             "photos/notes.txt",
             [],
@@ -221,18 +225,20 @@ def count(database: Path) -> int:
         ),
         ("things.csv", ["--image", "file"], "there is no column 'file' among id, name"),
         ("things.csv", ["--metadata", "year"], "there is no column 'year' among id, name"),
-        ("things.json", [], "{}/things.json cannot be read as JSON: Expecting value: line 1 column 2 (char 1)"),
-        ("things.jsonl", [], "3 is not a row; expected an object of columns"),
+        ("things.json", [], "{}/things.json cannot be read: it is not JSON: Expecting value: line 1 column 2 (char 1)"),
+        ("things.json", ["--exclude", "x"], "{}/things.json is a file of rows; --exclude cannot be used with it"),
         ("things.db", ["--sql", "select x from y"], "--sql cannot be run: no such table: y"),
-        ("things.db", ["--sql", "select 1, x'00', 2"], "row 1 has a BLOB beside other columns; name the image's with --image"),
+        ("things.db", ["--sql", "-- none"], "--sql cannot be run: it is no query that gives rows"),
+        ("things.db", ["--sql", "drop table things"], "--sql cannot be run: attempt to write a readonly database"),
+        ("to.db", ["--sql", "delete from kept returning 1"], "--sql cannot be run: attempt to write a readonly database"),
         ("things.db", ["--sql", "select 1", "--model-dir", "none"], "none: there is no model directory; make one with `llm clip bake --to none`, or set CLIP_MODEL_DIR to one"),
     ],
 )  # fmt: skip
 def test_what_it_refuses_it_refuses_with_a_sentence(source, options, sentence, photos, env, tmp_path):
     (tmp_path / "things.csv").write_text("id,name\n1,one\n")
     (tmp_path / "things.json").write_text("[")
-    (tmp_path / "things.jsonl").write_text("3\n")
-    sqlite3.connect(tmp_path / "things.db").execute("create table things (id)").connection.close()
+    for name, table in [("things.db", "things"), ("to.db", "kept")]:
+        sqlite3.connect(tmp_path / name).execute(f"create table {table} (id)").connection.close()
     arguments = ["clip", "embed", str(tmp_path / source), "-d", str(tmp_path / "to.db"), "-c", "photos"]
     said = run_llm(*arguments, *options, env=env, ok=False).stderr.splitlines()[-1]
     assert said == f"Error: {sentence.format(tmp_path)}"
@@ -283,7 +289,7 @@ def test_orient_turns_a_photo_upright(env, tmp_path, demo_engine):
     assert row[1] == demo_engine.embed_item(turned, "exif").tobytes() != demo_engine.embed_item(turned).tobytes()
 
 
-def test_side_by_side_an_engine_waits_for_nobody_and_embeds_the_same(demo_dir, monkeypatch):
+def test_on_ones_own_machine_only_very_large_images_wait_for_one_another(demo_dir, monkeypatch):
     taken = []
 
     @contextmanager
@@ -293,9 +299,9 @@ def test_side_by_side_an_engine_waits_for_nobody_and_embeds_the_same(demo_dir, m
 
     large = saved(photo(1000, 800), "JPEG")
     found = []
-    for side_by_side in (True, False):
-        monkeypatch.setattr("llm_clip_onnx.engine.decode_lock", lock())
-        found.append((Engine(demo_dir, side_by_side).embed_item(large).tobytes(), len(taken)))
+    for bounds in (OWN_MACHINE, SERVER):
+        monkeypatch.setattr("llm_clip_onnx.images.preprocess.decode_lock", lock())
+        found.append((Engine(demo_dir, bounds).embed_item(large).tobytes(), len(taken)))
     assert found == [(found[0][0], 0), (found[0][0], 1)]
 
 
@@ -306,7 +312,7 @@ def test_the_commands_in_the_manual_run(photos, env, tmp_path):
         connection.execute("create table faucets (id, image, title)")
         connection.execute("insert into faucets values (2, ?, 'Chrome')", [picture(3)])
     lines = re.findall(r"^    (llm clip embed .*)$", (ROOT / "docs/collections.md").read_text(), re.MULTILINE)
-    assert len(lines) == 3
+    assert len(lines) == 4
     for line in lines:
         command = [str(BIN / "llm"), *shlex.split(line)[1:]]
         subprocess.run(command, cwd=tmp_path, env=env, check=True, capture_output=True)

@@ -568,6 +568,27 @@ def test_llm_clip_index(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_rows_without_a_usable_vector_are_said_in_a_sentence(bad, tmp_path):
+    vectors = named(like_clips(50)) | {"x1": np.full(DIM, bad, np.float32), "x2": np.float32([bad] + [1] * (DIM - 1))}
+    opened(tmp_path / "photos.db", photos=vectors)
+    done = run_llm("clip", "index", str(tmp_path / "photos.db"), env=environment(tmp_path / "llm"))
+    lines = done.stderr.splitlines()
+    assert "photos: 50 vectors in the index, 50 of them new, 0 gone, 2 rows without a usable vector, " in lines[1]
+    assert lines[2:] == [
+        "photos: search leaves out the 2 whose vectors are NULL, of another size, all zeros, or with infinities or NaN"
+    ]
+
+
+def test_a_blank_name_is_no_collection(tmp_path):
+    opened(tmp_path / "photos.db", photos=named(like_clips(2)))
+    arguments = ["--table", "embeddings", "--vector", "embedding", "--id", "id", "-c", " "]
+    done = run_llm(
+        "clip", "index", str(tmp_path / "photos.db"), *arguments, env=environment(tmp_path / "llm"), ok=False
+    )
+    assert done.stderr == "Error: a name after -c is blank; expected the name of a collection\n"
+
+
 @pytest.mark.parametrize("content", [b"no database" * 100, b""])
 def test_a_file_that_is_no_database_ends_in_a_sentence(content, tmp_path):
     (tmp_path / "x.db").write_bytes(content)

@@ -47,6 +47,34 @@ def test_it_is_what_comparing_all_of_them_gives(stored, query, k, offset, skip, 
         assert conn.execute("select id from embeddings where rowid = ?", [hit.rowid]).fetchone() == (hit.id,)
 
 
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("id < 'c'", "ab"),
+        ("id < 'c';", "ab"),
+        ("id < 'c' ; ; -- both", "ab"),
+        ("id < 'c' /* both", "ab"),
+        ("id < 'c' -- (", "ab"),
+        ("/* ( */ id in ('a', /* ) */ 'c')", "ac"),
+        ("id <> ');--'", "abc"),
+        ("(id = 'a') or [id] = 'c' or `id` = 'b;' or \"id\" = ')'", "ac"),
+        ("; -- none", "abc"),
+    ],
+)
+def test_a_condition_may_end_in_a_semicolon_or_a_comment(where, expected):
+    of_three = {id: np.float32([1, 2, 3]) for id in "abc"}
+    conn = llms_database(other={"z": np.float32([1, 2, 3])}, photos=of_three)
+    found = search.search(conn, open_collection(conn, "photos"), np.float32([1, 2, 3]), 10, where)
+    assert "".join(ids(found)) == expected
+
+
+@pytest.mark.parametrize("where", ["1) or (1", "1) -- ", "id = 'a') union select (1"])
+def test_a_condition_cannot_end_the_collections_own(where):
+    conn = llms_database(other={"z": np.float32([1, 2, 3])}, photos={"a": np.float32([1, 2, 3])})
+    with pytest.raises(InputError, match="it closes a parenthesis that is not open"):
+        search.search(conn, open_collection(conn, "photos"), np.float32([1, 2, 3]), 10, where)
+
+
 @pytest.mark.parametrize("k", [1, 7, 100, 5000])
 def test_many_chunks_and_many_ties_in_pages(k, monkeypatch):
     monkeypatch.setattr(search, "CHUNK_BYTES", 64 * 64 * 4)

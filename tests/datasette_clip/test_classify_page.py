@@ -192,12 +192,12 @@ def test_no_link_is_longer_than_what_is_read_of_one(datasette):
         (
             [("notes.txt", b"abc")],
             {},
-            "notes.txt: 3-byte blob is not an image; expected JPEG, PNG, WebP, GIF, BMP or AVIF",
+            "notes.txt: 3-byte blob is not an image but text; expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF",
         ),
         (
             [("empty.png", b"")],
             {},
-            "empty.png: 0-byte blob is not an image; expected JPEG, PNG, WebP, GIF, BMP or AVIF",
+            "empty.png: 0-byte blob is not an image; expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF",
         ),
         (
             [("a.png", drawing("face"))],

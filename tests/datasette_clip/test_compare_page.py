@@ -52,7 +52,7 @@ def test_an_image_that_cannot_be_read_spoils_no_other(datasette):
         (
             [("a", b"abc")],
             "a face",
-            "a: 3-byte blob is not an image; expected JPEG, PNG, WebP, GIF, BMP or AVIF",
+            "a: 3-byte blob is not an image but text; expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF",
         ),
         (
             FILES,

@@ -127,7 +127,7 @@ def test_an_item_that_cannot_be_read_is_named_and_spoils_no_other(server, demo_e
         "texts[1]: int is not a string",
         "images[0]: a string of 1 characters is no image; expected base64url, base64, a data URI or hex digits",
         None,
-        "images[2]: 3-byte blob is not an image; expected JPEG, PNG, WebP, GIF, BMP or AVIF",
+        "images[2]: 3-byte blob is not an image but text; expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF",
     ]
     np.testing.assert_array_equal(np.array(results[3]["embedding"], np.float32), demo_engine.embed_item(JPEG))
 
@@ -136,7 +136,7 @@ def test_where_no_item_can_be_read_it_is_a_400(server):
     response = httpx.post(server + EMBED, files={"f": ("notes.txt", b"abc")})
     assert response.status_code == 400
     assert response.json()["error"] == (
-        "notes.txt: 3-byte blob is not an image; expected JPEG, PNG, WebP, GIF, BMP or AVIF"
+        "notes.txt: 3-byte blob is not an image but text; expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF"
     )
     assert (response.json()["ok"], response.json()["status"]) == (False, 400)
 

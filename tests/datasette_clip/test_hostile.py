@@ -40,16 +40,16 @@ def test_every_other_file_is_refused_in_one_sentence(demo_engine):
         assert not sentence.endswith("."), name
 
 
-NO_IMAGE = "blob is not an image; expected JPEG, PNG, WebP, GIF, BMP or AVIF"
+EXPECTED = "expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF"
 TOO_LARGE = "pixels are read of that kind; send it smaller or as baseline JPEG"
 
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("nothing.png", f"0-byte {NO_IMAGE}"),
-        ("page.html", f"40-byte {NO_IMAGE}"),
-        ("script.gif", f"17-byte {NO_IMAGE}"),
+        ("nothing.png", f"0-byte blob is not an image; {EXPECTED}"),
+        ("page.html", f"40-byte blob is not an image but an HTML page; {EXPECTED}; the address may need a login, or be that of a page and not of its image"),
+        ("script.gif", "17-byte blob begins as GIF and cannot be opened as one"),
         ("12000x12000.png", "image of 12000 x 12000 pixels is too large: at most 25,000,000 pixels are read"),
         ("25mp-long.png", "image of 250000 x 100 pixels is too long: sides of at most 100,000 pixels are read"),
         ("25mp-cut.png", "300000-byte PNG image cannot be decoded: image file is truncated"),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import html
 import json
 import logging
+import re
 import sqlite3
 from pathlib import Path
 
@@ -208,6 +210,30 @@ def test_a_condition_keeps_what_it_holds_for(datasette, stored, demo_engine):
     assert found == [i for i in ranked(stored, demo_engine.embed_item("red")) if i.startswith("z")]
 
 
+@pytest.mark.parametrize("q", ["red", ""])
+@pytest.mark.parametrize("where", ["id < 'b';", "id < 'b' -- letters", "id < 'b'; /* letters"])
+def test_a_condition_may_end_in_a_semicolon_or_a_comment(q, where, datasette):
+    expected = ids(ask(datasette, SEARCH, params={"q": q, "where": "id < 'b'", "k": 500}))
+    assert ids(ask(datasette, SEARCH, params={"q": q, "where": where, "k": 500})) == expected
+
+
+@pytest.mark.parametrize(
+    "name", ["a/b", "/", ".", "..", "../x", "x.json", "~2F", "%2F", "a?b#c", "a&b=c", "'\"<b>", "æ 日本", "+"]
+)
+def test_a_collection_of_any_name_is_listed_and_its_links_lead_to_it(name, demo_dir, tmp_path, monkeypatch, stored):
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    with sqlite3.connect(tmp_path / "p.db") as connection:
+        connection.executescript(LLMS_TABLES)
+        connection.execute("insert into collections values (9, ?, 'clip')", [name])
+        blob = next(iter(stored.values()))[0].tobytes()
+        connection.execute("insert into embeddings (collection_id, id, embedding) values (9, 'of 9', ?)", [blob])
+    datasette = Datasette([str(tmp_path / "p.db")])
+    links = re.findall(r'href="(/-/clip/search/p/[^"]+)"', ask(datasette, "/-/clip/search").text)
+    answers = [ask(datasette, f"{html.unescape(link)}.json") for link in links]
+    assert ["of 9"] in [ids(answer) for answer in answers]
+    assert {ask(datasette, html.unescape(link)).status_code for link in links} == {200}
+
+
 def test_any_table_with_vectors_is_a_collection_by_configuration(datasette, stored, demo_engine):
     expected = ranked(dict(list(stored.items())[:20]), demo_engine.embed_item("red"))
     numbers = {id_: number for number, id_ in enumerate(stored)}
@@ -227,13 +253,14 @@ def test_any_table_with_vectors_is_a_collection_by_configuration(datasette, stor
         ("/-/clip/search/photos/words.json?q=a", 400, "collection 'words' holds vectors of model 'ada-002', and 'clip' is asked; both vectors must come from one model"),
         (f"{SEARCH}?q=id:nobody", 400, "collection 'emoji' has no row with the id 'nobody'"),
         (f"{SEARCH}?q=id:no+vector", 400, "the row with the id 'no vector' of collection 'emoji' has no vector"),
-        (f"{SEARCH}?q=image:zzzz", 400, "3-byte blob is not an image; expected JPEG, PNG, WebP, GIF, BMP or AVIF"),
+        (f"{SEARCH}?q=image:zzzz", 400, "3-byte blob is not an image but binary data; expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF"),
         (f"{SEARCH}?q=a+-+a", 400, "the terms of the query cancel out, or have no direction, so nothing is more like it"),
         (f"{SEARCH}?q=a+-+", 400, "query 'a - ' has nothing after character 4; expected a text, id: or image:"),
         (f"{SEARCH}?q=a&k=0", 400, "k is '0'; expected a whole number from 1 to 1000"),
         (f"{SEARCH}?q=a&k=1001", 400, "k is '1001'; expected a whole number from 1 to 1000"),
         (f"{SEARCH}?q=a&offset=-1", 400, "offset is '-1'; expected a whole number from 0 to 1000000"),
         (f"{SEARCH}?q=a&where=nope", 400, "where is no condition that SQLite can read: no such column: nope"),
+        (f"{SEARCH}?q=a&where=1)+or+(1", 400, "where is no condition that SQLite can read: it closes a parenthesis that is not open"),
         (f"{SEARCH}?q=a&where=1;drop+table+x", 400, "where is no condition that SQLite can read: "),
     ],
 )  # fmt: skip
@@ -250,7 +277,7 @@ def test_what_cannot_be_searched_gets_its_sentence(path, status, sentence, datas
         ("clip_search('words', 'a')", "clip_search: collection 'words' holds vectors of model 'ada-002', and 'clip' is asked; both vectors must come from one model"),
         ("clip_search('emoji', 'a', 0)", "clip_search: k is 0; expected a whole number from 1 to 1000, of the rows to answer"),
         ("clip_search('emoji', 'id:nobody')", "clip_search: collection 'emoji' has no row with the id 'nobody'"),
-        ("clip_search('emoji', x'00')", "clip_search: 1-byte blob is not an image; expected JPEG, PNG, WebP, GIF, BMP or AVIF, or a vector blob of this model, 2048 bytes"),
+        ("clip_search('emoji', x'00')", "clip_search: 1-byte blob is not an image but binary data; expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF, or a vector blob of this model, 2048 bytes"),
     ],
 )  # fmt: skip
 def test_misuse_of_clip_search_raises_with_its_sentence(sql, sentence, datasette, caplog):

@@ -228,7 +228,7 @@ def test_what_cannot_be_answered_is_a_sentence_that_loses_nothing_typed(fields, 
 def test_a_file_that_is_no_image_is_named(datasette):
     response = call(datasette, PAGE, "POST", data={"q": "red"}, files=[("image", ("notes.txt", b"abc"))])
     assert response.status_code == 400
-    assert errors_in(response.text) == ["notes.txt: 3-byte blob is not an image; expected JPEG, PNG, WebP, GIF, BMP or AVIF"]  # fmt: skip
+    assert errors_in(response.text) == ["notes.txt: 3-byte blob is not an image but text; expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF"]  # fmt: skip
     assert query_in(response.text) == "red"
 
 

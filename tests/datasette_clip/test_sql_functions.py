@@ -73,7 +73,7 @@ def test_results(datasette, sql, expected):
         ("llm_embed('clip', 5)", "llm_embed: int is neither text nor image bytes; expected str or bytes"),
         (
             "llm_embed('clip', x'616263')",
-            "llm_embed: 3-byte blob is not an image; expected JPEG, PNG, WebP, GIF, BMP or AVIF",
+            "llm_embed: 3-byte blob is not an image but text; expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF",
         ),
         (
             "llm_embed('gpt-9', 'a')",
@@ -357,7 +357,7 @@ def test_results_of_the_image_functions(sql, expected, demo_dir, monkeypatch):
 
 
 LONG_SQL = {"plugins": {"datasette-guard": {"limits": {"sql_bytes": 60_000}}}}
-NOT_AN_IMAGE = "is not an image; expected JPEG, PNG, WebP, GIF, BMP or AVIF"
+NOT_AN_IMAGE = "is not an image; expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +39,33 @@ def test_embeddings_come_in_the_order_of_the_images_as_bytes_or_pil(demo_engine)
 def test_nothing_gives_an_empty_array_of_the_right_width(demo_engine):
     assert demo_engine.embed_text([]).shape == (0, 512)
     assert demo_engine.embed_images([]).shape == (0, 512)
+
+
+PNG_BASE64 = base64.b64encode(saved(photo(20, 20), "PNG")).decode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"data:image/png;base64,{PNG_BASE64}",
+        f"\n DATA:;base64,{PNG_BASE64}",
+        "data:image/svg+xml,%3Csvg/%3E",
+        "data:image/png;charset=x;base64,",
+        PNG_BASE64,
+        base64.encodebytes(saved(photo(60, 40), "JPEG")).decode(),
+        base64.urlsafe_b64encode(saved(photo(60, 40), "GIF")).decode(),
+    ],
+)
+def test_an_image_in_a_text_is_refused(text, demo_engine):
+    with pytest.raises(InputError, match=r"^the text is a data URI or an image in base64; send it as an image"):
+        demo_engine.embed_item(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["data: the new oil", "data:", "data: a, b", "x" * 100, "BM" + "9" * 100, "iVBORw0KGgo"]
+)
+def test_other_texts_that_look_like_it_are_texts(text, demo_engine):
+    assert demo_engine.embed_item(text).shape == (512,)
 
 
 def test_embeddings_are_not_normalised(demo_engine):

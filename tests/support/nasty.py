@@ -105,7 +105,7 @@ def broken() -> dict[str, bytes]:
         "text": b"<html>this is no image</html>",
         "svg": b'<svg xmlns="http://www.w3.org/2000/svg"/>',
         "postscript, which Pillow gives to another program": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n",
-        "tiff": saved(photo(), "TIFF"),
+        "pdf": b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj\n",
         "only a signature": png[:8],
         "truncated png": png[: len(png) // 2],
         "truncated jpeg": jpeg[: len(jpeg) // 2],

@@ -236,7 +236,8 @@ def usable_units(batch: list[tuple], embed_dim: int) -> tuple[list[tuple], NDArr
         is_exact = (squares > 1e-20) & (squares < 1e30)  # elsewhere float32 may overflow or underflow
         units = vectors / np.sqrt(squares)[:, None]
     if not is_exact.all():
-        units[~is_exact] = unit(vectors[~is_exact].astype(np.float64))
+        with np.errstate(all="ignore"):  # of infinities
+            units[~is_exact] = unit(vectors[~is_exact].astype(np.float64))
         has_direction = np.isfinite(units).all(1) & units.any(1)
         usable = [row for row, keep in zip(usable, has_direction.tolist()) if keep]
         units = units[has_direction]

@@ -117,7 +117,7 @@ def jpeg_of(blob: bytes, how: Preprocess) -> bytes:
 
     image = open_image(blob)
     is_ready = (image.format, image.size, image.mode) == ("JPEG", (how.crop, how.crop), "RGB")
-    if is_ready and len(blob) <= JPEG_BYTES and not image.getexif():
+    if is_ready and len(blob) <= JPEG_BYTES and "exif" not in image.info:
         return blob
     with decode_lock:
         seen = decode(blob, how, "exif")

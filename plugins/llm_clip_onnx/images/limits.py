@@ -1,8 +1,8 @@
 """Refuses images that would cost too much memory or time, by their first bytes and headers, before they are decoded.
 
-With these limits a file of at most 10 MB is read in less than 60 MB of memory beyond what the process already uses,
-and in less than a second. HEIC, which needs a plugin, takes more. Decoding in strips and at a scale, which keeps within
-that, is in preprocess.py and png_strips.py.
+With the limits of a server a file of at most 10 MB is read in less than 60 MB of memory beyond what the process already
+uses, and in less than a second. A command on one's own machine reads what fits its memory. Decoding in strips and at a
+scale, which keeps within that, is in preprocess.py and png_strips.py; what a TIFF or HEIC costs in tiff.py and heic.py.
 """
 
 from __future__ import annotations
@@ -16,16 +16,34 @@ from PIL import Image
 from ..errors import InputError
 from .signatures import FORMATS
 
-MAX_PIXELS = 25_000_000  # width * height of any image, however small its file
-MAX_SIDE = 100_000  # pixels, because a row is always in memory whole
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """How large images may be. place: where, for messages. pixels: width * height of any image. side: pixels.
+
+    small_pixels, small_bytes: of an image that is decoded beside others; a larger one is decoded alone. bounds_cost:
+    False if everything below in this module, about the memory and time of single formats, does not apply.
+    """
+
+    place: str
+    pixels: int
+    side: int  # because a row is always in memory whole
+    small_pixels: int
+    small_bytes: int
+    bounds_cost: bool
+
+
+SERVER = ImageLimits("", 25_000_000, 100_000, 500_000, 200_000, bounds_cost=True)
+OWN_MACHINE = ImageLimits(" by a command", 200_000_000, 1_000_000, 60_000_000, 50_000_000, bounds_cost=False)
+
+IMAGE_BYTES = 58_500_000  # of memory for a TIFF or HEIC: its file, decoded pixels, and what its decoder keeps beside
 FRAME_BYTES = 40_000_000  # of one decoded image in memory
 INTERLACED_BYTES = 30_000_000  # of a decoded interlaced PNG, because its file is in memory twice
 BYTES_PER_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2}  # in Pillow's memory; 4 in every other mode
 
 # Bytes a pixel that Pillow 13.0 peaked at, file aside, 2026-11-22: WebP 17 to 19, because its animation decoder keeps
-# four copies of a frame; AVIF 10 to 14 with 8 bits, more with 10; HEIC 8. The limit of HEIC lets through the photos of
-# 12 megapixels that people install pillow-heif for: one took 98 MB and 0.8 s with pillow-heif 1.8.1.
-MAX_PIXELS_BY_FORMAT = {"WEBP": 2_100_000, "AVIF": 2_100_000, "HEIF": 13_000_000}
+# four copies of a frame; AVIF 10 to 14 with 8 bits, more with 10.
+MAX_PIXELS_BY_FORMAT = {"WEBP": 2_100_000, "AVIF": 2_100_000}
 MAX_WEBP_BYTES = 4_000_000  # of a file, because Pillow keeps a copy of it beside the frames
 
 # Pillow undoes 230 MB/s of a PNG's rows stored the slowest way: 25 megapixels of four channels took 1.0 to 1.1 s of a
@@ -40,14 +58,14 @@ JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # neither a stuffed byte
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 
 
-def check_dimensions(image: Image.Image) -> None:
+def check_dimensions(image: Image.Image, limits: ImageLimits) -> None:
     """Raises InputError if an image has more pixels, or a longer side, than is read of its format."""
     found = f"image of {image.width} x {image.height} pixels"
-    if image.width * image.height > MAX_PIXELS:
-        raise InputError(f"{found} is too large: at most {MAX_PIXELS:,} pixels are read")
-    if max(image.size) > MAX_SIDE:
-        raise InputError(f"{found} is too long: sides of at most {MAX_SIDE:,} pixels are read")
-    if image.format in MAX_PIXELS_BY_FORMAT:
+    if image.width * image.height > limits.pixels:
+        raise InputError(f"{found} is too large: at most {limits.pixels:,} pixels are read{limits.place}")
+    if max(image.size) > limits.side:
+        raise InputError(f"{found} is too long: sides of at most {limits.side:,} pixels are read{limits.place}")
+    if limits.bounds_cost and image.format in MAX_PIXELS_BY_FORMAT:
         check_pixels(image, FORMATS[image.format].name, MAX_PIXELS_BY_FORMAT[image.format])
 
 
@@ -57,6 +75,16 @@ def check_pixels(image: Image.Image, kind: str, limit: int) -> None:
         raise InputError(
             f"{kind} image of {image.width} x {image.height} pixels is too large: at most {limit:,} pixels are read"
             f" of that kind; send it smaller or as baseline JPEG"
+        )
+
+
+def check_memory(image: Image.Image, kind: str, needed_bytes: float) -> None:
+    """Raises InputError if decoding an image of some kind needs more than IMAGE_BYTES of memory, its file included."""
+    if needed_bytes > IMAGE_BYTES:
+        raise InputError(
+            f"{kind} image of {image.width} x {image.height} pixels is too large: it needs"
+            f" {needed_bytes / 1e6:.0f} MB of memory, at most {IMAGE_BYTES / 1e6:.0f} MB are given to an image; send it"
+            " smaller or as baseline JPEG"
         )
 
 
@@ -121,15 +149,15 @@ def jpeg_segments(blob: bytes) -> Iterator[tuple[int, int, int, int]]:
         at = marker.end() + (0 if blob[marker.end() - 1] in (0x01, 0xD8) else max(length, 2))
 
 
-def jpeg_cost(blob: bytes) -> JpegCost:
+def jpeg_cost(blob: bytes, bounds_cost: bool = True) -> JpegCost:
     """What decoding a JPEG costs, before it is opened. One without a frame header counts as the most costly kind.
 
-    Raises InputError if opening it, or its scans, would take long.
+    Raises InputError if opening it, or its scans, would take long, unless `bounds_cost` is False.
     """
     frame, per_pixel, components, scans, is_kept, stray = 0xC3, 8.0, 0, 0, False, 0
     for count, (marker, gap, start, end) in enumerate(jpeg_segments(blob)):
         stray += gap
-        if not scans and (count > MAX_JPEG_SEGMENTS or stray > MAX_JPEG_STRAY_BYTES):
+        if bounds_cost and not scans and (count > MAX_JPEG_SEGMENTS or stray > MAX_JPEG_STRAY_BYTES):
             raise InputError(
                 f"JPEG image has more than {MAX_JPEG_SEGMENTS:,} segments or {MAX_JPEG_STRAY_BYTES:,} stray bytes"
                 " before its first scan"
@@ -144,24 +172,24 @@ def jpeg_cost(blob: bytes) -> JpegCost:
             is_kept = is_kept or frame & 3 == 2 or blob[start : start + 1] != bytes([components])
             if not is_kept:  # this one scan has all components
                 break
-            if scans > MAX_JPEG_SCANS:
+            if bounds_cost and scans > MAX_JPEG_SCANS:
                 raise InputError(
                     f"JPEG image has more than {MAX_JPEG_SCANS} scans, which take long; send it as baseline JPEG"
                 )
     return JpegCost(per_pixel if is_kept else 0, frame & 3 != 3, scans)
 
 
-def jpeg_scale(image: Image.Image, cost: JpegCost, shortest_side: int, large: int) -> int:
+def jpeg_scale(image: Image.Image, cost: JpegCost, shortest_side: int, large: int, bounds_cost: bool = True) -> int:
     """The divisor 1, 2, 4 or 8 at which libjpeg decodes a JPEG, by scaling its 8 x 8 blocks.
 
     One of more than `large` pixels becomes as small as its short side, at least `shortest_side`, allows; any becomes as
-    small as memory demands. Raises InputError if no divisor suffices.
+    small as memory demands. Raises InputError if no divisor suffices. Memory demands nothing without `bounds_cost`.
     """
     pixels, side = image.width * image.height, min(image.size)
     scale = max(s for s in (1, 2, 4, 8) if s == 1 or (cost.can_scale and pixels > large and side // s >= shortest_side))
 
     def decoded_bytes(s: int) -> float:
-        return pixels * (cost.coefficient_bytes + BYTES_PER_PIXEL.get(image.mode, 4) / s**2)
+        return bounds_cost * pixels * (cost.coefficient_bytes + BYTES_PER_PIXEL.get(image.mode, 4) / s**2)
 
     while decoded_bytes(scale) > FRAME_BYTES and cost.can_scale and scale < 8:
         scale *= 2

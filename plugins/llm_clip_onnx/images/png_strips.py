@@ -15,6 +15,7 @@ from io import BytesIO
 
 import numpy as np
 from PIL import Image, ImagePalette
+from PIL.PngImagePlugin import PngImageFile
 
 from ..errors import InputError
 from .signatures import PNG_SIGNATURE
@@ -44,7 +45,7 @@ def read_layout(blob: bytes) -> PngLayout:
         length, kind = int.from_bytes(blob[at : at + 4], "big"), blob[at + 4 : at + 8]
         if kind == b"IDAT" and (last == kind or not parts):  # image data after another chunk is not read
             parts.append((at + 8, min(at + 8 + length, len(blob))))
-        elif kind in KEPT_CHUNKS and (kind == b"eXIf" or not parts):
+        elif kind in KEPT_CHUNKS and (kind == b"eXIf" or not parts) and is_intact(blob, at, length):
             kept.append(blob[at : at + 12 + length])
         at, count, last = at + 12 + length, count + 1, kind
         if count > MAX_CHUNKS:
@@ -52,9 +53,16 @@ def read_layout(blob: bytes) -> PngLayout:
     return PngLayout(b"".join(kept), parts)
 
 
+def is_intact(blob: bytes, at: int, length: int) -> bool:
+    """True for a chunk that the image needs, and for any other if its checksum is right, as in browsers."""
+    if not blob[at + 4] & 0x20:  # a capital letter: the image needs it
+        return True
+    return zlib.crc32(blob[at + 4 : at + 8 + length]) == int.from_bytes(blob[at + 8 + length : at + 12 + length], "big")
+
+
 def open_header(layout: PngLayout) -> Image.Image:
     """The image opened by Pillow, with everything but its pixels. Raises what Pillow raises."""
-    return Image.open(BytesIO(layout.header + (b"\0\0\0\0IDAT" if layout.parts else b"")), formats=("PNG",))
+    return PngImageFile(BytesIO(layout.header + (b"\0\0\0\0IDAT" if layout.parts else b"")))
 
 
 def open_whole(layout: PngLayout, blob: bytes) -> Image.Image:
@@ -68,7 +76,8 @@ def open_whole(layout: PngLayout, blob: bytes) -> Image.Image:
     for start, end in layout.parts:
         whole.write(memoryview(blob)[start:end])
     whole.write(b"\0\0\0\0\0\0\0\0IEND\xaeB\x60\x82")  # Pillow does not check the checksum of image data
-    return Image.open(whole, formats=("PNG",))
+    whole.seek(0)
+    return PngImageFile(whole)
 
 
 def decode_strips(image: Image.Image, layout: PngLayout, blob: bytes) -> Iterator[Image.Image]:

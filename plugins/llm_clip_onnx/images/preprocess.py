@@ -8,11 +8,12 @@ time: transformers first makes 224 x 1,120,000 pixels of a 1 x 5000 image.
 
 from __future__ import annotations
 
+import importlib
 import io
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,9 @@ from PIL import ExifTags, Image
 
 from ..errors import InputError
 from ..model_dir import Preprocess
-from . import limits, png_strips
-from .signatures import BUILT_IN, EXPECTED, FORMATS, format_of
+from . import heic, limits, png_strips, tiff
+from .limits import SERVER, ImageLimits
+from .signatures import FORMATS, format_of, sentence_of
 
 LARGE_PIXELS = 4_000_000  # a larger PNG is decoded in strips, a larger JPEG at a scale
 STRIP_PIXELS = 500_000  # of a decoded image, converted to RGB at once
@@ -31,11 +33,10 @@ FILTER_SUPPORT = 3  # pixels, of the larger of source and result: the reach of P
 # cosine of 0.9995 or more, centred 0.9985, to those of the full decode (at 4 times: 0.17 levels, 0.9994, 0.9988, which
 # is what 8-bit weights make of any difference; at 1: 1.9 levels, 0.9994, 0.998). Xeon Skylake-SP, 2026-11-22.
 SCALED_JPEG_MARGIN = 2
-SMALL_PIXELS, SMALL_BYTES = 500_000, 200_000  # of an image that is decoded without decode_lock, and of its file
 ORIENTS = (None, "exif")
 decode_lock = threading.Lock()  # one large image in memory at a time
 
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # limits.MAX_PIXELS is lower
+warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")  # about each tag of a broken TIFF or EXIF
 
 EXIF_TRANSPOSE = {  # EXIF orientation: the operation that turns the image upright. Source: PIL/ImageOps.py
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -55,41 +56,44 @@ def to_pixels(
     image: bytes | Image.Image,
     preprocess: Preprocess,
     orient: str | None = None,
-    lock: AbstractContextManager = decode_lock,
+    bounds: ImageLimits = SERVER,
 ) -> NDArray[np.float32]:
-    """The pixels of one image, scaled and normalised: [3, crop, crop] float32. Holds `lock` to decode a large one.
+    """The pixels of one image, scaled and normalised: [3, crop, crop] float32. Large ones are decoded one at a time.
 
     `orient` None reads as llm-clip does. "exif" turns the image upright by its EXIF orientation, and keeps the upper 8
     of 16 bits of grey, where llm-clip makes almost everything white; transparency is laid on white in both.
-    Raises InputError for another `orient`, for anything but an image, for an image that would cost too much memory or
-    time, and for one whose data are cut short or broken.
+    Raises InputError for another `orient`, for anything but an image, for an image beyond `bounds`, and for one whose
+    data are cut short or broken.
     Source: preprocess, openai/CLIP clip/clip.py; rounding as transformers' CLIPImageProcessor does it with Pillow.
     """
     if orient not in ORIENTS:
         raise InputError(f"orient {orient!r} is not known; expected 'exif', or None for llm-clip's reading")
     if not isinstance(image, bytes | Image.Image):
         raise InputError(f"{type(image).__name__} is not an image; expected bytes or a PIL image")
-    with nullcontext() if is_small(image) else lock:
-        crop = decode(image, preprocess, orient) if isinstance(image, bytes) else _crop(image, preprocess, orient)
+    with nullcontext() if is_small(image, bounds) else decode_lock:
+        if isinstance(image, bytes):
+            crop = decode(image, preprocess, orient, bounds=bounds)
+        else:
+            crop = _crop(image, preprocess, orient, bounds)
     rgb = np.asarray(crop, np.float32) * np.float32(preprocess.scale)
     normalised = (rgb - np.array(preprocess.mean, np.float32)) / np.array(preprocess.std, np.float32)
     return np.ascontiguousarray(normalised.transpose(2, 0, 1), np.float32)
 
 
-def is_small(image: bytes | Image.Image) -> bool:
+def is_small(image: bytes | Image.Image, bounds: ImageLimits) -> bool:
     """True if decoding takes so little memory that it need not wait for the large images of other threads."""
-    if isinstance(image, bytes) and len(image) > SMALL_BYTES:
+    if isinstance(image, bytes) and len(image) > bounds.small_bytes:
         return False
     try:
-        width, height = (open_image(image) if isinstance(image, bytes) else image).size
+        width, height = (open_image(image, bounds) if isinstance(image, bytes) else image).size
     except InputError:
         return False
-    return width * height <= SMALL_PIXELS
+    return width * height <= bounds.small_pixels
 
 
-def _crop(image: Image.Image, preprocess: Preprocess, orient: str | None) -> Image.Image:
+def _crop(image: Image.Image, preprocess: Preprocess, orient: str | None, bounds: ImageLimits) -> Image.Image:
     """As `decode` of a caller's PIL image, which is decoded whole: its memory is the caller's."""
-    limits.check_dimensions(image)
+    limits.check_dimensions(image, bounds)
     try:
         image.load()
         return resize_and_crop(in_strips(image), image, preprocess, orient)
@@ -97,76 +101,105 @@ def _crop(image: Image.Image, preprocess: Preprocess, orient: str | None) -> Ima
         raise _decoding_error(image, error) from error
 
 
-def decode(blob: bytes, preprocess: Preprocess, orient: str | None, render: Render | None = None) -> Image.Image:
+def decode(
+    blob: bytes,
+    preprocess: Preprocess,
+    orient: str | None,
+    render: Render | None = None,
+    bounds: ImageLimits = SERVER,
+) -> Image.Image:
     """The centre crop of an image file, resized to RGB of crop x crop, or what `render` makes. Raises InputError."""
     render = render or resize_and_crop
-    begins_as = format_of(blob)
-    if begins_as == "PNG":
-        return _decode_png(blob, preprocess, orient, render)
-    if begins_as == "JPEG":
-        return _decode_jpeg(blob, preprocess, orient, render)
-    if begins_as == "GIF":
-        limits.check_gif(blob)
-    image = open_image(blob)
-    limits.check_dimensions(image)
-    limits.check_webp_and_bmp(image, blob)
+    image = open_image(blob, bounds)
+    limits.check_dimensions(image, bounds)
+    if bounds.bounds_cost:
+        check_cost(image, blob)
     try:
-        return render(in_strips(image), image, preprocess, orient, None)
+        full_size = scale_jpeg(image, blob, preprocess, bounds) if image.format in ("JPEG", "MPO") else None
+        return render(strips_of(image, blob), image, preprocess, orient, full_size)
+    except InputError:
+        raise
     except Exception as error:  # the decoders raise OSError, SyntaxError, struct.error, ValueError...
         raise _decoding_error(image, error, blob) from error
 
 
-def _decode_png(blob: bytes, preprocess: Preprocess, orient: str | None, render: Render) -> Image.Image:
-    """`decode` of a PNG: a large one in strips, unless it is interlaced."""
-    layout = png_strips.read_layout(blob)
-    image = _open(lambda: png_strips.open_header(layout), blob)
-    limits.check_dimensions(image)
-    limits.check_png(image)
-    try:
-        if image.info.get("interlace") or image.width * image.height <= LARGE_PIXELS:
-            image = png_strips.open_whole(layout, blob)
-            return render(in_strips(image), image, preprocess, orient, None)
-        return render(png_strips.decode_strips(image, layout, blob), image, preprocess, orient, None)
-    except Exception as error:
-        raise _decoding_error(image, error, blob) from error
+def open_image(blob: bytes, bounds: ImageLimits = SERVER) -> Image.Image:
+    """An image opened by Pillow and not yet decoded. Every image that comes in is opened here.
 
-
-def _decode_jpeg(blob: bytes, preprocess: Preprocess, orient: str | None, render: Render) -> Image.Image:
-    """`decode` of a JPEG: a large one at a scale of 1/2, 1/4 or 1/8, which libjpeg decodes faster too."""
-    cost = limits.jpeg_cost(blob)
-    image = open_image(blob)
-    limits.check_dimensions(image)
-    full_size = image.size
-    scale = limits.jpeg_scale(image, cost, SCALED_JPEG_MARGIN * preprocess.shortest_side, LARGE_PIXELS)
-    try:
-        if scale > 1:
-            image.draft(None, (full_size[0] // scale, full_size[1] // scale))
-        return render(in_strips(image), image, preprocess, orient, full_size)
-    except Exception as error:
-        raise _decoding_error(image, error, blob) from error
-
-
-def open_image(blob: bytes) -> Image.Image:
-    """An image opened by Pillow and not yet decoded.
-
-    Raises InputError for bytes that are no image of a format in signatures.FORMATS, or of one that needs a plugin which
-    is not installed.
+    Chunks of a PNG that say nothing of its pixels are not looked at. Raises InputError for bytes that are no image of a
+    format in signatures.FORMATS, for one whose extra is not installed, and for one that takes long to open.
     """
-    from PIL import AvifImagePlugin, WebPImagePlugin  # noqa: F401  # without these, Pillow imports all of its plugins
-
-    formats = BUILT_IN + tuple(name for name in FORMATS if FORMATS[name].plugin and name in Image.OPEN)
-    return _open(lambda: Image.open(io.BytesIO(blob), formats=formats), blob)
-
-
-def _open(opener: Callable[[], Image.Image], blob: bytes) -> Image.Image:
+    begins_as = format_of(blob)
+    if begins_as is None:
+        raise InputError(sentence_of(blob))
+    if begins_as == "JPEG":
+        limits.jpeg_cost(blob, bounds.bounds_cost)
+    elif begins_as == "TIFF":
+        tiff.check_directory(blob)
+    elif begins_as == "GIF" and bounds.bounds_cost:
+        limits.check_gif(blob)
     try:
-        return opener()
-    except Image.DecompressionBombError as error:
-        raise InputError(
-            f"{len(blob)}-byte image is too large: at most {limits.MAX_PIXELS:,} pixels are read"
-        ) from error
+        if begins_as == "PNG":
+            return png_strips.open_header(png_strips.read_layout(blob))
+        return opener_of(begins_as)(io.BytesIO(blob), "")
+    except InputError:
+        raise
     except Exception as error:  # Pillow's readers raise many kinds of errors on bytes that only begin well
-        raise InputError(f"{len(blob)}-byte blob is not an image; expected {EXPECTED}") from error
+        name = FORMATS[begins_as].name
+        raise InputError(f"{len(blob)}-byte blob begins as {name} and cannot be opened as one") from error
+
+
+def opener_of(name: str) -> Callable[[io.BytesIO, str], Image.Image]:
+    """What opens images of a format in Pillow. Raises InputError if the extra that has it is not installed.
+
+    Image.open would import all plugins for AVIF, WebP and TIFF, and refuses 179 megapixels, whatever the limits say.
+    """
+    known = FORMATS[name]
+    try:
+        plugin = importlib.import_module(known.opener)
+    except ImportError as error:
+        raise InputError(
+            f"{known.name} is read only with the extra {known.extra}: pip install 'datasette-clip[{known.extra}]', or"
+            " send it as JPEG"
+        ) from error
+    if known.extra and name not in Image.OPEN:
+        plugin.register_heif_opener(decode_threads=1)  # each thread takes memory, and CLIP needs the other cores
+    return Image.OPEN[name][0]
+
+
+def check_cost(image: Image.Image, blob: bytes) -> None:
+    """Raises InputError if decoding an opened image would cost a server too much memory or time."""
+    if image.format == "PNG":
+        limits.check_png(image)
+    elif image.format == "TIFF":
+        tiff.check(image, blob)
+    elif image.format == "HEIF":
+        heic.check(image, blob)
+    else:
+        limits.check_webp_and_bmp(image, blob)
+
+
+def scale_jpeg(image: Image.Image, blob: bytes, preprocess: Preprocess, bounds: ImageLimits) -> tuple[int, int]:
+    """The size of a JPEG, which from now on is decoded at a scale of 1/2, 1/4 or 1/8 if it is large: faster too."""
+    width, height = image.size
+    cost = limits.jpeg_cost(blob, bounds.bounds_cost)
+    side = SCALED_JPEG_MARGIN * preprocess.shortest_side
+    scale = limits.jpeg_scale(image, cost, side, LARGE_PIXELS, bounds.bounds_cost)
+    if scale > 1:
+        image.draft(None, (width // scale, height // scale))  # type: ignore[attr-defined]
+    return width, height
+
+
+def strips_of(image: Image.Image, blob: bytes) -> Iterable[Image.Image]:
+    """The rows of an opened image, as images of some rows each: a large PNG and a HEIC are never in memory whole."""
+    if image.format == "HEIF":
+        return heic.decode_strips(image, blob)
+    if image.format != "PNG":
+        return in_strips(image)
+    layout = png_strips.read_layout(blob)
+    if image.info.get("interlace") or image.width * image.height <= LARGE_PIXELS:
+        return in_strips(png_strips.open_whole(layout, blob))
+    return png_strips.decode_strips(image, layout, blob)
 
 
 def _decoding_error(image: Image.Image, error: Exception, blob: bytes | None = None) -> InputError:
@@ -202,7 +235,12 @@ def resize_and_crop(
 
 
 def exif_orientation(image: Image.Image) -> int:
-    """The EXIF orientation of an image, 1 to 8; 1, which is upright, if it has none or a broken one."""
+    """The EXIF orientation of an image, 1 to 8; 1, which is upright, if it has none or a broken one.
+
+    Pillow turns a TIFF upright itself, and libheif a HEIC.
+    """
+    if image.format in ("TIFF", "HEIF"):
+        return 1
     try:
         # PNG's own getexif decodes the image.
         orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)

@@ -1,0 +1,82 @@
+"""One thing to embed: an entry of a source. Its content is read here, also if that is a file."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+from typing import NamedTuple
+
+from llm_clip_onnx.errors import InputError
+
+MAX_BYTES = 1_000_000_000  # of an image file; 200 megapixels without compression are 600 MB
+QUOTED = 60  # characters of a value in a sentence
+
+
+class NothingToEmbed(InputError):
+    """A text is empty, blank or NULL."""
+
+
+class Entry(NamedTuple):
+    """One thing to embed. content: a text, image bytes, the file of an image, or the reason why there is none.
+
+    id: the reason is shown with it, so a row that has no id has its place here, "line 7". metadata: None if there is
+    none.
+    """
+
+    id: str
+    content: str | bytes | Path | InputError
+    metadata: dict | None = None
+
+
+def content_of(entry: Entry) -> str | bytes:
+    """The text or the image bytes of an entry. A file is read.
+
+    Raises NothingToEmbed for an empty text, and InputError for a content that cannot be read or stored.
+    """
+    if isinstance(entry.content, InputError):
+        raise entry.content
+    try:
+        entry.id.encode()
+        content = read_file(entry.content) if isinstance(entry.content, Path) else entry.content
+        if isinstance(content, str):
+            content.encode()
+    except UnicodeEncodeError as error:
+        raise InputError("its name or text is not UTF-8, so SQLite cannot hold it; rename it") from error
+    if isinstance(content, str) and not content.strip():
+        raise NothingToEmbed("there is no text")
+    return content
+
+
+def read_file(file: Path) -> bytes:
+    """The bytes of a file that may be an image. Raises InputError, also for pipes and devices, which may never end."""
+    try:
+        check_file(file)
+        return file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}") from error
+
+
+def check_file(file: Path) -> None:
+    """Raises InputError for what is no regular file or too large, and OSError."""
+    if "\0" in str(file):
+        raise InputError(f"{quoted_value(str(file))} is no name of a file")
+    found = file.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise InputError(f"{file} is no regular file")
+    if found.st_size > MAX_BYTES:
+        raise InputError(f"{file} has {found.st_size:,} bytes; of an image at most {MAX_BYTES:,} are read")
+
+
+def printable(text: str) -> str:
+    """A text for the terminal: control characters, and bytes that are not UTF-8, as escapes."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
+def quoted_value(value: object) -> str:
+    """A value for a sentence, in quotes if it is a text, at most QUOTED characters."""
+    return shortened(repr(value[:QUOTED] if isinstance(value, str | bytes) else value))
+
+
+def shortened(text: str) -> str:
+    """The first QUOTED characters of a text, printable."""
+    return printable(text if len(text) <= QUOTED else f"{text[: QUOTED - 1]}…")

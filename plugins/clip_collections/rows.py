@@ -1,0 +1,186 @@
+"""Reads the rows of a file: CSV with any delimiter, JSON, Datasette's JSON, and JSON by lines.
+
+A row is a dict of columns, in their order. A row that cannot be read is the reason, with its place; all others are
+read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sqlite_utils.utils import decode_base64_values, dedupe_keys
+
+from llm_clip_onnx.errors import InputError
+
+from .entry import quoted_value
+from .layout import BROKEN, SEP, Layout, opened, records
+
+NUMBER = re.compile(r"\s*[+-]?\d+([.,]\d+)*\s*")
+
+
+class Row(NamedTuple):
+    """place: "line 7" in a file of lines, else "row 7". columns: by their names, or the reason why there are none."""
+
+    place: str
+    columns: dict[str, Any] | InputError
+
+
+def read_rows(file: Path, layout: Layout) -> tuple[int, Iterator[Row], str]:
+    """How many rows a file has, the rows, and a sentence if Datasette says that there are more, or "".
+
+    Raises InputError for a file of which no row can be read, also while its rows are read, and OSError.
+    """
+    if layout.format == "JSON":
+        with opened(file, layout.encoding) as text:
+            document = loads(text.read())
+        rows = [Row(f"row {number}", json_row(row)) for number, row in enumerate(document_rows(document), 1)]
+        return len(rows), (decoded(row, layout.encoding_name) for row in rows), more_rows(document)
+    return sum(1 for _ in rows_of_lines(file, layout)), rows_of_lines(file, layout), ""
+
+
+def rows_of_lines(file: Path, layout: Layout) -> Iterator[Row]:
+    """The rows of CSV or of JSON by lines, read one by one."""
+    with opened(file, layout.encoding) as lines:
+        if layout.format == "CSV":
+            rows = csv_rows(lines, layout.delimiter)
+        else:
+            rows = (Row(f"line {number}", json_line(line)) for number, line in enumerate(lines, 1) if line.strip())
+        for row in rows:
+            yield decoded(row, layout.encoding_name)
+
+
+def decoded(row: Row, encoding: str) -> Row:
+    """A row, or the reason if bytes in it are NUL or could not be decoded. `encoding` is for the sentence."""
+    if isinstance(row.columns, dict):
+        for name, value in row.columns.items():
+            text = name + value if isinstance(value, str) else name
+            if BROKEN in text or "\0" in text:
+                found = "are NUL" if "\0" in text else f"are not {encoding}"
+                return Row(row.place, InputError(f"column {quoted_value(name)} has bytes that {found}"))
+    return row
+
+
+def csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[Row]:
+    """The rows of CSV, whose first line has the names of the columns. Blank lines are no rows. Raises InputError."""
+    names: list[str] = []
+    for number, cells in records(lines, delimiter):
+        if isinstance(cells, InputError):
+            if not names:
+                raise cells
+            yield Row(f"line {number}", cells)
+        elif not "".join(cells).strip() or (number == 1 and SEP.match(delimiter.join(cells) + "\n")):
+            continue
+        elif not names:
+            names = names_of(cells)
+        else:
+            yield Row(f"line {number}", csv_row(names, cells))
+
+
+def names_of(cells: list[str]) -> list[str]:
+    """Names of columns, of which no two are one. Raises InputError where they are no names but a row."""
+    if any(BROKEN in cell for cell in cells):
+        raise InputError("its first line cannot be decoded; name its encoding with --encoding")
+    names = [cell.strip("\ufeff \t") for cell in cells]
+    if NUMBER.fullmatch(names[0]):
+        raise InputError(f"its first line begins with {names[0][:20]!r}; expected a line with the names of the columns")
+    return dedupe_keys(names)
+
+
+def csv_row(names: list[str], cells: list[str]) -> dict[str, Any] | InputError:
+    """The row of these cells. Empty ones beyond the last name are ignored."""
+    if len(cells) < len(names) or any(cells[len(names) :]):
+        return InputError(f"it has {len(cells)} cells; expected {len(names)}, as the first line has")
+    return dict(zip(names, cells))
+
+
+def json_line(line: str) -> dict[str, Any] | InputError:
+    try:
+        return json_row(loads(line.strip()))
+    except InputError as error:
+        return InputError(str(error).replace("line 1 ", ""))  # the line is named before
+
+
+def json_row(row: Any) -> dict[str, Any] | InputError:
+    """A row of JSON; Datasette's `{"$base64": true, "encoded": ...}` are BLOBs."""
+    if not isinstance(row, dict):
+        return InputError(f"{quoted_value(row)} is not a row; expected an object of columns")
+    if not row:
+        return InputError("it has no columns")
+    try:
+        return decode_base64_values(row)
+    except (ValueError, TypeError) as error:
+        return InputError(f"it has a BLOB that is not base64: {error}")
+
+
+def loads(text: str) -> Any:
+    """The value of a JSON text; NaN and infinities, which are not JSON, are None. Raises InputError."""
+    try:
+        return json.loads(text.strip("\ufeff"), parse_constant=lambda name: None)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"it is not JSON: {error}") from error
+
+
+def document_rows(document: Any) -> list:
+    """The rows of a JSON document: a list, one object, or an answer of Datasette in any `_shape`.
+
+    Raises InputError for any other document.
+    """
+    if isinstance(document, list):
+        if document and not any(isinstance(row, dict) for row in document):
+            raise InputError(f"it is a list of {quoted_value(document[0])}...; expected one of objects (_shape=array)")
+        return document
+    if not isinstance(document, dict):
+        raise InputError(f"it is {quoted_value(document)}; expected a list of rows")
+    if document.get("ok") is False:
+        raise InputError(f"it is an error: {quoted_value(document.get('error'))}")
+    if isinstance(rows := document.get("rows"), list):
+        return [with_names(row, document.get("columns")) for row in rows]
+    if document.get("ok") is True or {"database", "tables"} <= document.keys():
+        raise InputError("it is an answer of Datasette that has no rows")
+    if document and all(isinstance(row, dict) for row in document.values()):  # _shape=object
+        return with_keys(document)
+    check_is_row(document)
+    return [document]
+
+
+def check_is_row(document: dict) -> None:
+    """Raises InputError for an object that holds rows, or texts by their ids, and is not a row itself."""
+    for name, value in document.items():
+        if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+            raise InputError(f"it is an object with a list of objects, {quoted_value(name)}; expected that list alone")
+    if document and all(map(str.isdigit, document)):
+        raise InputError("it is an object whose columns have numbers for names; expected a list of rows")
+
+
+def with_names(row: Any, columns: Any) -> Any:
+    """A row that is a list as an object, its columns named, or else numbered from 1."""
+    if not isinstance(row, list):
+        return row
+    names = columns if isinstance(columns, list) else range(1, len(row) + 1)
+    return dict(zip(dedupe_keys(map(str, names)), row)) if len(names) == len(row) else row
+
+
+def with_keys(document: dict[str, dict]) -> list[dict]:
+    """The rows of an object by their keys, which are the first column in all of them, or become it.
+
+    Raises InputError for columns by their names, as pandas writes them.
+    """
+    if all(row and all(map(str.isdigit, row)) for row in document.values()):
+        raise InputError("it is a table by columns; expected a list of rows, as to_json(orient='records') writes it")
+    if all(str(next(iter(row.values()), None)) == key for key, row in document.items()):
+        return list(document.values())
+    return [{"key": key} | {name: row[name] for name in row if name != "key"} for key, row in document.items()]
+
+
+def more_rows(document: Any) -> str:
+    """A sentence if Datasette says that there are more rows than its answer has, or ""."""
+    if isinstance(document, dict) and isinstance(document.get("rows"), list):
+        if document.get("next") or document.get("next_url"):
+            return "Datasette has more rows than this page of them"
+        if document.get("truncated") is True:
+            return "Datasette left rows out of this answer"
+    return ""
