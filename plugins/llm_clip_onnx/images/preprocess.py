@@ -204,7 +204,7 @@ def strips_of(image: Image.Image, blob: bytes) -> Iterable[Image.Image]:
 
 def _decoding_error(image: Image.Image, error: Exception, blob: bytes | None = None) -> InputError:
     size = f"{len(blob)}-byte " if blob is not None else ""
-    return InputError(f"{size}{image.format or 'unknown'} image cannot be decoded: {error}")
+    return InputError(f"{size}{image.format or 'unknown'} image cannot be decoded: {' '.join(str(error).split())}")
 
 
 def in_strips(image: Image.Image) -> Iterator[Image.Image]:
