@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sqlite3 import Connection
 from typing import Any
 
-from llm_clip_onnx.errors import ConfigError, InputError, VectorError
+from llm_clip_onnx.errors import ConfigError, InputError, VectorError, cited, shortened
 
 Id = str | int
 LOOKED_AT = 100  # vectors; the size of most of them is the collection's
@@ -103,10 +103,12 @@ def open_collection(conn: Connection, name: str) -> Collection:
     if not found:
         names = names_of(conn)
         there_are = f"there are {', '.join(map(repr, names))}" if names else "there are none"
-        raise InputError(f"there is no collection {name!r}; {there_are}")
+        raise InputError(f"there is no collection {cited(name)}; {there_are}")
     columns = columns_of(conn, "embeddings")
     if not isinstance(found[0][0], int) or not has_rowids(conn, "embeddings"):
-        raise InputError(f"collection {name!r} is in tables that are not as llm writes them; configure it as a table")
+        raise InputError(
+            f"collection {cited(name)} is in tables that are not as llm writes them; configure it as a table"
+        )
     condition = f"collection_id = {found[0][0]}"
     return Collection(
         name=name,
@@ -129,31 +131,32 @@ def configured(conn: Connection, name: str, settings: Mapping[str, Any]) -> Coll
     Without id, it is the primary key, or rowid. Raises ConfigError naming what is missing, unknown, or not in the
     database.
     """
-    of = f"collection {name!r}"
+    of = f"collection {cited(name)}"
     known = ("table", "vector", "id", "image", "image_url", "content", "metadata", "model")
     for key, value in settings.items():
         if key not in known:
-            raise ConfigError(f"{of} has {key!r}; expected {', '.join(known)}")
+            raise ConfigError(f"{of} has {cited(key)}; expected {', '.join(known)}")
         if not isinstance(value, str) or not value:
-            raise ConfigError(f"{key} of {of} is {value!r}; expected a text that is not empty")
+            raise ConfigError(f"{key} of {of} is {cited(value)}; expected a text that is not empty")
     for key in ("table", "vector"):
         if key not in settings:
             raise ConfigError(
-                f"{of} has no {key!r}; expected the name of its {'column of vectors' if key == 'vector' else key}"
+                f"{of} has no {cited(key)}; expected the name of its {'column of vectors' if key == 'vector' else key}"
             )
     if "image" in settings and "image_url" in settings:
         raise ConfigError(f"{of} has image and image_url; expected one of them")
     table = settings["table"]
     columns = columns_of(conn, table)
     if not columns or not rows(conn, "select 1 from sqlite_master where type = 'table' and name = ?", [table]):
-        raise ConfigError(f"table of {of} is {table!r}; the database has no such table")
+        raise ConfigError(f"table of {of} is {cited(table)}; the database has no such table")
     if not has_rowids(conn, table):
-        raise ConfigError(f"table of {of} is {table!r}, which is WITHOUT ROWID; expected one with rowids")
+        raise ConfigError(f"table of {of} is {cited(table)}, which is WITHOUT ROWID; expected one with rowids")
     key = settings.get("id") or key_of(columns)
     for setting in ("id", "vector", "image", "content", "metadata"):
         column = settings.get(setting)
         if column is not None and column not in columns and (setting, column) != ("id", "rowid"):
-            raise ConfigError(f"{setting} of {of} is {column!r}; table {table!r} has the columns {', '.join(columns)}")
+            there_are = ", ".join(map(shortened, columns))
+            raise ConfigError(f"{setting} of {of} is {cited(column)}; table {cited(table)} has the columns {there_are}")
     if "image_url" in settings:
         check_url(settings["image_url"], columns, of, table)
     return Collection(
@@ -186,13 +189,14 @@ def check_url(url: str, columns: Mapping[str, int], of: str, table: str) -> None
     try:
         places = [place for _, place, _, _ in string.Formatter().parse(url) if place is not None]
     except ValueError as error:
-        raise ConfigError(f"image_url of {of} is {url!r}: {error}") from error
+        raise ConfigError(f"image_url of {of} is {cited(url)}: {shortened(error)}") from error
     if not places:
-        raise ConfigError(f"image_url of {of} is {url!r}; expected {{id}} or a {{column}} in it")
+        raise ConfigError(f"image_url of {of} is {cited(url)}; expected {{id}} or a {{column}} in it")
     for place in places:
         if place != "id" and place not in columns:
             raise ConfigError(
-                f"image_url of {of} has {{{place}}}; expected {{id}} or a column of {table!r}: {', '.join(columns)}"
+                f"image_url of {of} has {{{shortened(place)}}}; expected {{id}} or a column of {cited(table)}: "
+                + ", ".join(map(shortened, columns))
             )
 
 
@@ -216,11 +220,12 @@ def check_model(collection: Collection, model_id: str, embed_dim: int) -> None:
     """
     if collection.model is not None and collection.model != model_id:
         raise InputError(
-            f"collection {collection.name!r} holds vectors of model {collection.model!r}, and {model_id!r} is asked; "
+            f"collection {cited(collection.name)} holds vectors of model {cited(collection.model)}, and "
+            f"{cited(model_id)} is asked; "
             "both vectors must come from one model"
         )
     if collection.embed_dim is not None and collection.embed_dim != embed_dim:
         raise VectorError(
-            f"collection {collection.name!r} holds vectors of {collection.embed_dim} dimensions, and {embed_dim} are "
-            "asked; both vectors must come from one model"
+            f"collection {cited(collection.name)} holds vectors of {collection.embed_dim} dimensions, and "
+            f"{embed_dim} are asked; both vectors must come from one model"
         )

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.errors import InputError, cited
 from llm_clip_onnx.vectors import LITTLE_FLOAT32, unit_embedding
 
 from .collection import Collection, Id, cursor_of, is_vector, quoted, quoted_key, rows, source
@@ -107,12 +107,12 @@ def search_index(
         for part in pieces(np.sort(short.rowids[short.rowids <= last])):
             found = fetched(conn, collection, part)
             if any(id_crc(id) != expected[rowid] for rowid, id, _ in found):
-                tell(index, f"rowids of collection {collection.name!r} are not those of its index any more")
+                tell(index, f"rowids of collection {cited(collection.name)} are not those of its index any more")
                 return False
             there += sum(is_vector(value, size) for _, _, value in found)
             best.offer(found)
         if there < len(short.rowids) / 2:
-            tell(index, f"many rows of collection {collection.name!r} that its index has are gone")
+            tell(index, f"many rows of collection {cited(collection.name)} that its index has are gone")
             return False
     for chunk in scan(conn, collection, where, parameters, best.unit_query.size, after=last):
         best.offer(chunk)
@@ -158,7 +158,7 @@ def last_that_is_there(conn: Connection, collection: Collection, index: Index, c
     there = {rowid: id_crc(id) for rowid, id, _ in fetched(conn, collection, rowids.tolist())}
     right = [rowid for rowid, crc in zip(rowids.tolist(), ids.tolist()) if there.get(rowid) == crc]
     if not right:
-        tell(index, f"the last rows of collection {collection.name!r} are not those of its index any more")
+        tell(index, f"the last rows of collection {cited(collection.name)} are not those of its index any more")
         return None
     return max(right)
 
@@ -262,8 +262,8 @@ def vector_of(conn: Connection, collection: Collection, id: Id) -> NDArray[np.fl
         [id],
     )
     if not found:
-        raise InputError(f"collection {collection.name!r} has no row with the id {id!r}")
+        raise InputError(f"collection {cited(collection.name)} has no row with the id {cited(id)}")
     blob = found[0][0]
     if not isinstance(blob, bytes) or not blob or len(blob) % 4:
-        raise InputError(f"the row with the id {id!r} of collection {collection.name!r} has no vector")
+        raise InputError(f"the row with the id {cited(id)} of collection {cited(collection.name)} has no vector")
     return np.frombuffer(blob, LITTLE_FLOAT32)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from sqlite_utils import Database
 from sqlite_utils.utils import Format, RowError, RowsFromFileError, rows_from_file
 
-from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.errors import InputError, cited, shortened
 from llm_clip_onnx.images.signatures import SUFFIXES
 
 FORMATS = {
@@ -67,7 +67,7 @@ def rows_of(database: sqlite3.Connection, sql: str) -> Iterator[dict]:
         for row in cursor:
             yield dict(zip(names, row))
     except sqlite3.Error as error:
-        raise InputError(f"--sql cannot be run: {error}") from error
+        raise InputError(f"--sql cannot be run: {shortened(error)}") from error
 
 
 def entry_of(row: dict, image: str | None, metadata: Sequence[str], folder: Path) -> Entry:
@@ -80,14 +80,14 @@ def entry_of(row: dict, image: str | None, metadata: Sequence[str], folder: Path
         raise InputError(f"{json.dumps(row)[:60]} is not a row; expected an object of columns")
     for name in (*metadata, *([image] if image else [])):
         if name not in row:
-            raise InputError(f"there is no column {name!r} among {', '.join(map(str, row))}")
+            raise InputError(f"there is no column {cited(name)} among {', '.join(map(shortened, row))}")
     (_, id_), *others = row.items()
     values = [row[image]] if image else [value for name, value in others if name not in metadata]
     content: str | bytes | Path | None = None
     if [type(value) for value in values] == [bytes]:
         [content] = values
     elif any(isinstance(value, bytes) for value in values):
-        raise InputError(f"row {id_!r} has a BLOB beside other columns; name the image's with --image")
+        raise InputError(f"row {cited(id_)} has a BLOB beside other columns; name the image's with --image")
     elif not image:
         content = " ".join("" if value is None else str(value) for value in values)
     elif path := row[image]:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlite_utils import Database
 
-from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.errors import InputError, shortened
 from llm_clip_onnx.vectors import cosine, from_blob, to_blob
 
 from .sources import Entry, content_of
@@ -83,7 +83,7 @@ class Embedding:
         [model] = self._one("select model from collections where id = ?", collection.id) or (None,)
         if model != embedder.model.model_id:
             raise InputError(
-                f"the collection {name} is of the model {model}, to whose embeddings those of"
+                f"the collection {shortened(name)} is of the model {shortened(model)}, to whose embeddings those of"
                 f" {embedder.model.model_id} cannot be compared; choose another collection"
             )
         size = self._one("select length(embedding) / 4 from embeddings where collection_id = ?", self.collection_id)
@@ -97,8 +97,8 @@ class Embedding:
 
     def _of_another_model(self, found: str) -> InputError:
         return InputError(
-            f"the collection {self.name} holds {found}: it was made with another model directory or --orient;"
-            " --force embeds everything again, another collection keeps both"
+            f"the collection {shortened(self.name)} holds {found}: it was made with another model directory or"
+            " --orient; --force embeds everything again, another collection keeps both"
         )
 
     def embed(self, entries: Iterable[Entry]) -> Iterator[Outcome]:

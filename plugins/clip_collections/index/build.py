@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.errors import InputError, cited
 from llm_clip_onnx.vectors import LITTLE_FLOAT32, unit
 
 from ..collection import Collection, Id, is_vector, quoted, quoted_key, rows, source
@@ -57,7 +57,7 @@ def index(
     Raises InputError where a collection has no vectors, or where another process indexes it at the same time.
     """
     if collection.embed_dim is None:
-        raise InputError(f"collection {collection.name!r} has no vectors")
+        raise InputError(f"collection {cited(collection.name)} has no vectors")
     conn.executescript(SCHEMA)
     facts = read_facts(conn, collection, collection.embed_dim)
     if facts is None or is_outgrown(conn, collection, facts):
@@ -182,7 +182,9 @@ class Run:
 
 
 def in_use(collection: Collection) -> InputError:
-    return InputError(f"collection {collection.name!r} is being indexed by another `llm clip index`: let it finish")
+    return InputError(
+        f"collection {cited(collection.name)} is being indexed by another `llm clip index`: let it finish"
+    )
 
 
 def stored_form(chunk: Chunk) -> tuple[bytes, ...]:
