@@ -232,13 +232,13 @@ def formats() -> str:
 
 def image_limits() -> str:
     """Megapixels of each kind of image on a server and by a command."""
-    from llm_clip_onnx.images import heic, limits
+    from llm_clip_onnx.images import heic, limits, tiff
 
     def megapixels(number: float) -> str:
         return f"{number / 1e6:.1f}".removesuffix(".0")
 
-    def fits(bytes_per_pixel: float, file_bytes: float = 0) -> str:
-        return megapixels(min((limits.IMAGE_BYTES - file_bytes) / bytes_per_pixel, limits.SERVER.pixels))
+    def fits(bytes_per_pixel: float, other_bytes: float = 0) -> str:
+        return megapixels(min((limits.IMAGE_BYTES - other_bytes) / bytes_per_pixel, limits.SERVER.pixels))
 
     whole, scaled = limits.FRAME_BYTES, 4 / 8**2
     server = {
@@ -249,8 +249,8 @@ def image_limits() -> str:
         "BMP, run-length coded": megapixels(limits.MAX_RUN_LENGTH),
         "WebP": f"{megapixels(limits.MAX_PIXELS_BY_FORMAT['WEBP'])}, of at most {megapixels(limits.MAX_WEBP_BYTES)} MB",
         "AVIF": megapixels(limits.MAX_PIXELS_BY_FORMAT["AVIF"]),
-        "TIFF in colour, in strips": f"{fits(4)}, less one for each 4 MB of the file",
-        "TIFF in grey, in strips": fits(1),
+        "TIFF in colour, in strips": f"{fits(4, tiff.STRIPS_BYTES)}, less one for each 4 MB of the file",
+        "TIFF in grey, in strips": fits(1, tiff.STRIPS_BYTES),
         "HEIC in tiles, as phones write it": f"{fits(heic.TILED)}, of 2 MB {fits(heic.TILED, 2e6)}",
         "HEIC in one piece": fits(heic.WHOLE),
         "HEIC with transparency": fits(heic.ALPHA),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sqlite3 import Connection
 from typing import Any
 
-from llm_clip_onnx.errors import ConfigError, InputError, VectorError
+from llm_clip_onnx.errors import ConfigError, InputError, VectorError, cited, shortened
 
 from .condition import expression
 
@@ -102,11 +102,13 @@ def open_collection(conn: Connection, name: str) -> Collection:
     matches = rows(conn, "select id, model from collections where name = ?", [name]) if has_llm_tables(conn) else []
     if not matches:
         names = llm_collection_names(conn)
-        existing = f"there are {', '.join(map(repr, names))}" if names else "there are none"
-        raise InputError(f"there is no collection {name!r}; {existing}")
+        existing = f"there are {', '.join(map(cited, names))}" if names else "there are none"
+        raise InputError(f"there is no collection {cited(name)}; {existing}")
     columns = columns_of(conn, "embeddings")
     if not isinstance(matches[0][0], int) or not has_rowids(conn, "embeddings"):
-        raise InputError(f"collection {name!r} is in tables that are not as llm writes them; configure it as a table")
+        raise InputError(
+            f"collection {cited(name)} is in tables that are not as llm writes them; configure it as a table"
+        )
     condition = f"collection_id = {matches[0][0]}"
     return Collection(
         name=name,
@@ -128,32 +130,33 @@ def table_collection(conn: Connection, name: str, settings: Mapping[str, Any]) -
     settings: table and vector; optionally id, image or image_url, content, metadata and model. The default of id is the
     primary key, or rowid. Raises ConfigError naming a setting that is missing, unknown or not in the database.
     """
-    owner = f"collection {name!r}"
+    owner = f"collection {cited(name)}"
     known = ("table", "vector", "id", "image", "image_url", "content", "metadata", "model")
     for key, value in settings.items():
         if key not in known:
-            raise ConfigError(f"{owner} has {key!r}; expected {', '.join(known)}")
+            raise ConfigError(f"{owner} has {cited(key)}; expected {', '.join(known)}")
         if not isinstance(value, str) or not value:
-            raise ConfigError(f"{key} of {owner} is {value!r}; expected a text that is not empty")
+            raise ConfigError(f"{key} of {owner} is {cited(value)}; expected a text that is not empty")
     for key in ("table", "vector"):
         if key not in settings:
             raise ConfigError(
-                f"{owner} has no {key!r}; expected the name of its {'column of vectors' if key == 'vector' else key}"
+                f"{owner} has no {cited(key)}; expected the name of its {'column of vectors' if key == 'vector' else key}"
             )
     if "image" in settings and "image_url" in settings:
         raise ConfigError(f"{owner} has image and image_url; expected one of them")
     table = settings["table"]
     columns = columns_of(conn, table)
     if not columns or not rows(conn, "select 1 from sqlite_master where type = 'table' and name = ?", [table]):
-        raise ConfigError(f"table of {owner} is {table!r}; the database has no such table")
+        raise ConfigError(f"table of {owner} is {cited(table)}; the database has no such table")
     if not has_rowids(conn, table):
-        raise ConfigError(f"table of {owner} is {table!r}, which is WITHOUT ROWID; expected one with rowids")
+        raise ConfigError(f"table of {owner} is {cited(table)}, which is WITHOUT ROWID; expected one with rowids")
     key = settings.get("id") or key_of(columns)
     for setting in ("id", "vector", "image", "content", "metadata"):
         column = settings.get(setting)
         if column is not None and column not in columns and (setting, column) != ("id", "rowid"):
             raise ConfigError(
-                f"{setting} of {owner} is {column!r}; table {table!r} has the columns {', '.join(columns)}"
+                f"{setting} of {owner} is {cited(column)}; table {cited(table)} has the columns "
+                + ", ".join(map(shortened, columns))
             )
     if "image_url" in settings:
         check_url(settings["image_url"], columns, owner, table)
@@ -187,13 +190,14 @@ def check_url(url: str, columns: Mapping[str, int], owner: str, table: str) -> N
     try:
         names = [name for _, name, _, _ in string.Formatter().parse(url) if name is not None]
     except ValueError as error:
-        raise ConfigError(f"image_url of {owner} is {url!r}: {error}") from error
+        raise ConfigError(f"image_url of {owner} is {cited(url)}: {shortened(error)}") from error
     if not names:
-        raise ConfigError(f"image_url of {owner} is {url!r}; expected {{id}} or a {{column}} in it")
+        raise ConfigError(f"image_url of {owner} is {cited(url)}; expected {{id}} or a {{column}} in it")
     for name in names:
         if name != "id" and name not in columns:
             raise ConfigError(
-                f"image_url of {owner} has {{{name}}}; expected {{id}} or a column of {table!r}: {', '.join(columns)}"
+                f"image_url of {owner} has {{{shortened(name)}}}; expected {{id}} or a column of {cited(table)}: "
+                + ", ".join(map(shortened, columns))
             )
 
 
@@ -217,11 +221,12 @@ def check_model(collection: Collection, model_id: str, embed_dim: int) -> None:
     """
     if collection.model is not None and collection.model != model_id:
         raise InputError(
-            f"collection {collection.name!r} holds vectors of model {collection.model!r}, and {model_id!r} is asked; "
+            f"collection {cited(collection.name)} holds vectors of model {cited(collection.model)}, and "
+            f"{cited(model_id)} is asked; "
             "both vectors must come from one model"
         )
     if collection.embed_dim is not None and collection.embed_dim != embed_dim:
         raise VectorError(
-            f"collection {collection.name!r} holds vectors of {collection.embed_dim} dimensions, and {embed_dim} are "
-            "asked; both vectors must come from one model"
+            f"collection {cited(collection.name)} holds vectors of {collection.embed_dim} dimensions, and "
+            f"{embed_dim} are asked; both vectors must come from one model"
         )

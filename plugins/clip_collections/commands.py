@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llm_clip_onnx.commands import ClipCommand
-from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.errors import InputError, cited
 
 from .entry import printable
 
@@ -36,7 +36,7 @@ DELIMITER_NAMES = {"tab": "\t", "\\t": "\t"}
 def check_name(context: click.Context, parameter: click.Parameter, name: str) -> str:
     """The name that was given. Raises BadParameter for a blank one and for control characters, which no page shows."""
     if not name.strip() or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
-        raise click.BadParameter(f"{name!r}; expected a name that is not blank and has no control characters")
+        raise click.BadParameter(f"{cited(name)}; expected a name that is not blank and has no control characters")
     return name
 
 
@@ -44,7 +44,7 @@ def read_delimiter(context: click.Context, parameter: click.Parameter, given: st
     """The delimiter that was given, `tab` as a tab. Raises BadParameter if it is not one character."""
     delimiter = DELIMITER_NAMES.get(given, given) if given is not None else None
     if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
-        raise click.BadParameter(f"{delimiter!r}; expected one character, or tab")
+        raise click.BadParameter(f"{cited(delimiter)}; expected one character, or tab")
     return delimiter
 
 

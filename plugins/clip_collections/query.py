@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_clip_onnx.errors import InputError, VectorError
+from llm_clip_onnx.errors import InputError, VectorError, cited
 from llm_clip_onnx.vectors import unit
 
 KINDS = ("text", "image", "id", "vector")
@@ -60,7 +60,7 @@ def parse(query: str) -> tuple[Term, ...]:
     while True:
         term = TERM.match(query, at)
         if not term:
-            raise InputError(f"query {query[:60]!r} has nothing after character {at}; expected a text, id: or image:")
+            raise InputError(f"query {cited(query)} has nothing after character {at}; expected a text, id: or image:")
         weight = float(term["weight"] or 1) * (-1 if sign == "-" else 1)
         quoted = term["quoted"]
         value = term["bare"] if quoted is None else re.sub(r"\\(.)", r"\1", quoted, flags=re.DOTALL)
@@ -78,7 +78,7 @@ def check_unicode(name: str, text: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise InputError(
-            f"{name} has {text[error.start]!r} at character {error.start}, which is no character"
+            f"{name} has {cited(text[error.start])} at character {error.start}, which is no character"
         ) from None
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from sqlite_utils.utils import decode_base64_values, dedupe_keys
 
-from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.errors import InputError, cited
 
 from .entry import quoted_value
 from .layout import BROKEN, SEP, Layout, opened, records
@@ -86,7 +86,9 @@ def names_of(cells: list[str]) -> list[str]:
         raise InputError("its first line cannot be decoded; name its encoding with --encoding")
     names = [cell.strip("\ufeff \t") for cell in cells]
     if NUMBER.fullmatch(names[0]):
-        raise InputError(f"its first line begins with {names[0][:20]!r}; expected a line with the names of the columns")
+        raise InputError(
+            f"its first line begins with {cited(names[0][:20])}; expected a line with the names of the columns"
+        )
     return dedupe_keys(names)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.errors import InputError, cited
 from llm_clip_onnx.vectors import LITTLE_FLOAT32, unit_embedding
 
 from .collection import Collection, Id, cursor_of, from_clause, is_vector, quoted, quoted_key, rows
@@ -107,12 +107,12 @@ def search_index(
         for part in batches(np.sort(near.rowids[near.rowids <= last])):
             fetched = fetch_rows(conn, collection, part)
             if any(id_crc(id) != expected[rowid] for rowid, id, _ in fetched):
-                warn_once(index, f"rowids of collection {collection.name!r} are not those of its index any more")
+                warn_once(index, f"rowids of collection {cited(collection.name)} are not those of its index any more")
                 return False
             compared += sum(is_vector(value, size) for _, _, value in fetched)
             best.offer(fetched)
         if compared < len(near.rowids) / 2:
-            warn_once(index, f"many rows of collection {collection.name!r} that its index has are gone")
+            warn_once(index, f"many rows of collection {cited(collection.name)} that its index has are gone")
             return False
     for chunk in scan(conn, collection, where, parameters, best.unit_query.size, after=last):
         best.offer(chunk)
@@ -158,7 +158,7 @@ def last_valid_rowid(conn: Connection, collection: Collection, index: Index, chu
     in_table = {rowid: id_crc(id) for rowid, id, _ in fetch_rows(conn, collection, rowids.tolist())}
     valid = [rowid for rowid, crc in zip(rowids.tolist(), crcs.tolist()) if in_table.get(rowid) == crc]
     if not valid:
-        warn_once(index, f"the last rows of collection {collection.name!r} are not those of its index any more")
+        warn_once(index, f"the last rows of collection {cited(collection.name)} are not those of its index any more")
         return None
     return max(valid)
 
@@ -260,8 +260,8 @@ def stored_vector(conn: Connection, collection: Collection, id: Id) -> NDArray[n
         [id],
     )
     if not matches:
-        raise InputError(f"collection {collection.name!r} has no row with the id {id!r}")
+        raise InputError(f"collection {cited(collection.name)} has no row with the id {cited(id)}")
     blob = matches[0][0]
     if not isinstance(blob, bytes) or not blob or len(blob) % 4:
-        raise InputError(f"the row with the id {id!r} of collection {collection.name!r} has no vector")
+        raise InputError(f"the row with the id {cited(id)} of collection {cited(collection.name)} has no vector")
     return np.frombuffer(blob, LITTLE_FLOAT32)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlite_utils import Database
 
-from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.errors import InputError, shortened
 from llm_clip_onnx.vectors import cosine, from_blob, to_blob
 
 from .entry import Entry, NothingToEmbed, content_of
@@ -86,7 +86,7 @@ class CollectionWriter:
         [model] = self._fetch_one("select model from collections where id = ?", collection.id) or (None,)
         if model != embedder.model.model_id:
             raise InputError(
-                f"the collection {name} is of the model {model}, to whose embeddings those of"
+                f"the collection {shortened(name)} is of the model {shortened(model)}, to whose embeddings those of"
                 f" {embedder.model.model_id} cannot be compared; choose another collection"
             )
         sql = "select length(embedding) / 4 from embeddings where collection_id = ?"
@@ -101,8 +101,8 @@ class CollectionWriter:
 
     def _other_model_error(self, contents: str) -> InputError:
         return InputError(
-            f"the collection {self.name} holds {contents}: it was made with another model directory or --orient;"
-            " --force embeds everything again, another collection keeps both"
+            f"the collection {shortened(self.name)} holds {contents}: it was made with another model directory or"
+            " --orient; --force embeds everything again, another collection keeps both"
         )
 
     def embed(self, entries: Iterable[Entry]) -> Iterator[Outcome]:

@@ -13,7 +13,7 @@ from datasette.utils.asgi import Forbidden, NotFound
 from clip_collections.collection import Collection
 from datasette_guard import ensure_instance, may, may_view_table
 from llm_clip_onnx import MODEL_ID
-from llm_clip_onnx.errors import ClipError
+from llm_clip_onnx.errors import ClipError, cited, shortened
 
 from .config import Config, config_of
 from .paths import search_path
@@ -35,7 +35,7 @@ async def visible_collection(datasette, request) -> CollectionRef:
     await ensure_instance(datasette, request)
     database, name = (tilde_decode(request.url_vars[part]) for part in ("database", "collection"))
     if database not in datasette.databases or database == "_internal":
-        raise NotFound(f"there is no database {database!r}")
+        raise NotFound(f"there is no database {cited(database)}")
     if not await may(datasette, request.actor, "view-database", database):
         raise Forbidden("view-database")
 
@@ -43,8 +43,8 @@ async def visible_collection(datasette, request) -> CollectionRef:
         try:
             return open_collection(conn, config_of(datasette), database, name)
         except (ClipError, sqlite3.Error) as error:  # its sentence lists other collections: only for the log
-            log.warning("%s: %s", database, error)
-            raise NotFound(f"there is no collection {name!r} in database {database!r}") from error
+            log.warning("%s: %s", shortened(database), error)
+            raise NotFound(f"there is no collection {cited(name)} in database {cited(database)}") from error
 
     collection = await datasette.get_database(database).execute_fn(open_named)
     if not await may_view_table(datasette, request.actor, database, collection.table):

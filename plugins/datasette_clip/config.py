@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from datasette_guard import ConfigError, per_datasette, read_limits, read_object
+from llm_clip_onnx.errors import cited, shortened
 
 PLUGIN = "datasette-clip"
 GUARD = "datasette-guard"
@@ -59,7 +60,7 @@ def read_keys(settings: object) -> dict[str, str]:
     for model_id, key in keys.items():
         if not isinstance(key, str | None):
             raise ConfigError(
-                f"plugins.datasette-llm-embed.keys.{model_id} is no string; expected the key of that model"
+                f"plugins.datasette-llm-embed.keys.{shortened(model_id)} is no string; expected the key of that model"
             )
     return {model_id: key for model_id, key in keys.items() if key}  # null: an environment variable that is not set
 
@@ -86,21 +87,24 @@ def check_moved(place: str, settings: object, moved: Collection[str]) -> None:
 
 def read_models(models: object) -> tuple[str, ...]:
     if not isinstance(models, list) or not models or not all(isinstance(m, str) and m for m in models):
-        raise ConfigError(f'plugins.{PLUGIN}.models is {models!r}; expected a list of model ids such as ["clip"]')
+        raise ConfigError(f'plugins.{PLUGIN}.models is {cited(models)}; expected a list of model ids such as ["clip"]')
     return tuple(models)
 
 
 def read_collections(settings: object) -> dict[str, dict[str, dict[str, str]]]:
     place = f"plugins.{PLUGIN}.collections"
     if not isinstance(settings, dict):
-        raise ConfigError(f"{place} is {settings!r}; expected an object of databases and their collections")
+        raise ConfigError(f"{place} is {cited(settings)}; expected an object of databases and their collections")
     for database, collections in settings.items():
         if not isinstance(collections, dict):
-            raise ConfigError(f"{place}.{database} is {collections!r}; expected an object of names and collections")
+            raise ConfigError(
+                f"{place}.{shortened(database)} is {cited(collections)}; expected an object of names and collections"
+            )
         for name, collection in collections.items():
             if not isinstance(collection, dict):
                 raise ConfigError(
-                    f"{place}.{database}.{name} is {collection!r}; expected an object with table and vector"
+                    f"{place}.{shortened(database)}.{shortened(name)} is {cited(collection)}; expected an object with"
+                    " table and vector"
                 )
     return settings
 

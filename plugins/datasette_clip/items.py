@@ -19,8 +19,8 @@ from datasette.utils.asgi import Base400
 from python_multipart import create_form_parser
 from python_multipart.exceptions import FormParserError
 
-from llm_clip_onnx.errors import InputError
-from llm_clip_onnx.images.signatures import format_of
+from llm_clip_onnx.errors import InputError, cited, shortened
+from llm_clip_onnx.images.signatures import BOM, format_of, is_json_object, is_stripped, name_of, sentence_of
 
 from .config import PLUGIN, Config, Limits
 
@@ -72,7 +72,11 @@ class EmbedRequest:
 
 
 async def receive_body(request) -> list[bytes]:
-    """The body of a request as it arrived, in chunks. The guard bounds its size. Raises InputError on a disconnect."""
+    """The body of a request as it arrived, in chunks. The guard bounds its size.
+
+    Raises InputError on a disconnect, and EncodedBody.
+    """
+    check_encoding(request)
     chunks, more = [], True
     while more:
         message = await request.receive()
@@ -81,6 +85,37 @@ async def receive_body(request) -> list[bytes]:
         chunks.append(message.get("body", b""))
         more = message.get("more_body", False)
     return chunks
+
+
+class EncodedBody(Base400):
+    """The body of a request is compressed, which Datasette does not undo."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE.value
+
+
+def check_encoding(request) -> None:
+    """Raises EncodedBody for a request whose body is compressed."""
+    encoding = request.headers.get("content-encoding", "").strip()
+    if encoding.lower() not in ("", "identity"):
+        raise EncodedBody(f"the body has Content-Encoding {cited(encoding)}; expected it as it is, without that header")
+
+
+def is_form(kind: str, body: bytes) -> bool:
+    """True if a body is a form, by its media type and its own first bytes.
+
+    curl sends each body as application/x-www-form-urlencoded unless it is told what it is. A form is text. Raises
+    InputError for a file that curl -d has damaged.
+    """
+    if kind != URLENCODED or is_json_object(body):
+        return False
+    if is_stripped(body):
+        raise InputError(f"the body: {sentence_of(body)}")
+    return format_of(body) is None and name_of(body) in ("text", "a data URI")
+
+
+def is_json(kind: str, body: bytes) -> bool:
+    """True if a body is JSON by its media type, or begins as a JSON object."""
+    return kind == "application/json" or kind.endswith("+json") or is_json_object(body)
 
 
 def drain(chunks: list[bytes]) -> Iterator[bytes]:
@@ -157,9 +192,9 @@ def read_embed_request(query: str, content_type: str, chunks: list[bytes], limit
     chunks.clear()
     if not body:
         pass
-    elif kind == "application/json":
+    elif is_json(kind, body):
         read_json(body, fields)
-    elif kind == URLENCODED and not is_image(body):  # curl --data-binary sends a photo with this content type
+    elif is_form(kind, body):
         fields.add_query(body.decode("utf-8", errors="replace"))
     else:
         fields.add_item(Item("body", "image", body))
@@ -206,7 +241,7 @@ class RequestFields:
             self.options.setdefault(name, []).append(value)
         elif name not in IGNORED:
             raise InputError(
-                f"{name!r} is not a field of this endpoint; expected text, img, vector, {', '.join(OPTIONS)}"
+                f"{cited(name)} is not a field of this endpoint; expected text, img, vector, {', '.join(OPTIONS)}"
             )
 
 
@@ -242,8 +277,8 @@ def read_form(query: str, content_type: str, chunks: list[bytes], limits: Limits
     if kind == MULTIPART:
         read_multipart(content_type, chunks, fields)
     elif body := b"".join(chunks):
-        if kind != URLENCODED or is_image(body):
-            raise NoForm(f"the body is no form; expected {MULTIPART} with files, or {URLENCODED}")
+        if not is_form(kind, body):
+            raise NoForm(f"the body is no form but {name_of(body)}; expected {MULTIPART} with files, or {URLENCODED}")
         fields.add_query(body.decode("utf-8", errors="replace"))
     return fields
 
@@ -280,7 +315,7 @@ def read_multipart(content_type: str, chunks: list[bytes], fields: RequestFields
             parser.write(chunk)
         parser.finalize()
     except FormParserError as error:
-        raise InputError(f"the body is no multipart/form-data that can be read: {error}") from error
+        raise InputError(f"the body is no multipart/form-data that can be read: {shortened(error)}") from error
 
 
 def read_json(body: bytes, fields: RequestFields) -> None:
@@ -288,7 +323,7 @@ def read_json(body: bytes, fields: RequestFields) -> None:
     try:
         if sum(map(body.count, b",[{:")) > MAX_PARTS:
             raise InputError(f"the body is JSON of more than {MAX_PARTS} parts; expected texts and images")
-        content = json.loads(body)
+        content = json.loads(body.removeprefix(BOM))
     except InputError:
         raise
     except (ValueError, RecursionError) as error:
@@ -305,7 +340,9 @@ def read_json(body: bytes, fields: RequestFields) -> None:
             if name == "labels" and isinstance(value, list):
                 fields.options[name] = [json.dumps(value)]  # a list of one label is no name of a label set
         else:
-            raise InputError(f"{name!r} is not a key of this endpoint; expected texts, images, {', '.join(OPTIONS)}")
+            raise InputError(
+                f"{cited(name)} is not a key of this endpoint; expected texts, images, {', '.join(OPTIONS)}"
+            )
 
 
 def embed_request(fields: RequestFields) -> EmbedRequest:
@@ -324,26 +361,26 @@ def embed_request(fields: RequestFields) -> EmbedRequest:
 def read_k(value: object) -> int:
     text = "" if isinstance(value, bool) else str(value)
     if not text.isascii() or not text.isdigit() or len(text) > 6 or int(text) < 1:
-        raise InputError(f"k is {text[:20]!r}; expected a whole number from 1, of the labels to answer")
+        raise InputError(f"k is {cited(text[:20])}; expected a whole number from 1, of the labels to answer")
     return int(text)
 
 
 def read_format(value: object) -> str:
     if value not in VECTOR_FORMATS:
-        raise InputError(f"format is {value!r}; expected {', '.join(VECTOR_FORMATS)}")
+        raise InputError(f"format is {cited(value)}; expected {', '.join(VECTOR_FORMATS)}")
     return str(value)
 
 
 def read_normalize(value: object) -> bool:
     text = str(value).lower()
     if text not in TRUE_WORDS + FALSE_WORDS:
-        raise InputError(f"normalize is {value!r}; expected 1 or 0")
+        raise InputError(f"normalize is {cited(value)}; expected 1 or 0")
     return text in TRUE_WORDS
 
 
 def read_orient(value: object) -> str | None:
     if value not in ("", "exif", None):
-        raise InputError(f"orient is {value!r}; expected exif, or nothing for llm-clip's reading")
+        raise InputError(f"orient is {cited(value)}; expected exif, or nothing for llm-clip's reading")
     return "exif" if value else None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llm_clip_onnx import label_sets, zero_shot
-from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.errors import InputError, cited
 from llm_clip_onnx.zero_shot import Classifier, Match
 
 from .config import PLUGIN, Limits
@@ -42,7 +42,7 @@ def classifier_of(
     if not isinstance(labels, str):
         return classifier_of_list(engine, limits, labels, templates or zero_shot.DEFAULT_TEMPLATES)
     if templates:
-        raise InputError(f"label set {labels!r} has its own templates; templates go with labels given one by one")
+        raise InputError(f"label set {cited(labels)} has its own templates; templates go with labels given one by one")
     return engine.label_set(labels)
 
 

@@ -20,7 +20,7 @@ from datasette.utils.asgi import Base400
 
 from datasette_guard import path_below, per_datasette, runs_sql
 from llm_clip_onnx import MODEL_ID
-from llm_clip_onnx.errors import ClipError, InputError
+from llm_clip_onnx.errors import ClipError, InputError, cited
 
 from .config import PLUGIN, Config, config_of
 from .paths import is_read_only
@@ -47,7 +47,7 @@ def permitted_engine(config: Config) -> Engine:
 def check_model(config: Config, model_id: str) -> None:
     """Raises InputError for a model that clients may not call."""
     if model_id not in config.models:
-        raise InputError(f"model {model_id!r} is not on the list plugins.{PLUGIN}.models, {list(config.models)}")
+        raise InputError(f"model {cited(model_id)} is not on the list plugins.{PLUGIN}.models, {list(config.models)}")
 
 
 # Opening the text tower

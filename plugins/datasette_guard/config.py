@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from .crawlers import REFUSED, TAGS
+from .quoting import cited, shortened
 from .upstream import per_datasette
 
 if TYPE_CHECKING:
@@ -91,21 +92,24 @@ def read_object(place: str, settings: object, known: Collection[str]) -> dict:
     if not isinstance(settings, dict):
         raise ConfigError(f"plugins.{place} is {type(settings).__name__}; expected an object with {', '.join(known)}")
     if unknown := sorted(map(str, settings.keys() - known)):
-        raise ConfigError(f"plugins.{place}.{unknown[0]} is not a key of this plugin; expected {', '.join(known)}")
+        raise ConfigError(
+            f"plugins.{place}.{shortened(unknown[0])} is not a key of this plugin; expected {', '.join(known)}"
+        )
     return settings
 
 
 def read_refuse_crawlers(tags: object) -> tuple[str, ...]:
     if not isinstance(tags, list) or not all(tag in TAGS for tag in tags):
         raise ConfigError(
-            f"plugins.{PLUGIN}.refuse_crawlers is {tags!r}; expected a list, empty to refuse none, of {', '.join(TAGS)}"
+            f"plugins.{PLUGIN}.refuse_crawlers is {cited(tags)}; expected a list, empty to refuse none, of "
+            + ", ".join(TAGS)
         )
     return tuple(tags)
 
 
 def read_suspend(suspend: object) -> bool | str:
     if not isinstance(suspend, bool | str):
-        raise ConfigError(f"plugins.{PLUGIN}.suspend is {suspend!r}; expected true, false or the path of a socket")
+        raise ConfigError(f"plugins.{PLUGIN}.suspend is {cited(suspend)}; expected true, false or the path of a socket")
     return suspend
 
 
@@ -131,7 +135,7 @@ def read_limits(place: str, settings: object, kind: type[L]) -> L:
         least = min(1, defaults[name])
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**31:
             raise ConfigError(
-                f"plugins.{place}.{name} is {value!r}; expected a whole number from {least} to 2147483647"
+                f"plugins.{place}.{name} is {cited(value)}; expected a whole number from {least} to 2147483647"
             )
     return kind(**settings)
 

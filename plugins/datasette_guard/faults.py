@@ -17,6 +17,7 @@ from datasette.utils.asgi import BadRequest, Base400
 from datasette.utils.sqlite import sqlite3
 
 from .config import Limits
+from .quoting import shortened
 from .sql_limits import ResultTooLarge
 from .upstream import exception_of
 
@@ -76,6 +77,11 @@ FAULTS = (  # seen in Datasette 0.65.5 and 1.0a41 while fuzzing
 )
 
 
+def without_input(exception: Exception) -> str:
+    """The sentence of an exception, cut, because it may quote the request. What json says never does."""
+    return str(exception) if isinstance(exception, json.JSONDecodeError) else shortened(exception)
+
+
 class OutOfMemory(Base400):
     """The queries that run at once need more memory than plugins.datasette-guard.limits.sqlite_bytes."""
 
@@ -97,7 +103,7 @@ def translate(exception: Exception, limits: Limits, in_flight: int = 1) -> Excep
         exception.status = 400  # 500 is the default, also for sentences such as "Cannot sort table by nope"
     for fault in FAULTS:
         if fault.place == place and isinstance(exception, fault.exceptions) and not is_server_error(exception):
-            return BadRequest(fault.sentence.format(error=exception))
+            return BadRequest(fault.sentence.format(error=without_input(exception)))
     return exception
 
 

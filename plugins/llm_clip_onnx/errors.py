@@ -9,6 +9,23 @@ ClipError
 └── ConfigError         a configuration key has a value that cannot be used
 """
 
+QUOTED_CHARACTERS = 60  # of what came in, in a message
+
+
+def cited(value: object) -> str:
+    """A value that came in as messages quote it: as Python writes it, cut to 60 characters. Bytes are only counted."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"a BLOB of {len(value)} bytes"
+    written = repr(value[:QUOTED_CHARACTERS] if isinstance(value, str) else value)
+    is_cut = isinstance(value, str) and len(value) > QUOTED_CHARACTERS
+    return f"{written[: QUOTED_CHARACTERS - 3]}..." if is_cut or len(written) > QUOTED_CHARACTERS + 2 else written
+
+
+def shortened(text: object) -> str:
+    """What came in, or another library's sentence about it, as messages show it: one line of at most 60 characters."""
+    line = " ".join(str(text)[: 2 * QUOTED_CHARACTERS].split())
+    return line if len(line) <= QUOTED_CHARACTERS else f"{line[: QUOTED_CHARACTERS - 3]}..."
+
 
 class ClipError(Exception):
     """Anything that datasette-clip refuses to do, with the sentence that says why."""

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InputError, ModelDirError
+from .errors import InputError, ModelDirError, cited
 from .model_dir import LABELS, Manifest, sha256_of
 from .zero_shot import Classifier
 
@@ -45,7 +45,9 @@ class LabelSet:
 def check_name(name: str) -> None:
     """Raises InputError if `name` is not allowed for a label set."""
     if not NAME.fullmatch(name):
-        raise InputError(f"{name!r} is no name of a label set; expected small letters, digits, - and _, at most 64")
+        raise InputError(
+            f"{cited(name)} is no name of a label set; expected small letters, digits, - and _, at most 64"
+        )
 
 
 def list_names(path: Path) -> list[str]:
@@ -73,7 +75,7 @@ def stored_facts(path: Path, name: str) -> LabelSet:
     """
     if name not in (names := list_names(path)):
         existing = f"there are {', '.join(names)}" if names else "there are none"
-        raise InputError(f"there is no label set {name!r}; {existing}; llm clip labels bake makes one")
+        raise InputError(f"there is no label set {cited(name)}; {existing}; llm clip labels bake makes one")
     file = path / LABELS / f"{name}.json"
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
@@ -112,7 +114,7 @@ def read_facts(path: Path, manifest: Manifest, name: str) -> LabelSet:
     facts = stored_facts(path, name)
     if facts.weights_sha256 != manifest.source.weights_sha256:
         hint = rebake_set_hint(path, name)
-        raise ModelDirError(f"label set {name!r} was made with another checkpoint's weights: {hint}")
+        raise ModelDirError(f"label set {cited(name)} was made with another checkpoint's weights: {hint}")
     return facts
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InputError
+from .errors import InputError, cited
 from .vectors import check_same_size, unit, unit_embedding
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
@@ -45,14 +45,14 @@ def check_labels(labels: Sequence[str], templates: Sequence[str]) -> None:
             raise InputError(f"there are no {name}; expected at least one")
         for position, item in enumerate(items):
             if not isinstance(item, str) or not item.strip():
-                raise InputError(f"{name}[{position}] is {item!r}; expected a text that is not empty")
+                raise InputError(f"{name}[{position}] is {cited(item)}; expected a text that is not empty")
             if len(item) > MAX_CHARACTERS:
                 raise InputError(
                     f"{name}[{position}] has {len(item)} characters; at most {MAX_CHARACTERS} are accepted"
                 )
     for position, template in enumerate(templates):
         if PLACEHOLDER not in template:
-            raise InputError(f"templates[{position}] is {template!r}; expected {PLACEHOLDER} where the label goes")
+            raise InputError(f"templates[{position}] is {cited(template)}; expected {PLACEHOLDER} where the label goes")
 
 
 def prompts_of(label: str, templates: Sequence[str]) -> list[str]:

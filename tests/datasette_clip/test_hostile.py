@@ -66,6 +66,13 @@ TOO_LARGE = "pixels are read of that kind; send it smaller or as baseline JPEG"
         ("segments.jpg", "JPEG image has more than 2,000 segments or 64,000 stray bytes before its first scan"),
         ("stray-bytes.jpg", "JPEG image has more than 2,000 segments or 64,000 stray bytes before its first scan"),
         ("comments.gif", "GIF image has more than 256,000 bytes of comments before its first frame"),
+        ("25mp-colour.tif", "TIFF image of 5000 x 5000 pixels is too large: it needs 106 MB of memory, at most 58 MB are given to an image; send it smaller or as baseline JPEG"),
+        ("tile-of-5-gb.tif", "TIFF image of 40 x 30 pixels is too large: it needs 4805 MB of memory, at most 58 MB are given to an image; send it smaller or as baseline JPEG"),
+        ("two-million-strips.tif", "TIFF image has a tag of 1,000,000 values; at most 200,000 are read"),
+        ("another-compression.tif", "TIFF image compressed as lzma is not read; save it with LZW or deflate"),
+        ("24mp.heic", "HEIC image of 4900 x 4900 pixels is too large: it needs 113 MB of memory, at most 58 MB are given to an image; send it smaller or as baseline JPEG"),
+        ("only-a-brand.heic", "3012-byte blob begins as HEIC and cannot be opened as one"),
+        ("drawing.svg", f"74-byte blob is not an image but an SVG drawing; {EXPECTED}; export it as PNG"),
         ("chunks.png", "PNG image has more than 20,000 chunks"),
     ],
 )  # fmt: skip
@@ -80,10 +87,11 @@ import re, sys
 from pathlib import Path
 from llm_clip_onnx.engine import default_engine
 from llm_clip_onnx.errors import InputError
+from hostile import heic
 from nasty import photo, saved
 engine = default_engine()
-for kind in ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP"):  # loads all decoders
-    engine.embed_item(saved(photo().convert("RGB"), kind))
+for kind in ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "HEIF"):  # each of their decoders is there
+    engine.embed_item(heic(photo()) if kind == "HEIF" else saved(photo().convert("RGB"), kind))
 def peak():
     return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 warm = peak()

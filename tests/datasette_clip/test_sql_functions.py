@@ -357,7 +357,7 @@ def test_results_of_the_image_functions(sql, expected, demo_dir, monkeypatch):
 
 
 LONG_SQL = {"plugins": {"datasette-guard": {"limits": {"sql_bytes": 60_000}}}}
-NOT_AN_IMAGE = "is not an image; expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF"
+NOT_AN_IMAGE = "is not an image but binary data; expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF"
 
 
 @pytest.mark.parametrize(
@@ -367,7 +367,7 @@ NOT_AN_IMAGE = "is not an image; expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIF
         ("clip_image('é!')", "clip_image: a string of 2 characters is no image; expected base64url, base64, a data URI or hex digits"),
         ("clip_image('abcde')", "clip_image: a string of 5 characters is no image; expected base64url, base64, a data URI or hex digits"),
         ("clip_image('')", "clip_image: a string of 0 characters is no image; expected base64url, base64, a data URI or hex digits"),
-        ("clip_image('YWJj')", f"clip_image: 3-byte blob {NOT_AN_IMAGE}"),
+        ("clip_image('YWJj')", f"clip_image: 3-byte blob {NOT_AN_IMAGE.replace('binary data', 'text')}"),
         ("clip_classify('cat', 'emoji')", "clip_classify: str is neither an image nor a vector; expected a BLOB, as clip_image() makes of strings"),
         ("clip_classify(x'00', 'emoji')", f"clip_classify: 1-byte blob {NOT_AN_IMAGE}, or a vector blob of this model, 2048 bytes"),
         (f"clip_classify({blob(*[1] * 256)}, 'emoji')", f"clip_classify: 1024-byte blob {NOT_AN_IMAGE}, or a vector blob of this model, 2048 bytes"),

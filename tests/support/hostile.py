@@ -14,8 +14,10 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 from PIL import Image, ImageCms
 
+import tiffs
 from nasty import animation, chunk, deep_grey, photo, png, png_claiming, saved, with_alpha
 
 SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # per pixel, by a PNG's colour type
@@ -101,6 +103,83 @@ def split(png_: bytes, size: int) -> bytes:
     return png_[: start - 4] + b"".join(parts) + png_[start + 8 + length :]
 
 
+def heic(image: Image.Image, **options) -> bytes:
+    stream = io.BytesIO()
+    pillow_heif.from_pillow(image).save(stream, quality=40, enc_params={"preset": "ultrafast"}, **options)
+    return stream.getvalue()
+
+
+def two_heics() -> bytes:
+    stream, file = io.BytesIO(), pillow_heif.from_pillow(photo(300, 200))
+    file.add_from_pillow(Image.new("RGB", (300, 200), "red"))
+    file.save(stream)
+    return stream.getvalue()
+
+
+def before_data(png_: bytes, *chunks: bytes) -> bytes:
+    """A PNG with chunks before its image data."""
+    at = png_.index(b"IDAT") - 4
+    return png_[:at] + b"".join(chunks) + png_[at:]
+
+
+def wrong(kind: bytes, content: bytes) -> bytes:
+    """A chunk of a PNG with a wrong checksum."""
+    return chunk(kind, content)[:-4] + b"oops"
+
+
+def ancillary() -> dict[str, bytes]:
+    """Images whose pixels are well, with something wrong or too much of something beside them."""
+    png_, jpeg, gif = saved(photo(), "PNG"), saved(photo(300, 200), "JPEG"), saved(photo().convert("P"), "GIF")
+    bomb, inflates = zlib.compress(bytes(100_000_000)), zlib.compress(b"a" * 2_000_000)
+    many_tags = (
+        b"MM\0*\0\0\0\x08"
+        + struct.pack(">H", 5000)
+        + b"".join(struct.pack(">HHII", 0x1000 + n, 7, 50_000, 8) for n in range(5000))
+    )
+    exif = b"Exif\0\0" + many_tags.ljust(65_000, b"\0")
+    warned = {
+        f"wrong-checksum-{kind.decode()}.png": before_data(png_, wrong(kind, content))
+        for kind, content in (
+            (b"tEXt", b"parameters\0steps"),
+            (b"zTXt", b"a\0\0" + inflates),
+            (b"iTXt", b"a\0\0\0\0\0b"),
+            (b"iCCP", b"a\0\0" + inflates),
+            (b"eXIf", exif_of(6)[6:]),
+            (b"gAMA", bytes(4)),
+            (b"pHYs", bytes(9)),
+            (b"tIME", bytes(7)),
+            (b"prVt", b"private"),
+        )
+    }
+    return warned | {
+        "parameters-of-2mb.png": before_data(png_, chunk(b"zTXt", b"parameters\0\0" + inflates)),
+        "itxt-of-2mb.png": before_data(png_, chunk(b"iTXt", b"prompt\0\1\0\0\0" + inflates)),
+        "itxt-bomb.png": before_data(png_, chunk(b"iTXt", b"prompt\0\1\0\0\0" + bomb)),
+        "private-9mb.png": before_data(png_, chunk(b"prVt", bytes(9_000_000))),
+        "text-after-data.png": png_[:-12] + wrong(b"zTXt", b"a\0\0" + inflates) + png_[-12:],
+        "exif-9mb.png": before_data(png_, chunk(b"eXIf", many_tags.ljust(9_000_000, b"\0"))),
+        "exif-of-many-tags.jpg": saved(photo(), "JPEG", exif=exif),
+        "icc-cut.jpg": jpeg[:2] + b"\xff\xe2\0\x20ICC_PROFILE\0\1\5" + bytes(16) + jpeg[2:],
+        "app13-9mb.jpg": jpeg[:2] + (b"\xff\xed\xff\xff" + b"Photoshop 3.0\0".ljust(65_533, b"\0")) * 137 + jpeg[2:],
+        "two-pictures.jpg": saved(photo(300, 200), "MPO", save_all=True, append_images=[photo(300, 200)]),
+        "xmp.webp": saved(photo(), "WEBP", xmp=bytes(3_000_000)),
+        "comment.gif": gif[:13 + 768] + b"\x21\xfe\xff" + bytes(255) + b"\0" + gif[13 + 768:],
+        "data-after-the-end.jpg": jpeg + bytes(5_000_000),
+        "data-after-the-end.gif": gif + bytes(100_000),
+    }  # fmt: skip
+
+
+def heics() -> dict[str, bytes]:
+    """HEICs that are read on a server."""
+    return {
+        "12mp-tiled.heic": heic(big_photo(3492), tile_size=512),
+        "11mp.heic": heic(big_photo(3330)),
+        "8mp-alpha.heic": heic(big_photo(2850).convert("RGBA")),
+        "two.heic": two_heics(),
+        "turned.heic": heic(photo(300, 200), exif=exif_of(6)),
+    }
+
+
 @functools.cache
 def readable() -> dict[str, bytes]:
     """Odd, large and long files that are valid images within the limits."""
@@ -114,7 +193,7 @@ def readable() -> dict[str, bytes]:
     files |= {f"25mp-{name}.png": big_png(5000, depth, colour) for name, depth, colour in (
         ("rgb", 8, 2), ("grey-alpha", 8, 4), ("grey", 8, 0), ("palette", 8, 3), ("1-bit", 1, 0),
         ("1-bit-palette", 1, 3), ("16-bit-grey", 16, 0), ("16-bit-rgb", 16, 2))}  # fmt: skip
-    return files | {
+    return files | ancillary() | heics() | tiffs.readable() | {
         "18mp-rgba.png": big_png(4240, 8, 6),
         "18mp-16-bit-rgba.png": big_png(4240, 16, 6),
         "18mp-rgba-solid.png": saved(Image.new("RGBA", (4240, 4240), "teal"), "PNG", compress_level=1),
@@ -173,7 +252,12 @@ def refused() -> dict[str, bytes]:
     gif = saved(photo().convert("P"), "GIF")
     files = {f"cut-{n}.png": whole[: len(whole) * n // 10] for n in range(1, 10)}
     files |= {f"cut-{n}.jpg": jpeg[: len(jpeg) * n // 10] for n in range(1, 10)}
-    return files | {
+    return files | tiffs.refused() | {
+        "12mp-in-one-piece.heic": heic(big_photo(3492)),
+        "24mp.heic": heic(big_photo(4900), tile_size=512),
+        "12mp-alpha.heic": heic(big_photo(3492).convert("RGBA")),
+        "cut.heic": heic(photo(300, 200))[:600],
+        "only-a-brand.heic": b"\0\0\0\x18ftypheic" + bytes(3000),
         "nothing.png": b"",
         "garbage.jpg": bytes(range(256)) * 40,
         "drawing.svg": b'<svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9"/></svg>',

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.errors import InputError, cited
 from llm_clip_onnx.vectors import LITTLE_FLOAT32, unit
 
 from ..collection import Collection, Id, from_clause, is_vector, quoted, quoted_key, rows
@@ -57,7 +57,7 @@ def index(
     Raises InputError if a collection has no vectors, or if another process indexes it at the same time.
     """
     if collection.embed_dim is None:
-        raise InputError(f"collection {collection.name!r} has no vectors")
+        raise InputError(f"collection {cited(collection.name)} has no vectors")
     conn.executescript(SCHEMA)
     facts = read_facts(conn, collection, collection.embed_dim)
     if facts is None or needs_new_mean(conn, collection, facts):
@@ -183,7 +183,9 @@ class IndexRun:
 
 
 def in_use_error(collection: Collection) -> InputError:
-    return InputError(f"collection {collection.name!r} is being indexed by another `llm clip index`: let it finish")
+    return InputError(
+        f"collection {cited(collection.name)} is being indexed by another `llm clip index`: let it finish"
+    )
 
 
 def chunk_blobs(chunk: Chunk) -> tuple[bytes, ...]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from datasette_guard import CORS_HEADERS, collect_soon, may
 from llm_clip_onnx import MODEL_ID, vectors, zero_shot
-from llm_clip_onnx.errors import InputError, VectorError
+from llm_clip_onnx.errors import InputError, VectorError, shortened
 
 from .. import labels
 from ..config import Config, config_of
@@ -111,7 +111,7 @@ def result_of(item: Item, answer_item: AnswerItem) -> dict:
             raise InputError(item.error)
         return heading | answer_item(item)
     except (InputError, VectorError) as error:
-        return heading | {"error": f"{item.name}: {error}"}
+        return heading | {"error": f"{shortened(item.name)}: {error}"}
 
 
 def embed(engine: Engine, config: Config, request: EmbedRequest) -> tuple[dict, AnswerItem]:

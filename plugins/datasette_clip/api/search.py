@@ -35,12 +35,13 @@ from clip_collections.collection import (
 from clip_collections.query import Term
 from datasette_guard import CORS_HEADERS, collect_soon, may
 from llm_clip_onnx import MODEL_ID, vectors
-from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.errors import InputError, cited, shortened
+from llm_clip_onnx.images.signatures import BOM
 
 from ..collection_refs import CollectionRef, visible_collection
 from ..config import Config, config_of
 from ..failures import WITH_SENTENCE, MayNotRunSql, failure_json, failure_of, unknown_method
-from ..items import MULTIPART, URLENCODED, FormFields, Item, base64url, media_type, read_form, receive_body
+from ..items import MULTIPART, FormFields, Item, base64url, is_form, is_json, media_type, read_form, receive_body
 from ..labels import DIGITS
 from ..model import embedding_queue, in_thread, permitted_engine
 from ..paths import search_path, thumbnail_path
@@ -96,15 +97,17 @@ async def read_search_fields(datasette, request) -> FormFields:
 def search_fields(query_string: str, content_type: str, chunks: list[bytes], config: Config) -> FormFields:
     """The fields and images of a search. A body that is neither a form nor JSON is an image. Raises InputError."""
     kind = media_type(content_type)
-    if kind in (MULTIPART, URLENCODED) or not any(chunks):
+    if kind == MULTIPART or not any(chunks):
         return read_form(query_string, content_type, chunks, config.limits)
     body = b"".join(chunks)
+    if is_form(kind, body):
+        return read_form(query_string, content_type, [body], config.limits)
     fields = read_form(query_string, "", [], config.limits)
-    if kind != "application/json":
+    if not is_json(kind, body):
         fields.add_item(Item("body", "image", body))
         return fields
     try:
-        values = json.loads(body)
+        values = json.loads(body.removeprefix(BOM))
     except (ValueError, RecursionError) as error:
         raise InputError(f"the body is no JSON: {error}") from error
     if not isinstance(values, dict):
@@ -136,7 +139,7 @@ def read_search_request(fields: FormFields) -> SearchRequest:
 def read_number(name: str, text: str, least: int, most: int) -> int:
     """The whole number in a field. Raises InputError."""
     if not text.isascii() or not text.isdigit() or not least <= int(text[:10]) <= most:
-        raise InputError(f"{name} is {text[:40]!r}; expected a whole number from {least} to {most}")
+        raise InputError(f"{name} is {cited(text)}; expected a whole number from {least} to {most}")
     return int(text)
 
 
@@ -214,9 +217,9 @@ def read_rows(conn, limit_ms: int, collection: Collection, embedding, search_req
                 f"the search took longer than {limit_ms} ms (Datasette's setting sql_time_limit_ms): "
                 "without an index, llm clip index makes it fast"
             ) from error
-        raise InputError(f"where is no condition that SQLite can read: {error}") from error
+        raise InputError(f"where is no condition that SQLite can read: {shortened(error)}") from error
     except sqlite3.Error as error:
-        raise InputError(f"where is no condition that SQLite can read: {error}") from error
+        raise InputError(f"where is no condition that SQLite can read: {shortened(error)}") from error
     return [
         {"id": hit.id, "score": hit.score, "rowid": hit.rowid, "pictured": hit.rowid in pictured}
         | facts.get(hit.rowid, {})

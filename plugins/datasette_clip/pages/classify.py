@@ -11,7 +11,7 @@ from datasette.utils.asgi import Response
 
 from datasette_guard import limits_of
 from llm_clip_onnx import zero_shot
-from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.errors import InputError, cited
 
 from .. import labels
 from ..config import PLUGIN, Config, config_of
@@ -80,7 +80,7 @@ def one_a_line(names: list[str]) -> str:
     """Labels, one a line. Raises InputError for a label of several lines."""
     for position, label in enumerate(names):
         if len(lines_of(label, 1)) > 1:
-            raise InputError(f"label {position} is {label!r}; on this page a label is a line")
+            raise InputError(f"label {position} is {cited(label)}; on this page a label is a line")
     return "\n".join(names)
 
 

@@ -17,7 +17,7 @@ from clip_collections.collection import quoted
 from clip_collections.query import Term
 from datasette_guard import ensure_instance, may
 from llm_clip_onnx import vectors
-from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.errors import InputError, shortened
 
 from .. import paths
 from ..api.search import SearchRequest, read_search_fields, read_search_request, run_search
@@ -109,7 +109,7 @@ async def read_picture(datasette, request, fields: FormFields, page: Page) -> Pi
         picture = Picture("the picture", None, img)
     elif fields.last("image") and request.method == "GET":
         name = fields.last("image")
-        raise InputError(f"only the name of {name} has come: an image is sent by the button under it")
+        raise InputError(f"only the name of {shortened(name)} has come: an image is sent by the button under it")
     else:
         return None
     page["img"] = img

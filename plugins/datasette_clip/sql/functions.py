@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm_clip_onnx import MODEL_ID, vectors, zero_shot
-from llm_clip_onnx.errors import InputError, VectorError
+from llm_clip_onnx.errors import InputError, VectorError, cited
 from llm_clip_onnx.images.signatures import format_of
 from llm_clip_onnx.lazy import Lazy
 
@@ -123,7 +123,7 @@ def clip_classify(config: Config, item: bytes | None, labels: str | None, k: int
             f"{type(item).__name__} is neither an image nor a vector; expected a BLOB, as clip_image() makes of strings"
         )
     if not isinstance(k, int):
-        raise InputError(f"k is {k!r}; expected a whole number from 1, of the labels to answer")
+        raise InputError(f"k is {cited(k)}; expected a whole number from 1, of the labels to answer")
     engine = get_engine()
     classifier = classifier_of(engine, config.limits, labels)
     embedding = embedding_of_value(config, engine, item)

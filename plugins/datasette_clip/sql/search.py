@@ -21,7 +21,7 @@ from clip_collections.collection import Collection
 from clip_collections.query import Term
 from datasette_guard import connect, per_datasette
 from llm_clip_onnx import MODEL_ID, vectors
-from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.errors import InputError, cited
 
 from ..config import Config, config_of
 from ..items import bytes_of, check_text
@@ -140,4 +140,4 @@ def register(conn, datasette, database: str) -> None:
 def check_k(k: object) -> None:
     """Raises InputError for a k that is no whole number from 1 to MAX_K."""
     if not isinstance(k, int) or isinstance(k, bool) or not 0 < k <= MAX_K:
-        raise InputError(f"k is {k!r}; expected a whole number from 1 to {MAX_K}, of the rows to answer")
+        raise InputError(f"k is {cited(k)}; expected a whole number from 1 to {MAX_K}, of the rows to answer")

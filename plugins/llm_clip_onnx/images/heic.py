@@ -13,7 +13,7 @@ from PIL import Image
 from . import limits
 
 TILED, WHOLE, ALPHA, DEEP = 4.6, 4.9, 7.0, 9.0  # bytes a pixel, file aside
-STRIP_PIXELS = 500_000
+STRIP_PIXELS = 100_000  # at once, because each is copied twice
 
 
 def bytes_per_pixel(image: Image.Image) -> float:

@@ -21,6 +21,7 @@ from ..errors import InputError
 from .signatures import PNG_SIGNATURE
 
 KEPT_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"eXIf")  # a text or colour profile of 1 kB may inflate to 1 MB, repeatedly
+MAX_EXIF_BYTES = 1_000_000  # of a chunk that is kept, because Pillow copies it repeatedly
 MAX_CHUNKS = 20_000  # Pillow reads each in Python
 INPUT_BYTES = 65_536  # given to zlib at once, which copies what it could not use
 STRIP_BYTES = 1_000_000  # inflated, of a strip
@@ -54,9 +55,11 @@ def read_layout(blob: bytes) -> PngLayout:
 
 
 def is_intact(blob: bytes, at: int, length: int) -> bool:
-    """True for a chunk that the image needs, and for any other if its checksum is right, as in browsers."""
+    """True for a chunk that the image needs, and for another of a sane size whose checksum is right, as in browsers."""
     if not blob[at + 4] & 0x20:  # a capital letter: the image needs it
         return True
+    if length > MAX_EXIF_BYTES:
+        return False
     return zlib.crc32(blob[at + 4 : at + 8 + length]) == int.from_bytes(blob[at + 8 + length : at + 12 + length], "big")
 
 

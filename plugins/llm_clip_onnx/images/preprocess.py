@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from ..errors import InputError
+from ..errors import InputError, cited, shortened
 from ..model_dir import Preprocess
 from . import heic, limits, png_strips, tiff
 from .limits import SERVER, ImageLimits
@@ -67,7 +67,7 @@ def to_pixels(
     Source: preprocess, openai/CLIP clip/clip.py; rounding as transformers' CLIPImageProcessor does it with Pillow.
     """
     if orient not in ORIENTS:
-        raise InputError(f"orient {orient!r} is not known; expected 'exif', or None for llm-clip's reading")
+        raise InputError(f"orient {cited(orient)} is not known; expected 'exif', or None for llm-clip's reading")
     if not isinstance(image, bytes | Image.Image):
         raise InputError(f"{type(image).__name__} is not an image; expected bytes or a PIL image")
     with nullcontext() if is_small(image, bounds) else decode_lock:
@@ -204,7 +204,7 @@ def strips_of(image: Image.Image, blob: bytes) -> Iterable[Image.Image]:
 
 def _decoding_error(image: Image.Image, error: Exception, blob: bytes | None = None) -> InputError:
     size = f"{len(blob)}-byte " if blob is not None else ""
-    return InputError(f"{size}{image.format or 'unknown'} image cannot be decoded: {error}")
+    return InputError(f"{size}{image.format or 'unknown'} image cannot be decoded: {shortened(error)}")
 
 
 def in_strips(image: Image.Image) -> Iterator[Image.Image]:

@@ -94,6 +94,8 @@ ADVICE = {  # what to do about what was found
     "PostScript": "export it as PNG",
     "JPEG XL": "convert it to PNG or JPEG",
     "JPEG 2000": "convert it to PNG or JPEG",
+    "JSON": 'send an object, {"texts": [...], "images": [...]}',
+    "a data URI": "send it in a field or in JSON, where it is read",
     "gzip": "send what is in it",
     "a ZIP archive": "send the images in it, one by one",
 }

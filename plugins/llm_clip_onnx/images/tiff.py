@@ -28,6 +28,7 @@ MAX_VALUES = 200_000  # of one tag: Pillow makes a Python number of each
 BYTE_TYPES = (1, 2, 6, 7)  # BYTE, ASCII, SBYTE, UNDEFINED: these stay bytes
 ROWS_PER_STRIP, TILE_WIDTH, TILE_LENGTH = 278, 322, 323
 BITS_PER_SAMPLE, SAMPLES_PER_PIXEL, PLANAR, ORIENTATION = 258, 277, 284, 274
+STRIPS_BYTES = 5_000_000  # of rows that are made RGB and resized, see preprocess.in_strips
 JPEG_BYTES_PER_PIXEL = 8  # of a strip or tile of JPEG, of which a progressive one is in memory as coefficients
 
 
@@ -65,11 +66,11 @@ def check(image: Image.Image, blob: bytes) -> None:
 
 
 def needed_bytes(image: Image.Image, blob: bytes) -> float:
-    """The memory that decoding a TIFF takes: its file, all pixels, and one strip or tile of it."""
+    """The memory that reading a TIFF takes: its file, all pixels, one strip or tile of it, and rows to resize."""
     pixels = image.width * image.height * limits.BYTES_PER_PIXEL.get(image.mode, 4)
     if image.tag_v2.get(ORIENTATION, 1) != 1:  # type: ignore[attr-defined]  # Pillow turns it upright
         pixels *= 2
-    return len(blob) + pixels + part_bytes(image)
+    return len(blob) + pixels + part_bytes(image) + STRIPS_BYTES
 
 
 def offsets_of(image: Image.Image) -> tuple[int, ...]:
@@ -87,5 +88,5 @@ def part_bytes(image: Image.Image) -> float:
     across, down = tags.get(TILE_WIDTH), tags.get(TILE_LENGTH)
     if not across or not down:
         across, down = max(image.size), min(tags.get(ROWS_PER_STRIP, image.height), image.height)
-    bits = max(tags.get(BITS_PER_SAMPLE, (1,))) * tags.get(SAMPLES_PER_PIXEL, 1)
+    bits = max(tags.get(BITS_PER_SAMPLE, (1,))) * (1 if tags.get(PLANAR) == 2 else tags.get(SAMPLES_PER_PIXEL, 1))
     return across * down * max(bits / 8, JPEG_BYTES_PER_PIXEL if compression == "jpeg" else 0)

@@ -329,9 +329,10 @@ for blob in (saved(photo(), "PNG"), saved(photo(), "JPEG"), animation(), b"nothi
         to_pixels(blob, how)
     except InputError:
         pass
-print(*(name for name in sys.modules if name.startswith("PIL.") and name.endswith("ImagePlugin")))
+print(*(name for name in sys.modules if name.endswith("ImagePlugin") or name.startswith("pillow_heif")))
 """
     environment = os.environ | {"PYTHONPATH": str(ROOT / "tests/support")}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     others = {f"PIL.{name}ImagePlugin" for name in ("Psd", "Avif", "WebP", "Tiff")}
     assert not others & set(done.stdout.split())
+    assert "pillow_heif" not in done.stdout
