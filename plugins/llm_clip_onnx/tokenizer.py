@@ -38,9 +38,7 @@ def open_tokenizer(vocab: Path, merges: Path, context_length: int, tokens: Token
     same tokenizer's tokenizer.json.
     """
     bpe = Bpe(models.BPE.from_file(str(vocab), str(merges), unk_token=tokens.unknown, end_of_word_suffix="</w>"))
-    bpe.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
-    )
+    bpe.normalizer = normalizer()
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True),
@@ -52,6 +50,10 @@ def open_tokenizer(vocab: Path, merges: Path, context_length: int, tokens: Token
     bpe.post_processor = processors.RobertaProcessing(end, start, trim_offsets=False, add_prefix_space=False)
     bpe.enable_truncation(context_length)
     return bpe
+
+
+def normalizer() -> normalizers.Normalizer:
+    return normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()])
 
 
 def add_tokens(bpe: Bpe, tokens: Tokens) -> None:

@@ -8,7 +8,7 @@ special_tokens_map.json counts too. They get their ids in the order in which the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from tokenizers.models import BPE
 from .. import model_dir
 from ..errors import CheckpointError
 from ..model_dir import Tokens
-from ..tokenizer import END, START, add_tokens
+from ..tokenizer import END, START, add_tokens, normalizer
 from .keys import (
     ADDED_TOKENS,
     CONFIG,
@@ -64,6 +64,7 @@ def read_tokenizer(folder: Path, config: Mapping, source: str) -> CheckpointToke
     vocab, merges = read_vocab(folder, serialized, source)
     named, added = read_tokens(folder, settings, serialized, source)
     tokens = Tokens(str(named["bos_token"]), str(named["eos_token"]), str(named["unk_token"]), added)
+    check_distinct(added, source)
     bpe = build(vocab, merges, tokens, source)
     end, pad = (bpe.token_to_id(str(named[key])) or 0 for key in ("eos_token", "pad_token"))
     limit, call_length = read_limit(settings, source), read_call_length(settings, serialized)
@@ -101,73 +102,87 @@ Named = dict[str, AddedToken | str]  # tokens by their keys
 def read_tokens(
     folder: Path, settings: Mapping, serialized: Mapping, source: str
 ) -> tuple[Named, tuple[model_dir.AddedToken, ...]]:
-    """The named tokens, by their keys, and all added tokens in the order in which they are added."""
-    named, specific, extra = tokens_of(settings, TOKENIZER_CONFIG, source)
-    if DECODER in settings:
-        added = {int(number): AddedToken(**token) for number, token in settings[DECODER].items()}
-    else:
-        listed = extra
-        if (folder / SPECIAL_TOKENS).is_file():
-            named, specific, extra, listed = with_special_tokens(folder, named, specific, extra, source)
-        special = {str(token) for token in [*named.values(), *(listed or [])]}
-        added = older_added_tokens(folder, special, serialized, source)
-    by_content = {str(token): token for token in added.values()}
-    named = {**DEFAULTS, **{key: by_content.get(str(token), token) for key, token in named.items()}}
-    return named, in_order(added, named | specific, extra or [])
+    """The named tokens, by their keys, and all added tokens in the order in which they are added.
 
-
-def tokens_of(settings: Mapping, file: str, source: str) -> tuple[Named, Named, list[AddedToken | str] | None]:
-    """The tokens in a tokenizer's config: those that every tokenizer has, others with a name, and those without."""
-    named = {key: as_token(file, key, settings[key], source) for key in TOKEN_KEYS if settings.get(key) is not None}
-    specific = {key: value for key, value in settings.items() if key.endswith("_token") and key not in named}
-    specific = {key: value for key, value in specific.items() if isinstance(value, str)}
-    extra = settings.get(EXTRA) or settings.get(OLD_EXTRA, settings.get(EXTRA))
-    if isinstance(extra, dict):
-        specific, extra = specific | extra, None
-    return named, specific, None if extra is None else [as_token(file, EXTRA, token, source) for token in extra]
-
-
-def with_special_tokens(
-    folder: Path, named: Named, specific: Named, extra: list | None, source: str
-) -> tuple[Named, Named, list[AddedToken | str] | None, list[AddedToken | str] | None]:
-    """The tokens with those of special_tokens_map.json, which wins for the names that every tokenizer has.
-
-    The last of the four are those without a name that make a token of added_tokens.json special.
+    The steps, and their order, are those of transformers' PreTrainedTokenizerBase._from_pretrained.
     """
-    said = read_object(folder / SPECIAL_TOKENS, source)
-    said = {
-        key: {"__type": "AddedToken", **value, "special": True} if isinstance(value, dict) and key != EXTRA else value
-        for key, value in said.items()
-    }
-    if isinstance(said.get(EXTRA), list):
-        listed = [{"__type": "AddedToken", **t, "special": True} if isinstance(t, dict) else t for t in said[EXTRA]]
-        said[EXTRA] = listed
-    theirs, their_specific, more = tokens_of(said, SPECIAL_TOKENS, source)
-    if isinstance(said.get(EXTRA), list):
-        extra = [*(extra or []), *(token for token in more or [] if token not in (extra or []))]
-        return named | theirs, their_specific | specific, extra, extra
-    return named | theirs, their_specific | specific, more if extra is None else extra, extra
+    found = dict(settings)
+    if OLD_EXTRA in found and not found.get(EXTRA):
+        found[EXTRA] = found.pop(OLD_EXTRA)
+    own = {key: found.pop(key) for key in [*found] if is_own_name(key) and isinstance(found[key], str)}
+    own |= pop_named_extra(found)
+    if DECODER in settings:
+        added = [(int(number), AddedToken(**token)) for number, token in settings[DECODER].items()]
+    else:
+        if (folder / SPECIAL_TOKENS).is_file():
+            add_special_tokens(found, read_object(folder / SPECIAL_TOKENS, source))
+            own |= pop_named_extra(found)
+        added = older_added_tokens(folder, special_contents(found), serialized, source)
+    by_content = {str(token): token for _, token in added}  # also one whose id another token took
+    named = {key: as_token(key, found[key], source) for key in TOKEN_KEYS if found.get(key) is not None}
+    named = {**DEFAULTS, **{key: by_content.get(str(token), token) for key, token in named.items()}}
+    others = {key: value for key, value in found.items() if is_own_name(key) and is_token(value)} | own
+    extra = found[EXTRA] if EXTRA in found else found.get(OLD_EXTRA)
+    named |= {key: as_token(key, value, source) for key, value in others.items()}
+    return named, in_order(dict(added), named, [as_token(EXTRA, token, source) for token in extra or []])
 
 
-def older_added_tokens(folder: Path, special: set[str], serialized: Mapping, source: str) -> dict[int, AddedToken]:
-    """The added tokens by id, of added_tokens.json and then of tokenizer.json."""
-    added: dict[int, AddedToken] = {}
+def is_own_name(key: str) -> bool:
+    """True for the name of a token that not every tokenizer has, such as image_token."""
+    return key.endswith("_token") and key not in TOKEN_KEYS
+
+
+def is_token(value: object) -> bool:
+    return isinstance(value, str | AddedToken) or (isinstance(value, dict) and value.get("__type") == "AddedToken")
+
+
+def pop_named_extra(found: dict) -> dict:
+    """The extra tokens, if they are given by names; they are then no longer in `found`."""
+    return found.pop(EXTRA) if isinstance(found.get(EXTRA), dict) else {}
+
+
+def add_special_tokens(found: dict, said: Mapping) -> None:
+    """Put what special_tokens_map.json says over what was found; its extra tokens come after those found."""
+    for key, value in said.items():
+        if isinstance(value, dict) and key != EXTRA:
+            value = as_special(value)
+        elif key == EXTRA and isinstance(value, list):
+            before = list(found.get(EXTRA) or [])
+            new = [as_special(token) if isinstance(token, dict) else token for token in value]
+            value = before + [token for token in new if token not in before]
+        found[key] = value
+
+
+def as_special(value: Mapping) -> AddedToken:
+    return AddedToken(**{**value, "special": True})
+
+
+def special_contents(found: Mapping) -> set[str]:
+    """The tokens that are special if added_tokens.json names them. One that is still an object is not."""
+    return {str(found[key]) for key in TOKEN_KEYS if found.get(key)} | {str(token) for token in found.get(EXTRA) or []}
+
+
+def older_added_tokens(
+    folder: Path, special: set[str], serialized: Mapping, source: str
+) -> list[tuple[int, AddedToken]]:
+    """The added tokens with their ids, of added_tokens.json and then of tokenizer.json, which wins."""
+    added: list[tuple[int, AddedToken]] = []
     if (folder / ADDED_TOKENS).is_file():
         for content, number in read_object(folder / ADDED_TOKENS, source).items():
             is_special = content in special
-            added[number] = AddedToken(content, normalized=not is_special, special=is_special)
+            added.append((number, AddedToken(content, normalized=not is_special, special=is_special)))
     for token in serialized.get("added_tokens", []):
-        added[token["id"]] = AddedToken(**{key: value for key, value in token.items() if key != "id"})
+        added.append((token["id"], AddedToken(**{key: value for key, value in token.items() if key != "id"})))
     return added
 
 
-def as_token(file: str, key: str, value: object, source: str) -> AddedToken | str:
+def as_token(key: str, value: object, source: str) -> AddedToken | str:
     """A token that a file gives as text, or as an object with flags. Raises CheckpointError for anything else."""
-    if isinstance(value, str):
+    if isinstance(value, str | AddedToken):
         return value
     if isinstance(value, dict) and value.get("__type") == "AddedToken":
         return AddedToken(**{flag: value[flag] for flag in ("content", *FLAGS) if flag in value})
-    raise unfollowed(file, key, value, source, END)
+    raise unfollowed(TOKENIZER_CONFIG, key, value, source, END)
 
 
 def in_order(
@@ -189,6 +204,19 @@ def flags_of(token: AddedToken | str, named: set[str]) -> model_dir.AddedToken:
     token = AddedToken(token, special=True) if isinstance(token, str) else token
     flags = {flag: getattr(token, flag) for flag in FLAGS}
     return model_dir.AddedToken(token.content, **flags | {"special": token.special or token.content in named})
+
+
+def check_distinct(added: Iterable[model_dir.AddedToken], source: str) -> None:
+    """Raises CheckpointError if two tokens are the same once normalized: `tokenizers` then finds either, at random."""
+    seen: dict[str, str] = {}
+    for token in added:
+        if token.normalized:
+            before = seen.setdefault(normalizer().normalize_str(token.content), token.content)
+            if before != token.content:
+                raise CheckpointError(
+                    f"{source}: the added tokens {before!r} and {token.content!r} are the same in lower case, so which "
+                    "of them a text gets is left to chance; expected one of them, or normalized false"
+                )
 
 
 def build(vocab: dict[str, int], merges: list[str], tokens: Tokens, source: str) -> Tokenizer:

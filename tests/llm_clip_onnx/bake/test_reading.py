@@ -397,6 +397,14 @@ EQUAL: dict[str, list[Edit]] = {
         keys(CONFIG, vision_config_dict=SMALL["vision"] | {"image_size": 32}, text_config_dict=None),
     ],
     "null tokens": [keys(TOKENIZER, pad_token="<hat>", sep_token=None, extra_special_tokens=None)],
+    "tokens as objects in tokenizer_config.json": [
+        written(ADDED_JSON, {"<shoe-7>": END + 1, "<hat>": END + 2}),
+        keys(TOKENIZER, image_token={"__type": "AddedToken", "content": "<image>", "lstrip": True}, extra_special_tokens=[
+            {"__type": "AddedToken", "content": "<hat>", "rstrip": True}, "wow"]),
+    ],
+    "extra tokens by name beside a list": [
+        keys(TOKENIZER, extra_special_tokens={"boo_token": "wow", "q": "<hat>"}, additional_special_tokens=["<shoe-7>"]),
+    ],
     "backslashes and quotes in a token": [written(ADDED_JSON, {r'a \ "b"': END + 1, "caf\u00e9": END + 2, "\U0001f984": END + 3})],
     "float16 weights": [tensors(lambda found: {name: values.astype(np.float16) for name, values in found.items()})],
     # Weights
@@ -490,6 +498,9 @@ REFUSED: dict[str, tuple[list[Edit], str]] = {
     ),
     "the early end and a high pad_token": (
         [LEGACY, keys(TOKENIZER, pad_token="[PAD]")], "config.json says eos_token_id 2, which ends a text at its highest id, and tokenizer_config.json a pad_token",
+    ),
+    "added tokens that are one in lower case": (
+        [written(ADDED_JSON, {"newtoken": END + 1, "NewToken": END + 2})], "the added tokens 'newtoken' and 'NewToken' are the same in lower case",
     ),
     "max_position_embeddings of no tower": ([keys(CONFIG, max_position_embeddings=20)], "config.json says max_position_embeddings 20"),
     "quantization_config": ([keys(CONFIG, quantization_config={"quant_method": "bitsandbytes"})], "config.json says quantization_config"),
