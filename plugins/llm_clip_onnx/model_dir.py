@@ -181,9 +181,12 @@ class Manifest:
         """The exponential of log_logit_scale: what cosines are multiplied by before a softmax."""
         return math.exp(self.log_logit_scale)
 
+    def to_dict(self) -> dict:
+        """The facts as manifest.json has them."""
+        return {key: value for key, value in asdict(self).items() if (key, value) != ("tokens", None)}
+
     def to_json(self) -> str:
-        facts = {key: value for key, value in asdict(self).items() if (key, value) != ("tokens", None)}
-        return json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_dict(cls, facts: dict) -> Manifest:

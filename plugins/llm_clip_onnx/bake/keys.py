@@ -153,7 +153,7 @@ def unfollowed(file: str, key: str, value: object, source: str, *expected: objec
     allowed = " or ".join(map(as_json, expected)) or "no such key"
     return CheckpointError(
         f"{source}: {file} says {key} {as_json(value)}, which a bake cannot follow; it would give other results than "
-        f"transformers; expected {allowed}"
+        f"the checkpoint's own libraries; expected {allowed}"
     )
 
 
