@@ -86,6 +86,8 @@ REFUSED: dict[str, dict[str, tuple]] = {
         "tokenizer_object": (None,),
         "tokenizer_truncation": (None,),
         "tokenizer_padding": (None,),
+        "_json_truncation": (None,),
+        "_json_padding": (None,),
         "gguf_file": (None,),
         "post_processor": (None,),
         **dict.fromkeys(IMAGE_KEYS, ()),
@@ -127,7 +129,7 @@ HARMLESS: dict[str, tuple[str, ...]] = {
         *("response_template", "response_schema", "chat_control_tokens", "backend", "files_loaded", "name_or_path"),
         *("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", "vocab_file", "tokenizer_file"),
         *("pad_token_type_id", "auto_map", "fix_mistral_regex", "unk_id", "tokenizer", "legacy"),
-        *("_json_truncation", "_json_padding", "_spm_precompiled_charsmap"),
+        "_spm_precompiled_charsmap",
     ),
     PREPROCESSOR: (
         *("data_format", "input_data_format", "device", "return_tensors", "disable_grouping", "image_seq_length"),

@@ -461,6 +461,7 @@ REFUSED: dict[str, tuple[list[Edit], str]] = {
     "add_special_tokens": ([keys(TOKENIZER, add_special_tokens=False)], "tokenizer_config.json says add_special_tokens false"),
     "is_split_into_words": ([keys(TOKENIZER, is_split_into_words=True)], "tokenizer_config.json says is_split_into_words true"),
     "pad_to_multiple_of": ([keys(TOKENIZER, pad_to_multiple_of=7)], "tokenizer_config.json says pad_to_multiple_of 7"),
+    "_json_truncation": ([keys(TOKENIZER, _json_truncation={"max_length": 5})], "tokenizer_config.json says _json_truncation"),
     "vocab": ([keys(TOKENIZER, vocab={"a": 0})], 'tokenizer_config.json says vocab {"a": 0}'),
     "init_inputs": ([keys(TOKENIZER, init_inputs=["x"])], 'tokenizer_config.json says init_inputs ["x"]'),
     "fast_tokenizer_files": (
