@@ -79,6 +79,18 @@ ROW_FORMATS = {
     "JSON": "a list of objects, one object, or an answer of Datasette in any `_shape` that has names or ids",
     "JSONL": "an object on each line",
 }
+CHECKPOINT_FILES = {
+    "config.json": "the shapes of both towers; `text_config_dict` and `vision_config_dict` win, with their defaults",
+    "tokenizer_config.json": "the named tokens, added tokens, and the limit on length",
+    "tokenizer.json": "vocabulary, merges, added tokens and limits; wins over `vocab.json` and `merges.txt`",
+    "added_tokens.json": "added tokens, unless `tokenizer_config.json` has `added_tokens_decoder`",
+    "special_tokens_map.json": "the same; its named tokens win over those of `tokenizer_config.json`",
+    "preprocessor_config.json": "the steps from an image to pixels",
+    "processor_config.json": "the same, in `image_processor`, which wins over `preprocessor_config.json`",
+    "modules.json": "sentence-transformers' layout: one module, a CLIP",
+    "sentence_bert_config.json": "`max_seq_length` wins over `model_max_length`; only beside `modules.json`",
+    "config_sentence_transformers.json": "only beside `modules.json`; a default prompt must be empty",
+}
 BUILD_ARGUMENTS = {
     "CLIP_MODEL": "a hub id, or a folder: `demo/checkpoint`, or yours in `deploy/checkpoints/`",
     "CLIP_REVISION": "a branch, tag or commit of it",
@@ -269,6 +281,28 @@ def named() -> str:
     texts = ("an HTML page", "an SVG drawing", "XML", "JSON", "a data URI", "text", "text in UTF-16")
     names = dict.fromkeys([*signatures.FOUND, *signatures.BRANDS, "an MP4 film", *texts, "binary data"])
     return table(["found", "what to do"], ([name, signatures.ADVICE.get(name, "")] for name in names))
+
+
+def checkpoint_files() -> str:
+    """The files of a checkpoint beside its weights, and the keys that are refused."""
+    from llm_clip_onnx.bake import keys
+
+    described(keys.FOLLOWED, CHECKPOINT_FILES, "files of a checkpoint")
+    rows = [[f"`{file}`", told, refused_keys(keys.REFUSED.get(file, {}))] for file, told in CHECKPOINT_FILES.items()]
+    return table(["file", "holds", "refused, unless it has the value in brackets"], rows)
+
+
+def refused_keys(refused: Mapping[str, tuple]) -> str:
+    values = {key: [json.dumps(value) for value in allowed if value is not None] for key, allowed in refused.items()}
+    shown = {key: [value for value in found if len(value) < 30] for key, found in values.items()}
+    return ", ".join(f"`{key}`" + (f" (`{'`, `'.join(found)}`)" if found else "") for key, found in shown.items())
+
+
+def other_weights() -> str:
+    """The weights that are named and not read."""
+    from llm_clip_onnx.bake.layout import OTHER_WEIGHTS
+
+    return table(["weights", "what the refusal says"], ([f"`{name}`", told] for name, told in OTHER_WEIGHTS.items()))
 
 
 def build_arguments() -> str:

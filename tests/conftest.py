@@ -39,7 +39,10 @@ EMOJI = ROOT / "demo" / "emoji.txt"
 
 
 CONTAINER = {"container/test_container", "container/test_load", "container/test_reference"}
-REFERENCE = {"container/test_reference", "llm_clip_onnx/test_llm_clip"}
+REFERENCE = {
+    *("container/test_reference", "llm_clip_onnx/test_llm_clip", "llm_clip_onnx/bake/test_reading"),
+    "llm_clip_onnx/bake/test_reading_tokens",
+}
 SLOW = {"container/test_load", "container/test_reference", "test_peers"}
 LONG = {
     *("clip_collections/test_embed_command", "clip_collections/test_index", "container/test_two_instances"),

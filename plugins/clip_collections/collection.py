@@ -139,9 +139,8 @@ def table_collection(conn: Connection, name: str, settings: Mapping[str, Any]) -
             raise ConfigError(f"{key} of {owner} is {cited(value)}; expected a text that is not empty")
     for key in ("table", "vector"):
         if key not in settings:
-            raise ConfigError(
-                f"{owner} has no {cited(key)}; expected the name of its {'column of vectors' if key == 'vector' else key}"
-            )
+            expected = "column of vectors" if key == "vector" else key
+            raise ConfigError(f"{owner} has no {cited(key)}; expected the name of its {expected}")
     if "image" in settings and "image_url" in settings:
         raise ConfigError(f"{owner} has image and image_url; expected one of them")
     table = settings["table"]

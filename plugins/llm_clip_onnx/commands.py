@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,7 +77,7 @@ def info(directory: Path | None, as_json: bool):
     directory = directory or default_path()
     manifest = read_manifest(directory)
     if as_json:
-        click.echo(json.dumps(asdict(manifest), indent=2, ensure_ascii=False))
+        click.echo(manifest.to_json(), nl=False)
         return
     source = manifest.source
     rows = [

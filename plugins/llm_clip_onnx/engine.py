@@ -21,7 +21,7 @@ from .errors import InputError, ModelDirError
 from .images.limits import SERVER, ImageLimits
 from .images.preprocess import to_pixels
 from .lazy import Lazy
-from .tokenizer import open_tokenizer, tokenize
+from .tokenizer import CLIP_TOKENS, open_tokenizer, tokenize
 from .zero_shot import Classifier
 
 CACHE_BYTES = 8_000_000  # about 3,700 texts with 512 dimensions
@@ -78,7 +78,7 @@ class Engine:
         # The tokenizer holds the GIL all the while it opens. onnxruntime releases it, once it has it: so it goes first.
         with ThreadPoolExecutor(1, thread_name_prefix="clip-tower") as beside:
             tower = beside.submit(towers.open_tower, self.path / graph, threads=1)
-            bpe = open_tokenizer(vocab, merges, self.manifest.context_length)
+            bpe = open_tokenizer(vocab, merges, self.manifest.context_length, self.manifest.tokens or CLIP_TOKENS)
             return bpe, tower.result()
 
     def _open_image(self):

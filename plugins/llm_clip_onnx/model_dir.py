@@ -58,6 +58,32 @@ class Preprocess:
 
 
 @dataclass(frozen=True)
+class AddedToken:
+    """A token that is found in a text before its words, with the flags of the `tokenizers` library."""
+
+    content: str
+    single_word: bool
+    lstrip: bool
+    rstrip: bool
+    normalized: bool
+    special: bool
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens that begin and end a text and stand for unknown characters, and all added ones, in order."""
+
+    start: str
+    end: str
+    unknown: str
+    added: tuple[AddedToken, ...]
+
+    @classmethod
+    def from_dict(cls, facts: dict) -> Tokens:
+        return cls(**facts | {"added": tuple(AddedToken(**token) for token in facts["added"])})
+
+
+@dataclass(frozen=True)
 class Source:
     """Where the weights came from: hub id or folder, its commit there, and sha256 by file name."""
 
@@ -148,14 +174,19 @@ class Manifest:
     files: dict[str, File]
     versions: dict[str, str]
     baked_at: str  # UTC, ISO 8601
+    tokens: Tokens | None = None  # None, and no key of manifest.json, if they are CLIP's own
 
     @property
     def logit_scale(self) -> float:
         """The exponential of log_logit_scale: what cosines are multiplied by before a softmax."""
         return math.exp(self.log_logit_scale)
 
+    def to_dict(self) -> dict:
+        """The facts as manifest.json has them."""
+        return {key: value for key, value in asdict(self).items() if (key, value) != ("tokens", None)}
+
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_dict(cls, facts: dict) -> Manifest:
@@ -176,6 +207,7 @@ class Manifest:
                 "preprocess": Preprocess(**how | {"mean": tuple(how["mean"]), "std": tuple(how["std"])}),
                 "towers": {name: towers[name] for name in ("text", "image")},
                 "files": {name: File(**file) for name, file in facts["files"].items()},
+                "tokens": Tokens.from_dict(facts["tokens"]) if facts.get("tokens") else None,
             }
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -51,6 +52,20 @@ CASES = [
     (lambda p: flip_a_bit(p / "vocab.json"), "{path}/vocab.json has sha256 "),
     (lambda p: flip_a_bit(p / "text.onnx"), "{path}/text.onnx has sha256 "),
 ]
+
+
+def test_a_manifest_without_tokens_has_those_of_clip(tiny_dir):
+    """As each one before there were tokens in it."""
+    facts = json.loads((tiny_dir / "manifest.json").read_text())
+    assert "tokens" not in facts
+    assert model_dir.Manifest.from_dict(facts).tokens is None
+
+
+def test_a_manifest_keeps_tokens_and_their_order(tiny_dir):
+    manifest = model_dir.read_manifest(tiny_dir)
+    added = tuple(model_dir.AddedToken(text, False, True, False, False, True) for text in ("<|end|>", "<|b|>"))
+    changed = dataclasses.replace(manifest, tokens=model_dir.Tokens("<|b|>", "<|end|>", "?", added))
+    assert model_dir.Manifest.from_dict(json.loads(changed.to_json())) == changed
 
 
 def test_what_cannot_be_read_is_refused_with_a_sentence(tmp_path, monkeypatch):

@@ -26,10 +26,13 @@ TINY = {
 }
 
 
-def write_checkpoint(folder: Path, text: dict, vision: dict, embed_dim: int = 512, seed: int = 0, change=None) -> Path:
+def write_checkpoint(
+    folder: Path, text: dict, vision: dict, embed_dim: int = 512, seed: int = 0, change=None, merges: int | None = None
+) -> Path:
     """Write a checkpoint in Hugging Face's layout to `folder` and return it; `text` and `vision` override the defaults.
 
-    `change(tensors)` may change the tensors before they are written.
+    `change(tensors)` may change the tensors before they are written. With `merges`, its tokenizer knows only the first
+    of CLIP's merges, which loads faster.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = {"model_type": "clip", "architectures": ["CLIPModel"], "projection_dim": embed_dim}
@@ -37,6 +40,8 @@ def write_checkpoint(folder: Path, text: dict, vision: dict, embed_dim: int = 51
     (folder / "config.json").write_text(json.dumps(config, indent=1))
     for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
         shutil.copy(TOKENIZER / name, folder)
+    if merges is not None:
+        cut_tokenizer(folder, merges)
     side = vision.get("image_size", 224)
     preprocess = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": side}}
     preprocess |= {"crop_size": {"height": side, "width": side}}
@@ -46,6 +51,16 @@ def write_checkpoint(folder: Path, text: dict, vision: dict, embed_dim: int = 51
         change(tensors)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
+
+
+def cut_tokenizer(folder: Path, merges: int) -> None:
+    """Leave the tokenizer the 512 tokens of one byte, the first merges, and the two special tokens, in this order."""
+    vocab: dict[str, int] = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    *tokens, start, end = sorted(vocab, key=lambda token: vocab[token])
+    kept = {token: number for number, token in enumerate([*tokens[: 512 + merges], start, end])}
+    (folder / "vocab.json").write_text(json.dumps(kept), encoding="utf-8")
+    lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")[: 1 + merges]
+    (folder / "merges.txt").write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 
 def random_tensors(config: ClipConfig, seed: int) -> dict[str, NDArray[np.float32]]:

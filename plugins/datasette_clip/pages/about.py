@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict
 from urllib.parse import urlencode
 
 from datasette.utils import add_cors_headers
@@ -44,7 +43,7 @@ async def report(datasette) -> dict:
         return facts | {"open_towers": []}
     facts |= {"open_towers": engine.open_towers, "logit_scale": round(engine.manifest.logit_scale, 4)}
     facts |= {"levels": engine.levels, "described": {name: t.summary for name, t in engine.manifest.towers.items()}}
-    return facts | asdict(engine.manifest)
+    return facts | engine.manifest.to_dict()
 
 
 async def example_calls(datasette, request) -> dict[str, str] | None:

@@ -18,6 +18,7 @@ import numpy as np
 from .. import __version__, label_sets, model_dir
 from ..errors import CheckpointError, ModelDirError
 from ..model_dir import File, Manifest, Tower
+from ..tokenizer import CLIP_TOKENS
 from . import fidelity
 from .checkpoint import Checkpoint, read_checkpoint
 from .eight_bit import bake_8_bit_tower, check_signed
@@ -79,7 +80,7 @@ def bake_into(work: Path, checkpoint: Checkpoint, precision: str, say: Say) -> M
         format=model_dir.FORMAT,
         source=checkpoint.source,
         embed_dim=checkpoint.config.embed_dim,
-        context_length=checkpoint.config.context_length,
+        context_length=checkpoint.context_length,
         log_logit_scale=float(checkpoint.tensors["logit_scale"]),
         preprocess=checkpoint.preprocess,
         towers=towers,
@@ -90,6 +91,7 @@ def bake_into(work: Path, checkpoint: Checkpoint, precision: str, say: Say) -> M
             "python": platform.python_version(),
         },
         baked_at=utc_now(),
+        tokens=None if checkpoint.tokens == CLIP_TOKENS else checkpoint.tokens,
     )
 
 

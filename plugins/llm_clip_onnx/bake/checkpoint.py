@@ -12,28 +12,28 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ..errors import CheckpointError
-from ..model_dir import Preprocess, Source, sha256_of
-from ..tokenizer import END, START
+from ..model_dir import Preprocess, Source, Tokens, sha256_of
+from .image_processor import read_preprocess
+from .keys import CONFIG, TOKENIZER_CONFIG, check_keys, unfollowed
 from .layout import (
-    CONFIG,
     NOTICE,
     PICKLE,
-    PREPROCESS_FILES,
-    SAFETENSORS,
     SHARDS,
-    TOKENIZER_FILES,
     as_checkpoint_error,
+    check_fetched,
     clip_folder,
-    read_json,
+    read_modules,
+    read_object,
     read_shards,
     require_torch,
     weight_files,
 )
+from .modules import read_max_length
+from .tokenizer_files import CheckpointTokenizer, read_tokenizer
 
-# The defaults of transformers' CLIPTextConfig, CLIPVisionConfig and CLIPImageProcessor.
+# The defaults of transformers' CLIPTextConfig and CLIPVisionConfig.
 TEXT_DEFAULTS = {
     "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8,
     "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "vocab_size": 49408, "max_position_embeddings": 77,
@@ -43,11 +43,7 @@ IMAGE_DEFAULTS = {
     "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
     "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "image_size": 224, "patch_size": 32, "num_channels": 3,
 }  # fmt: skip
-PREPROCESS_DEFAULTS = {
-    "do_resize": True, "size": 224, "resample": 3, "do_center_crop": True, "crop_size": 224, "do_rescale": True,
-    "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": [0.48145466, 0.4578275, 0.40821073],
-    "image_std": [0.26862954, 0.26130258, 0.27577711],
-}  # fmt: skip
+PREFIX = "clip."  # of the names of a CLIP's tensors inside a larger model
 
 
 @dataclass(frozen=True)
@@ -83,7 +79,7 @@ class ClipConfig:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that can be baked. merges: "left right", in order."""
+    """A checkpoint that can be baked. merges: "left right", in order. context_length: the most ids of a text."""
 
     source: Source
     config: ClipConfig
@@ -91,6 +87,8 @@ class Checkpoint:
     preprocess: Preprocess
     vocab: dict[str, int]
     merges: list[str]
+    tokens: Tokens
+    context_length: int
 
 
 def read_checkpoint(root: Path, source: str, commit: str | None) -> Checkpoint:
@@ -101,33 +99,60 @@ def read_checkpoint(root: Path, source: str, commit: str | None) -> Checkpoint:
 
 def read_parts(root: Path, source: str, commit: str | None) -> Checkpoint:
     folder = root / clip_folder(root, source)
-    config = read_config(folder / CONFIG, source)
+    settings, config = read_object(folder / CONFIG, source), read_config(folder / CONFIG, source)
     tensors, weights = open_tensors(folder, source)
     check_shapes(config, tensors, source)
-    vocab, merges = read_tokenizer(folder, source)
-    if max(vocab.values()) >= config.vocab_size:
-        raise CheckpointError(
-            f"{source}: the tokenizer has id {max(vocab.values())}, the token table {config.vocab_size} rows"
-        )
-    if config.end_id not in (2, vocab[END]):
-        raise CheckpointError(
-            f"{source}: eos_token_id is {config.end_id}; expected {END}, {vocab[END]}, or the early checkpoints' 2"
-        )
+    tokenizer = read_tokenizer(folder, settings, source)
+    check_ends(config, tokenizer, source)
+    length = read_context_length(root, folder, settings, config, tokenizer, source)
+    preprocess = read_preprocess(folder, settings, config.side, source)
     notice = (root / NOTICE).read_text(encoding="utf-8").strip() if (root / NOTICE).is_file() else None
     sha256 = {str(file.relative_to(root)): sha256_of(file) for file in weights}
-    return Checkpoint(
-        Source(source, commit, sha256, notice), config, tensors, read_preprocess(folder, config, source), vocab, merges
-    )
+    origin = Source(source, commit, sha256, notice)
+    return Checkpoint(origin, config, tensors, preprocess, tokenizer.vocab, tokenizer.merges, tokenizer.tokens, length)
+
+
+def check_ends(config: ClipConfig, tokenizer: CheckpointTokenizer, source: str) -> None:
+    """Raises CheckpointError if the model would not find the end of a text where the tokenizer puts it."""
+    end = f"{tokenizer.tokens.end}, {tokenizer.end_id}"
+    if tokenizer.highest_id >= config.vocab_size:
+        raise CheckpointError(
+            f"{source}: the tokenizer has id {tokenizer.highest_id}, the token table {config.vocab_size} rows"
+        )
+    if config.end_id not in (2, tokenizer.end_id):
+        raise CheckpointError(f"{source}: eos_token_id is {config.end_id}; expected {end}, or the early checkpoints' 2")
+    if config.end_is_highest_id and tokenizer.pad_id > tokenizer.end_id:
+        raise CheckpointError(
+            f"{source}: {CONFIG} says eos_token_id 2, which ends a text at its highest id, and {TOKENIZER_CONFIG} a "
+            f"pad_token of a higher id than {end}; so a text's vector would depend on its neighbours; expected "
+            f"eos_token_id {tokenizer.end_id}"
+        )
+
+
+def read_context_length(
+    root: Path, folder: Path, settings: Mapping, config: ClipConfig, tokenizer: CheckpointTokenizer, source: str
+) -> int:
+    """The most ids of a text. Raises CheckpointError if it depends on how the libraries are called."""
+    limit = tokenizer.max_length
+    if module := read_modules(root, source):
+        limit = read_max_length(root, folder, str(module.get("type")), source) or limit
+    length = min(limit or config.context_length, config.context_length)
+    top = settings.get("max_position_embeddings")
+    for file, key, value in [(CONFIG, "max_position_embeddings", top), *filter(None, [tokenizer.call_length])]:
+        if value is not None and min(value, config.context_length) != length:
+            raise unfollowed(file, key, value, source, length)
+    return length
 
 
 def read_config(file: Path, source: str) -> ClipConfig:
     """The config of a checkpoint. Raises CheckpointError if it is no CLIP, or has a part that cannot be baked."""
-    config = read_json(file, source)
-    if config.get("model_type") != "clip" or not {"text_config", "vision_config"} <= config.keys():
+    config = read_object(file, source)
+    if config.get("model_type") != "clip":
         kind = config.get("model_type") or ", ".join(config.get("architectures", [])) or "no model_type"
         raise CheckpointError(f"{source}: {CONFIG} says {kind!r}; only 'clip', with both its towers, can be baked")
-    text = TEXT_DEFAULTS | given(config["text_config"]) | given(config.get("text_config_dict"))
-    image = IMAGE_DEFAULTS | given(config["vision_config"]) | given(config.get("vision_config_dict"))
+    check_keys(config, CONFIG, source)
+    text = part_of(config, "text_config", TEXT_DEFAULTS, source)
+    image = part_of(config, "vision_config", IMAGE_DEFAULTS, source)
     if image["num_channels"] != 3:
         raise CheckpointError(f"{source}: images of {image['num_channels']} channels; only 3 can be baked")
     return ClipConfig(
@@ -142,6 +167,22 @@ def read_config(file: Path, source: str) -> ClipConfig:
     )
 
 
+def part_of(config: Mapping, name: str, defaults: dict, source: str) -> dict:
+    """text_config or vision_config. Where the same name with _dict is there, its values and the defaults win."""
+    values = dict(defaults)
+    for key in (name, f"{name}_dict"):
+        part = config.get(key)
+        if part is not None:
+            check_keys(part, CONFIG, source, shown=f"{CONFIG}'s {key}")
+            values |= (defaults if key != name else {}) | given(part)
+    return values | {key: one_side(values[key]) for key in ("image_size", "patch_size") if key in values}
+
+
+def one_side(size: object) -> object:
+    """The side of a square that is given by its height and width; anything else as it is."""
+    return size[0] if isinstance(size, list) and len(size) == 2 and size[0] == size[1] else size
+
+
 def given(values: dict | None) -> dict:
     """The values that a part of a config gives, without those that are null."""
     return {key: value for key, value in (values or {}).items() if value is not None}
@@ -149,7 +190,7 @@ def given(values: dict | None) -> dict:
 
 def positive_int(values: dict, key: str) -> int:
     """values[key]. Raises ValueError if it is not a whole number above 0."""
-    if not isinstance(values[key], int) or values[key] < 1:
+    if not isinstance(values[key], int) or isinstance(values[key], bool) or values[key] < 1:
         raise ValueError(f"{key} is {values[key]!r}, expected a whole number above 0")
     return values[key]
 
@@ -195,10 +236,11 @@ class SafeTensors(Mapping):
         self._handles: dict = {}
         for file in files:
             handle = safe_open(file, framework="np")
-            self._handles |= {name: handle for name in handle.keys()}  # noqa: SIM118, it is no dict
+            self._handles |= {name.removeprefix(PREFIX): (handle, name) for name in handle.keys()}  # noqa: SIM118, it is no dict
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
-        return self._handles[name].get_tensor(name).astype(np.float32, copy=False)
+        handle, stored_name = self._handles[name]
+        return handle.get_tensor(stored_name).astype(np.float32, copy=False)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._handles)
@@ -207,7 +249,8 @@ class SafeTensors(Mapping):
         return len(self._handles)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._handles[name].get_slice(name).get_shape())
+        handle, stored_name = self._handles[name]
+        return tuple(handle.get_slice(stored_name).get_shape())
 
 
 class PickledTensors(dict):
@@ -220,12 +263,10 @@ class PickledTensors(dict):
 def open_tensors(folder: Path, source: str) -> tuple[SafeTensors | PickledTensors, list[Path]]:
     """The named tensors, and the files that hold them. Raises CheckpointError."""
     names = {file.name for file in folder.iterdir()}
-    files = weight_files(names, lambda: read_shards(folder / SHARDS, source))
-    if not files:
-        raise CheckpointError(f"{source}: no weights; expected {SAFETENSORS}, {SHARDS} or {PICKLE}")
-    if missing := [name for name in files if name not in names]:
-        raise CheckpointError(f"{source}: {SHARDS} names {missing[0]}, which is not there")
+    files = weight_files(names, lambda: read_shards(folder / SHARDS, source), source)
     paths = [folder / name for name in files]
+    for path in paths:
+        check_fetched(path, source)
     if files == [PICKLE]:
         return read_pickle(paths[0], source), paths
     from safetensors import SafetensorError
@@ -245,7 +286,7 @@ def read_pickle(file: Path, source: str) -> PickledTensors:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what its unpickler does
         raise CheckpointError(f"{source}: {PICKLE} cannot be read: {error}") from error
-    return PickledTensors({name: tensor.float().numpy() for name, tensor in state.items()})
+    return PickledTensors({name.removeprefix(PREFIX): tensor.float().numpy() for name, tensor in state.items()})
 
 
 def expected_shapes(config: ClipConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -287,52 +328,3 @@ def check_shapes(config: ClipConfig, tensors: SafeTensors | PickledTensors, sour
             raise CheckpointError(f"{source}: the weights have no tensor {name}")
         if (found := tensors.shape(name)) != expected:
             raise CheckpointError(f"{source}: tensor {name} is {list(found)}, {CONFIG} makes it {list(expected)}")
-
-
-def read_tokenizer(folder: Path, source: str) -> tuple[dict[str, int], list[str]]:
-    """Vocabulary and merges, from vocab.json and merges.txt, else from tokenizer.json. Raises CheckpointError."""
-    vocab_file, merges_file, tokenizer_file = (folder / name for name in TOKENIZER_FILES)
-    if vocab_file.is_file() and merges_file.is_file():
-        lines = merges_file.read_text(encoding="utf-8").split("\n")
-        merges = [line for line in lines if line and not line.startswith("#version")]
-        vocab = read_json(vocab_file, source)
-    else:
-        model = read_json(tokenizer_file, source).get("model", {})
-        if model.get("type") != "BPE" or model.get("end_of_word_suffix") != "</w>":
-            raise CheckpointError(
-                f"{source}: tokenizer.json holds a {model.get('type')} tokenizer; expected CLIP's BPE"
-            )
-        vocab, merges = model["vocab"], [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
-    if not {START, END} <= vocab.keys():
-        raise CheckpointError(f"{source}: the vocabulary has no <|startoftext|> and <|endoftext|>; expected CLIP's")
-    return vocab, merges
-
-
-def read_preprocess(folder: Path, config: ClipConfig, source: str) -> Preprocess:
-    """The steps from an image to pixels. Raises CheckpointError if they are not CLIP's."""
-    found: dict = {}
-    for name in PREPROCESS_FILES:
-        if (folder / name).is_file():
-            found = read_json(folder / name, source)
-            found = found.get("image_processor", found)
-            break
-    steps = PREPROCESS_DEFAULTS | given(found)
-    for step in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
-        if not steps[step]:
-            raise CheckpointError(
-                f"{source}: the image processor says {step} false; only CLIP's own steps can be baked"
-            )
-    size, crop = steps["size"], steps["crop_size"]
-    shortest = size.get("shortest_edge") if isinstance(size, dict) else size
-    crop = crop["height"] if isinstance(crop, dict) and crop.get("height") == crop.get("width") else crop
-    if not isinstance(shortest, int) or crop != config.side or shortest < crop:
-        raise CheckpointError(
-            f"{source}: images resized to {size} and cropped to {crop}; expected the shortest side resized, "
-            f"to at least {config.side}, and a crop of {config.side} x {config.side}"
-        )
-    mean, std = ((float(a), float(b), float(c)) for a, b, c in (steps["image_mean"], steps["image_std"]))
-    if min(std) <= 0:
-        raise ValueError(f"image_std is {std}, expected numbers above 0")
-    return Preprocess(
-        shortest, crop, int(Image.Resampling(steps["resample"])), mean, std, float(steps["rescale_factor"])
-    )

@@ -14,6 +14,7 @@ from ..errors import CheckpointError
 from ..model_dir import sha256_of
 from . import layout
 from .checkpoint import read_config
+from .keys import CONFIG, MODULES
 
 
 def fetch(source: str, revision: str | None) -> tuple[Path, str | None]:
@@ -37,10 +38,10 @@ def fetch(source: str, revision: str | None) -> tuple[Path, str | None]:
         timeout_s = constants.HF_HUB_ETAG_TIMEOUT
         info = HfApi().model_info(source, revision=revision, files_metadata=True, timeout=timeout_s)
     files = {file.rfilename: file for file in info.siblings or ()}
-    root = get(layout.MODULES if layout.MODULES in files else layout.CONFIG).parent
+    root = get(MODULES if MODULES in files else CONFIG).parent
     with layout.as_checkpoint_error(source):
         folder = PurePosixPath(layout.clip_folder(root, source))
-        read_config(get(str(folder / layout.CONFIG)), source)
+        read_config(get(str(folder / CONFIG)), source)
         for path in layout.needed_files(set(files), folder, get, source):
             get(path)
     return root, info.sha

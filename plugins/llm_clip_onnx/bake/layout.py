@@ -1,6 +1,6 @@
 """Finds the files of a checkpoint in the layouts of Hugging Face and of sentence-transformers.
 
-It reads only the small files that name the others. hub.py fetches those, and checkpoint.py reads them.
+It reads only the small files that say where the others are; checkpoint.py reads the rest, hub.py fetches them.
 """
 
 from __future__ import annotations
@@ -9,14 +9,46 @@ import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 from ..errors import CheckpointError
+from .keys import (
+    ADDED_TOKENS,
+    CONFIG,
+    MODULES,
+    PREPROCESSOR,
+    PROCESSOR,
+    SENTENCES,
+    SPECIAL_TOKENS,
+    TOKENIZER_CONFIG,
+    TOKENIZER_JSON,
+)
 
-CONFIG, MODULES, NOTICE = "config.json", "modules.json", "NOTICE.txt"
+NOTICE = "NOTICE.txt"
 SAFETENSORS, SHARDS, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
-TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json")
-PREPROCESS_FILES = ("preprocessor_config.json", "processor_config.json")
+VOCAB, MERGES = "vocab.json", "merges.txt"
+TOKENIZER_FILES = (TOKENIZER_CONFIG, TOKENIZER_JSON, VOCAB, MERGES, ADDED_TOKENS, SPECIAL_TOKENS)
+MODULE_FILES = tuple(  # of sentence-transformers' module: the first of them that is there and not empty is read
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+ADAPTER = "adapter_config.json"
+OTHER_WEIGHTS = {  # a pattern of names -> what such a file is, and what to do
+    "open_clip_*": "open_clip's own weights; take a checkpoint that was converted for transformers",
+    "model.*.safetensors": "a variant that transformers reads only on request; rename it to model.safetensors",
+    "*.safetensors": "a name that transformers does not read; rename the weights of a CLIP to model.safetensors",
+    "pytorch_model*.bin*": "torch's weights in shards or a variant; convert them to model.safetensors",
+    "*.onnx": "a graph that was made from a checkpoint; take that checkpoint",
+    "*.gguf": "weights for llama.cpp; take the checkpoint that they were made from",
+    "*.h5": "TensorFlow's weights; convert them to model.safetensors",
+    "*.msgpack": "Flax's weights; convert them to model.safetensors",
+    "*.pt": "a file of torch without a config; take a checkpoint that was converted for transformers",
+    "*.pth": "a file of torch without a config; take a checkpoint that was converted for transformers",
+    "*.ckpt": "a file of torch without a config; take a checkpoint that was converted for transformers",
+    "*.bin": "a name that transformers does not read; rename the weights of a CLIP to pytorch_model.bin",
+}
+LFS = b"version https://git-lfs.github.com/spec/"
 LAYOUTS = "expected a checkpoint in Hugging Face's or sentence-transformers' layout"
 
 
@@ -34,39 +66,90 @@ def as_checkpoint_error(source: str) -> Iterator[None]:
 
 def clip_folder(root: Path, source: str) -> str:
     """The folder of the CLIP below `root`: "" or, in sentence-transformers' layout, the path of its only module."""
-    if not (root / MODULES).is_file():
-        return ""
-    modules = read_json(root / MODULES, source)
-    modules = modules if isinstance(modules, list) else [modules]
-    kinds = ", ".join(str(m.get("type") if isinstance(m, dict) else m).rsplit(".", 1)[-1] for m in modules)
-    if len(modules) != 1 or not isinstance(modules[0], dict):
-        raise CheckpointError(f"{source}: {MODULES} lists {kinds}; expected CLIPModel alone")
-    path = str(modules[0].get("path", ""))
+    path = str(read_modules(root, source).get("path", ""))
     if Path(path).is_absolute() or ".." in Path(path).parts:
         raise CheckpointError(f"{source}: {MODULES} points outside the checkpoint, at {path!r}")
     return path
 
 
-def read_json(file: Path, source: str):
-    """The content of a JSON file. Raises CheckpointError if it is missing or malformed."""
+def read_modules(root: Path, source: str) -> dict:
+    """The only module in sentence-transformers' layout, {} in Hugging Face's. Raises CheckpointError for several."""
+    if not (root / MODULES).is_file():
+        return {}
+    modules = read_json(root / MODULES, source)
+    modules = modules if isinstance(modules, list) else [modules]
+    kinds = ", ".join(str(m.get("type") if isinstance(m, dict) else m).rsplit(".", 1)[-1] for m in modules)
+    if len(modules) != 1 or not isinstance(modules[0], dict):
+        raise CheckpointError(f"{source}: {MODULES} lists {kinds}; expected CLIPModel alone")
+    return modules[0]
+
+
+def read_text(file: Path, source: str) -> str:
+    """The content of a text file, without a byte order mark. Raises CheckpointError if it is missing."""
     if not file.is_file():
         raise CheckpointError(f"{source}: there is no {file.name}; {LAYOUTS}")
+    check_fetched(file, source)
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{source}: {file.name} is not UTF-8 text: {error}") from error
+
+
+def read_json(file: Path, source: str):
+    """The content of a JSON file. Raises CheckpointError if it is missing or malformed."""
+    text = read_text(file, source)
+    try:
+        return json.loads(text)
     except ValueError as error:
         raise CheckpointError(f"{source}: {file.name} is not JSON: {error}") from error
 
 
-def weight_files(names: set[str], shards: Callable[[], list[str]]) -> list[str]:
-    """Names of the files that hold the weights, safetensors before a pickle; [] if `names` has none.
+def read_object(file: Path, source: str) -> dict:
+    """The content of a JSON file that holds an object. Raises CheckpointError if it holds anything else."""
+    content = read_json(file, source)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{source}: {file.name} holds a JSON {type(content).__name__}; expected an object")
+    return content
+
+
+def check_fetched(file: Path, source: str) -> None:
+    """Raises CheckpointError if a file is only Git LFS's pointer to it."""
+    with file.open("rb") as stream:
+        begins_as_pointer = stream.read(len(LFS)) == LFS
+    if begins_as_pointer:
+        raise CheckpointError(
+            f"{source}: {file.name} is a Git LFS pointer of {file.stat().st_size} bytes, not the file itself; "
+            "run git lfs pull in its folder"
+        )
+
+
+def weight_files(names: set[str], shards: Callable[[], list[str]], source: str) -> list[str]:
+    """Names of the files that hold the weights, safetensors before a pickle. Raises CheckpointError if there are none.
 
     `shards` reads the names in SHARDS.
     """
+    if ADAPTER in names:
+        raise CheckpointError(
+            f"{source}: {ADAPTER} adds an adapter to the weights, which a bake cannot follow; merge it into them first"
+        )
     if SAFETENSORS in names:
         return [SAFETENSORS]
     if SHARDS in names:
-        return shards()
-    return [PICKLE] if PICKLE in names else []
+        files = shards()
+        if missing := [name for name in files if name not in names]:
+            raise CheckpointError(f"{source}: {SHARDS} names {missing[0]}, which is not there")
+        return files
+    if PICKLE in names:
+        return [PICKLE]
+    raise CheckpointError(f"{source}: no weights; expected {SAFETENSORS}, {SHARDS} or {PICKLE}{other_weights(names)}")
+
+
+def other_weights(names: set[str]) -> str:
+    """What a sentence adds about a file that looks like weights and cannot be read, if there is one."""
+    for pattern, what in OTHER_WEIGHTS.items():
+        if found := sorted(name for name in names if fnmatch(name, pattern)):
+            return f"; found {found[0]}, {what}"
+    return ""
 
 
 def read_shards(file: Path, source: str) -> list[str]:
@@ -90,15 +173,15 @@ def require_torch(source: str) -> None:
 def needed_files(names: set[str], folder: PurePosixPath, get: Callable[[str], Path], source: str) -> list[str]:
     """Paths of the files that a bake needs, of a repository's files `names` with the CLIP in `folder`.
 
-    `get` fetches one.
+    `get` fetches one. Raises CheckpointError if there are no weights that can be read.
     """
-    present = {path.name for path in map(PurePosixPath, names) if path.parent == folder}
-    weights = weight_files(present, lambda: read_shards(get(str(folder / SHARDS)), source))
+    there = {path.name for path in map(PurePosixPath, names) if path.parent == folder}
+    weights = weight_files(there, lambda: read_shards(get(str(folder / SHARDS)), source), source)
     if weights == [PICKLE]:
         require_torch(source)
-    pair, other = TOKENIZER_FILES[:2], TOKENIZER_FILES[2:]
-    wanted = [CONFIG, *(pair if present.issuperset(pair) else other)]
-    wanted += [name for name in PREPROCESS_FILES if name in present][:1]
-    wanted += weights if SAFETENSORS in present else [SHARDS, *weights]
-    top = [name for name in (MODULES, NOTICE) if name in names]
-    return top + [str(folder / name) for name in wanted if name in present]
+    wanted = [CONFIG, PREPROCESSOR, PROCESSOR, *TOKENIZER_FILES]
+    wanted += weights if SAFETENSORS in there else [SHARDS, *weights]
+    if MODULES in names:
+        wanted += MODULE_FILES
+    top = [name for name in (MODULES, SENTENCES, NOTICE) if name in names]
+    return top + [str(folder / name) for name in wanted if name in there]

@@ -53,10 +53,9 @@ def plan_text(work: Path, checkpoint: Checkpoint, say: Say) -> TowerPlan:
     from .graph import write_text_tower  # imports onnx, which `llm clip verify` does without
 
     config, tensors = checkpoint.config, checkpoint.tensors
-    bpe = open_tokenizer(work / model_dir.VOCAB, work / model_dir.MERGES, config.context_length)
-    ids, calibration = (
-        [tokenize(bpe, text, config.context_length) for text in texts] for texts in (TEXTS, CALIBRATION_TEXTS)
-    )
+    length = checkpoint.context_length
+    bpe = open_tokenizer(work / model_dir.VOCAB, work / model_dir.MERGES, length, checkpoint.tokens)
+    ids, calibration = ([tokenize(bpe, text, length) for text in texts] for texts in (TEXTS, CALIBRATION_TEXTS))
 
     def embed(graph: Path) -> NDArray[np.float32]:
         tower = open_tower(graph, threads=available_cores())

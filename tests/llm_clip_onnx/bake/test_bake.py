@@ -377,11 +377,14 @@ def reconfigured(folder: Path, **changes) -> None:
             lambda f: os.truncate(f / "model.safetensors", 100_000),
             "the weights cannot be read, a file may be cut short",
         ),
-        (lambda f: (f / "vocab.json").unlink(), "there is no tokenizer.json"),
-        (lambda f: (f / "vocab.json").write_text('{"a": 0}'), "no <|startoftext|> and <|endoftext|>"),
+        (lambda f: (f / "vocab.json").unlink(), "there is no tokenizer.json, and no vocab.json with merges.txt"),
+        (
+            lambda f: (f / "vocab.json").write_text('{"a": 0}'),
+            "the tokenizer's vocabulary and merges do not fit: Error while initializing BPE: Token `i` out of",
+        ),
         (lambda f: (f / "preprocessor_config.json").write_text('{"do_resize": false}'), "do_resize false"),
         (lambda f: (f / "preprocessor_config.json").write_text('{"crop_size": 300}'), "cropped to 300; expected"),
-        (lambda f: (f / "config.json").write_text("[]"), "a file of it does not hold what it should (AttributeError: "),
+        (lambda f: (f / "config.json").write_text("[]"), "config.json holds a JSON list; expected an object"),
         (lambda f: reconfigured(f, text_config="x"), "a file of it does not hold what it should (AttributeError: "),
         (
             lambda f: reconfigured(f, text_config={"num_attention_heads": 0}),
@@ -396,8 +399,11 @@ def reconfigured(folder: Path, **changes) -> None:
             "eos_token_id is 5; expected <|endoftext|>, 49407, or the early checkpoints' 2",
         ),
         (lambda f: reconfigured(f, text_config={"eos_token_id": [1]}), "eos_token_id is [1], expected a whole number"),
-        (lambda f: (f / "vocab.json").write_text("[]"), "a file of it does not hold what it should"),
-        (lambda f: (f / "preprocessor_config.json").write_text("[]"), "a file of it does not hold what it should"),
+        (lambda f: (f / "vocab.json").write_text("[]"), "vocab.json holds a JSON list; expected an object"),
+        (
+            lambda f: (f / "preprocessor_config.json").write_text("[]"),
+            "preprocessor_config.json holds a JSON list; expected an object",
+        ),
         (lambda f: (f / "preprocessor_config.json").write_text('{"resample": 99}'), "99 is not a valid Resampling"),
         (
             lambda f: (f / "preprocessor_config.json").write_text('{"image_std": [0, 1, 1]}'),

@@ -28,9 +28,19 @@ from patience import PATIENCE_S
 from random_checkpoint import TINY, write_checkpoint
 
 ID = "owner/name"
-CLIP_FILES = {"config.json", "vocab.json", "merges.txt", "preprocessor_config.json", "model.safetensors"}
+CLIP_FILES = {
+    *("config.json", "vocab.json", "merges.txt", "tokenizer_config.json", "preprocessor_config.json"),
+    "model.safetensors",
+}
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
-DECOYS = ("pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "onnx/model.onnx", "README.md", "tokenizer.json")
+DECOYS = (
+    "pytorch_model.bin",
+    "tf_model.h5",
+    "flax_model.msgpack",
+    "onnx/model.onnx",
+    "README.md",
+    "1_Dense/config.json",
+)
 CHUNK_BYTES = 10 * 1024 * 1024  # huggingface_hub writes a file in such pieces
 
 
@@ -330,18 +340,29 @@ def test_reasons_that_take_long_to_bring_about(error, sentence):
     ("names", "needed"),
     [
         (
-            {*CLIP_FILES, "processor_config.json", "pytorch_model.bin", "NOTICE.txt"},
-            {*CLIP_FILES, "NOTICE.txt"},
+            {*CLIP_FILES, "processor_config.json", "pytorch_model.bin", "NOTICE.txt", "sentence_bert_config.json"},
+            {*CLIP_FILES, "processor_config.json", "NOTICE.txt"},
         ),
         (
-            {"config.json", "tokenizer.json", "merges.txt", "processor_config.json", "model.safetensors"},
-            {"config.json", "tokenizer.json", "processor_config.json", "model.safetensors"},
+            {"config.json", "tokenizer.json", "added_tokens.json", "special_tokens_map.json", "model.safetensors"},
+            {"config.json", "tokenizer.json", "added_tokens.json", "special_tokens_map.json", "model.safetensors"},
         ),
-        ({"config.json", "other/model.safetensors"}, {"config.json"}),
+        (
+            {*CLIP_FILES, "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"},
+            {*CLIP_FILES, "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"},
+        ),
     ],
 )
 def test_needed_files(names, needed):
     assert set(needed_files(names, PurePosixPath(""), get=None, source=ID)) == needed
+
+
+def test_weights_that_cannot_be_read_are_named_before_anything_is_fetched():
+    names = {"config.json", "other/model.safetensors", "open_clip_model.safetensors"}
+    with pytest.raises(
+        CheckpointError, match=r"^owner/name: no weights; .*; found open_clip_model.safetensors, open_clip"
+    ):
+        needed_files(names, PurePosixPath(""), get=None, source=ID)
 
 
 def test_pickled_weights_are_not_fetched_where_torch_is_not(monkeypatch):

@@ -1,0 +1,262 @@
+"""A checkpoint's tokenizer, put together as transformers' CLIPTokenizer does.
+
+tokenizer.json wins over vocab.json and merges.txt. Of it only vocabulary, merges, added tokens and limits on length
+count, because CLIPTokenizer makes the other parts itself. Added tokens come from added_tokens_decoder in
+tokenizer_config.json alone or, where that is absent, from added_tokens.json and tokenizer.json; only then
+special_tokens_map.json counts too. They get their ids in the order in which they are added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import BPE
+
+from .. import model_dir
+from ..errors import CheckpointError
+from ..model_dir import Tokens
+from ..tokenizer import END, START, add_tokens, normalizer
+from .keys import (
+    ADDED_TOKENS,
+    CONFIG,
+    SPECIAL_TOKENS,
+    TOKEN_KEYS,
+    TOKENIZER_CONFIG,
+    TOKENIZER_JSON,
+    check_keys,
+    unfollowed,
+)
+from .layout import LAYOUTS, MERGES, VOCAB, read_object, read_text
+
+EXTRA, OLD_EXTRA, DECODER = "extra_special_tokens", "additional_special_tokens", "added_tokens_decoder"
+DEFAULTS: Mapping[str, AddedToken | str] = {"unk_token": END, "bos_token": START, "eos_token": END, "pad_token": END}
+CLASSES = ("CLIPTokenizer", "CLIPTokenizerFast")
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+
+
+@dataclass(frozen=True)
+class CheckpointTokenizer:
+    """merges: "left right", in order. max_length: the most ids of a text, None if no file sets a limit.
+
+    call_length: a limit that transformers' processor follows and its tokenizer does not, with its file and key.
+    """
+
+    vocab: dict[str, int]
+    merges: list[str]
+    tokens: Tokens
+    max_length: int | None
+    call_length: tuple[str, str, int] | None
+    end_id: int
+    pad_id: int
+    highest_id: int
+
+
+def read_tokenizer(folder: Path, config: Mapping, source: str) -> CheckpointTokenizer:
+    """The tokenizer in `folder`. Raises CheckpointError naming a file or key that cannot be followed."""
+    settings = read_object(folder / TOKENIZER_CONFIG, source) if (folder / TOKENIZER_CONFIG).is_file() else {}
+    serialized = read_object(folder / TOKENIZER_JSON, source) if (folder / TOKENIZER_JSON).is_file() else {}
+    check_class(settings, config, source)
+    check_keys(settings, TOKENIZER_CONFIG, source)
+    check_sides(settings, serialized, source)
+    vocab, merges = read_vocab(folder, serialized, source)
+    named, added = read_tokens(folder, settings, serialized, source)
+    tokens = Tokens(str(named["bos_token"]), str(named["eos_token"]), str(named["unk_token"]), added)
+    check_distinct(added, source)
+    bpe = build(vocab, merges, tokens, source)
+    end, pad = (bpe.token_to_id(str(named[key])) or 0 for key in ("eos_token", "pad_token"))
+    limit, call_length = read_limit(settings, source), read_call_length(settings, serialized)
+    return CheckpointTokenizer(vocab, merges, tokens, limit, call_length, end, pad, max(bpe.get_vocab(True).values()))
+
+
+def check_class(settings: Mapping, config: Mapping, source: str) -> None:
+    """Raises CheckpointError if the files name another tokenizer than CLIP's."""
+    for file, content in ((TOKENIZER_CONFIG, settings), (CONFIG, config)):
+        if kind := content.get("tokenizer_class"):
+            if kind not in CLASSES:
+                raise unfollowed(file, "tokenizer_class", kind, source, *CLASSES)
+            return
+
+
+def read_vocab(folder: Path, serialized: Mapping, source: str) -> tuple[dict[str, int], list[str]]:
+    """Vocabulary and merges, from tokenizer.json, else from vocab.json and merges.txt."""
+    if not serialized:
+        if not (folder / VOCAB).is_file() or not (folder / MERGES).is_file():
+            raise CheckpointError(f"{source}: there is no {TOKENIZER_JSON}, and no {VOCAB} with {MERGES}; {LAYOUTS}")
+        lines = read_text(folder / MERGES, source).split("\n")
+        merges = [line for line in lines if line and not line.startswith("#version")]
+        return read_object(folder / VOCAB, source), merges
+    model = serialized.get("model", {})
+    if model.get("type") != "BPE":
+        raise CheckpointError(
+            f"{source}: {TOKENIZER_JSON} holds a {model.get('type')} tokenizer; expected CLIP's BPE in its model"
+        )
+    return model["vocab"], [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+
+
+Named = dict[str, AddedToken | str]  # tokens by their keys
+
+
+def read_tokens(
+    folder: Path, settings: Mapping, serialized: Mapping, source: str
+) -> tuple[Named, tuple[model_dir.AddedToken, ...]]:
+    """The named tokens, by their keys, and all added tokens in the order in which they are added.
+
+    The steps, and their order, are those of transformers' PreTrainedTokenizerBase._from_pretrained.
+    """
+    found = dict(settings)
+    if OLD_EXTRA in found and not found.get(EXTRA):
+        found[EXTRA] = found.pop(OLD_EXTRA)
+    own = {key: found.pop(key) for key in [*found] if is_own_name(key) and isinstance(found[key], str)}
+    own |= pop_named_extra(found)
+    if DECODER in settings:
+        added = [(int(number), AddedToken(**token)) for number, token in settings[DECODER].items()]
+    else:
+        if (folder / SPECIAL_TOKENS).is_file():
+            add_special_tokens(found, read_object(folder / SPECIAL_TOKENS, source))
+            own |= pop_named_extra(found)
+        added = older_added_tokens(folder, special_contents(found), serialized, source)
+    by_content = {str(token): token for _, token in added}  # also one whose id another token took
+    named = {key: as_token(key, found[key], source) for key in TOKEN_KEYS if found.get(key) is not None}
+    named = {**DEFAULTS, **{key: by_content.get(str(token), token) for key, token in named.items()}}
+    others = {key: value for key, value in found.items() if is_own_name(key) and is_token(value)} | own
+    extra = found[EXTRA] if EXTRA in found else found.get(OLD_EXTRA)
+    named |= {key: as_token(key, value, source) for key, value in others.items()}
+    return named, in_order(dict(added), named, [as_token(EXTRA, token, source) for token in extra or []])
+
+
+def is_own_name(key: str) -> bool:
+    """True for the name of a token that not every tokenizer has, such as image_token."""
+    return key.endswith("_token") and key not in TOKEN_KEYS
+
+
+def is_token(value: object) -> bool:
+    return isinstance(value, str | AddedToken) or (isinstance(value, dict) and value.get("__type") == "AddedToken")
+
+
+def pop_named_extra(found: dict) -> dict:
+    """The extra tokens, if they are given by names; they are then no longer in `found`."""
+    return found.pop(EXTRA) if isinstance(found.get(EXTRA), dict) else {}
+
+
+def add_special_tokens(found: dict, said: Mapping) -> None:
+    """Put what special_tokens_map.json says over what was found; its extra tokens come after those found."""
+    for key, value in said.items():
+        if isinstance(value, dict) and key != EXTRA:
+            value = as_special(value)
+        elif key == EXTRA and isinstance(value, list):
+            before = list(found.get(EXTRA) or [])
+            new = [as_special(token) if isinstance(token, dict) else token for token in value]
+            value = before + [token for token in new if token not in before]
+        found[key] = value
+
+
+def as_special(value: Mapping) -> AddedToken:
+    return AddedToken(**{**value, "special": True})
+
+
+def special_contents(found: Mapping) -> set[str]:
+    """The tokens that are special if added_tokens.json names them. One that is still an object is not."""
+    return {str(found[key]) for key in TOKEN_KEYS if found.get(key)} | {str(token) for token in found.get(EXTRA) or []}
+
+
+def older_added_tokens(
+    folder: Path, special: set[str], serialized: Mapping, source: str
+) -> list[tuple[int, AddedToken]]:
+    """The added tokens with their ids, of added_tokens.json and then of tokenizer.json, which wins."""
+    added: list[tuple[int, AddedToken]] = []
+    if (folder / ADDED_TOKENS).is_file():
+        for content, number in read_object(folder / ADDED_TOKENS, source).items():
+            is_special = content in special
+            added.append((number, AddedToken(content, normalized=not is_special, special=is_special)))
+    for token in serialized.get("added_tokens", []):
+        added.append((token["id"], AddedToken(**{key: value for key, value in token.items() if key != "id"})))
+    return added
+
+
+def as_token(key: str, value: object, source: str) -> AddedToken | str:
+    """A token that a file gives as text, or as an object with flags. Raises CheckpointError for anything else."""
+    if isinstance(value, str | AddedToken):
+        return value
+    if isinstance(value, dict) and value.get("__type") == "AddedToken":
+        return AddedToken(**{flag: value[flag] for flag in ("content", *FLAGS) if flag in value})
+    raise unfollowed(TOKENIZER_CONFIG, key, value, source, END)
+
+
+def in_order(
+    added: Mapping[int, AddedToken], named: Mapping[str, AddedToken | str], extra: list[AddedToken | str]
+) -> tuple[model_dir.AddedToken, ...]:
+    """All tokens in the order in which CLIPTokenizer adds them: by id, then the named ones, then the extra ones."""
+    tokens: list[AddedToken | str] = [added[number] for number in sorted(added)]
+    known = {str(token) for token in tokens}
+    keys = [*TOKEN_KEYS, *(key for key in named if key not in TOKEN_KEYS)]
+    for token in [*(named[key] for key in keys if key in named), *extra]:
+        if str(token) not in known and token not in tokens:
+            tokens.append(token)
+    names = {str(token) for token in named.values()}
+    return tuple(flags_of(token, names) for token in tokens)
+
+
+def flags_of(token: AddedToken | str, named: set[str]) -> model_dir.AddedToken:
+    """The token with its flags. One given as text is special, as is one that has a name."""
+    token = AddedToken(token, special=True) if isinstance(token, str) else token
+    flags = {flag: getattr(token, flag) for flag in FLAGS}
+    return model_dir.AddedToken(token.content, **flags | {"special": token.special or token.content in named})
+
+
+def check_distinct(added: Iterable[model_dir.AddedToken], source: str) -> None:
+    """Raises CheckpointError if two tokens are the same once normalized: `tokenizers` then finds either, at random."""
+    seen: dict[str, str] = {}
+    for token in added:
+        if token.normalized:
+            before = seen.setdefault(normalizer().normalize_str(token.content), token.content)
+            if before != token.content:
+                raise CheckpointError(
+                    f"{source}: the added tokens {before!r} and {token.content!r} are the same in lower case, so which "
+                    "of them a text gets is left to chance; expected one of them, or normalized false"
+                )
+
+
+def build(vocab: dict[str, int], merges: list[str], tokens: Tokens, source: str) -> Tokenizer:
+    """The vocabulary, merges and added tokens as one tokenizer. Raises CheckpointError where they do not fit."""
+    try:
+        pairs = [(left, right) for left, right in (merge.split(" ") for merge in merges)]
+        bpe = Tokenizer(BPE(vocab, pairs, unk_token=tokens.unknown, end_of_word_suffix="</w>"))
+        add_tokens(bpe, tokens)
+    except Exception as error:  # tokenizers raises Exception itself
+        raise CheckpointError(f"{source}: the tokenizer's vocabulary and merges do not fit: {error}") from error
+    return bpe
+
+
+def read_limit(settings: Mapping, source: str) -> int | None:
+    """The most ids of a text by model_max_length, None if there is no limit."""
+    limit = settings.get("model_max_length", settings.get("max_len"))
+    if limit is not None and (not isinstance(limit, int | float) or limit < 2):
+        raise unfollowed(TOKENIZER_CONFIG, "model_max_length", limit, source, 77)
+    return None if limit is None else int(limit)
+
+
+def read_call_length(settings: Mapping, serialized: Mapping) -> tuple[str, str, int] | None:
+    """File, key and value of the limit that transformers' processor passes to its tokenizer, None if there is none."""
+    if "max_length" in settings:
+        found = TOKENIZER_CONFIG, "max_length", settings["max_length"]
+    elif truncation := serialized.get("truncation"):
+        found = TOKENIZER_JSON, "truncation.max_length", truncation.get("max_length")
+    else:
+        strategy = (serialized.get("padding") or {}).get("strategy")
+        found = TOKENIZER_JSON, "padding.strategy", strategy.get("Fixed") if isinstance(strategy, dict) else None
+    return None if found[2] is None else found
+
+
+def check_sides(settings: Mapping, serialized: Mapping, source: str) -> None:
+    """Raises CheckpointError if tokenizer.json cuts or pads on the left, or pads to a multiple."""
+    for part, key, own, value in (
+        ("truncation", "direction", "truncation_side", "Right"),
+        ("padding", "direction", "padding_side", "Right"),
+        ("padding", "pad_to_multiple_of", "pad_to_multiple_of", None),
+    ):
+        found = (serialized.get(part) or {}).get(key, value)
+        if found != value and own not in settings:
+            raise unfollowed(TOKENIZER_JSON, f"{part}.{key}", found, source, value)
