@@ -18,7 +18,7 @@ from datasette.utils.sqlite import sqlite3
 
 from .config import Limits
 from .sql_limits import ResultTooLarge
-from .upstream import exception_of
+from .upstream import class_of
 
 
 class Fault(NamedTuple):
@@ -88,12 +88,12 @@ def translate(exception: Exception, limits: Limits, in_flight: int = 1) -> Excep
         return exception
     if isinstance(exception, MemoryError) and limits.sqlite_bytes:
         return out_of_memory(limits, in_flight)
-    if isinstance(exception, exception_of("datasette.database.QueryInterrupted")):
+    if isinstance(exception, class_of("datasette.database.QueryInterrupted")):
         return BadRequest("the query took longer than Datasette's setting sql_time_limit_ms allows")
     if isinstance(exception, ResultTooLarge):
         return BadRequest(str(exception))
     place = place_of(exception)
-    if isinstance(exception, exception_of("datasette.views.base.DatasetteError")) and exception.status == 500 and place:
+    if isinstance(exception, class_of("datasette.views.base.DatasetteError")) and exception.status == 500 and place:
         exception.status = 400  # 500 is the default, also for sentences such as "Cannot sort table by nope"
     for fault in FAULTS:
         if fault.place == place and isinstance(exception, fault.exceptions) and not is_of_the_server(exception):

@@ -29,7 +29,7 @@ from llm_clip_onnx.errors import InputError
 
 from ..collection_refs import CollectionRef, visible_collection
 from ..config import Config, config_of
-from ..failures import WITH_SENTENCE, MayNotRunSql, failure_json, failure_of, unknown_method
+from ..failures import WITH_SENTENCE, MayNotRunSql, failure_json, failure_of, options_response, unknown_method
 from ..items import MULTIPART, URLENCODED, FormFields, Item, base64url, media_type, read_form, receive_body
 from ..labels import DIGITS
 from ..model import embedding_queue, in_thread, permitted_engine
@@ -54,6 +54,8 @@ class SearchRequest:
 
 async def search_json(datasette, request) -> Response:
     """The rows of a collection most like a query, as JSON."""
+    if request.method == "OPTIONS":
+        return options_response()
     ref = await visible_collection(datasette, request)
     content = await search_response(datasette, request, ref)
     headers = CORS_HEADERS if datasette.cors else {}
