@@ -42,6 +42,7 @@ LONG = {
     *("datasette_clip/test_beside_plugins", "datasette_clip/test_demo_collection"),
     *("datasette_clip/test_endpoints", "datasette_clip/test_hostile"),
     *("datasette_clip/test_http", "datasette_clip/test_from_a_browser", "datasette_guard/test_gate"),
+    "datasette_clip/test_sql_sentences",
     *("datasette_guard/test_idle", "llm_clip_onnx/test_clip_vectors", "llm_clip_onnx/test_label_sets"),
     *("llm_clip_onnx/test_levels", "llm_clip_onnx/test_llm_plugin", "test_alpha", "test_bench"),
 }

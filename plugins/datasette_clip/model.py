@@ -47,7 +47,9 @@ def permitted_engine(config: Config) -> Engine:
 def check_model(config: Config, model_id: str) -> None:
     """Raises InputError for a model that clients may not call."""
     if model_id not in config.models:
-        raise InputError(f"model {model_id!r} is not on the list plugins.{PLUGIN}.models, {list(config.models)}")
+        raise InputError(
+            f"model {str(model_id)[:60]!r} is not on the list plugins.{PLUGIN}.models, {list(config.models)}"
+        )
 
 
 # Opening the text tower

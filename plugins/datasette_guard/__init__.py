@@ -15,6 +15,7 @@ from .faults import translate
 from .gate import changes_nothing, declare, gate_around, path_below, query_fits, runs_sql
 from .idle import clock_of, start_watch
 from .memory import collect_soon
+from .sentences import telling, with_sentence
 from .shutdown import is_server
 from .upstream import connect, per_datasette
 
@@ -36,6 +37,7 @@ __all__ = [
     "read_limits",
     "read_object",
     "runs_sql",
+    "with_sentence",
 ]
 
 if is_server():
@@ -50,6 +52,7 @@ def startup(datasette):
     config_of(datasette)
     clock_of(datasette)  # begins to idle
     upstream.check_at_start(datasette)
+    upstream.wrap_runs(telling)
     return access.refuse_to_be_public(datasette)
 
 

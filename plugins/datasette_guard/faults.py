@@ -16,6 +16,7 @@ from datasette.utils import ValueAsBooleanError
 from datasette.utils.asgi import BadRequest, Base400
 from datasette.utils.sqlite import sqlite3
 
+from . import sentences
 from .config import Limits
 from .sql_limits import ResultTooLarge
 from .upstream import class_of
@@ -126,7 +127,7 @@ def place_of(exception: Exception) -> str:
             if not getattr(frame.f_locals.get("view"), "__module__", "").startswith("datasette."):
                 return ""
             places = [place]
-        elif module.partition(".")[0] not in BETWEEN:
+        elif module != sentences.__name__ and module.partition(".")[0] not in BETWEEN:
             places.append(place)
     inside = places if ROUTER in places else places[-1:]  # outside the router other packages only pass requests on
     return inside[-1] if inside and all(re.split("[.:]", place)[0] in OF_DATASETTE for place in inside) else ""

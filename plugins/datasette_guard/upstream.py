@@ -38,6 +38,9 @@ PRIVATE = {
         "Datasette 0.65.5 and 1.0a41", "check for an allow_sql that Datasette 1.0 ignores"
     ),
     "Database.connect": Private("Datasette 0.65.5 and 1.0a41", "connections for the SQL functions of other plugins"),
+    "Database.execute_fn": Private(
+        "Datasette 0.65.5 and, as _execute_fn, 1.0a41", "sentences of its SQL functions in its answers, only in its log"
+    ),
     "datasette.handle_exception.handle_exception": Private(
         "Datasette 0.65.5 and 1.0a41", "statuses and sentences for requests that Datasette fails on"
     ),
@@ -68,6 +71,7 @@ PRIVATE = {
     ),
     "uvicorn.access": Private("uvicorn 0.54.0", "bound on the length of URLs in the access log"),
 }
+RUNNERS = ("execute_fn", "execute_write_fn")  # of Database: methods that run a function with a connection
 ORIGIN_CHECK = "datasette.csrf.CrossOriginProtectionMiddleware"
 ORIGIN_HEADERS = {b"origin", b"sec-fetch-site"}
 warned: set[str] = set()
@@ -93,6 +97,7 @@ def check_at_start(datasette) -> None:
 
     check("Datasette._metadata_local", hasattr(datasette, "_metadata_local"))
     check("Database.connect", hasattr(database.Database, "connect"))
+    check("Database.execute_fn", hasattr(database.Database, "execute_fn"))
     check("datasette.handle_exception.handle_exception", hasattr(handle_exception, "handle_exception"))
     for name in ("datasette.views.base.DatasetteError", "datasette.database.QueryInterrupted"):
         check(name, class_of(name) != ())
@@ -132,6 +137,31 @@ def connect(datasette, database: str) -> sqlite3.Connection:
     if connect_to is None:
         raise RuntimeError("this version of Datasette opens no connections for plugins: Database.connect is gone")
     return connect_to()
+
+
+def wrap_runs(wrap: Callable[[Callable], Callable]) -> None:
+    """From now on Datasette runs `wrap(function)` in place of every function that reads or writes a database.
+
+    In Datasette 1.0 its own queries go through _execute_fn, and so does execute_fn.
+    """
+    from datasette.database import Database
+
+    for public in RUNNERS:
+        name = f"_{public}" if hasattr(Database, f"_{public}") else public
+        run = getattr(Database, name, None)
+        if run and not hasattr(run, "of_guard"):
+            setattr(Database, name, running(run, wrap))
+
+
+def running(run: Callable, wrap: Callable[[Callable], Callable]) -> Callable:
+    """A method of Database whose first argument is wrapped. It adds no frame to the traceback of a coroutine."""
+
+    @wraps(run)
+    def run_wrapped(self, function, *arguments, **named):
+        return run(self, wrap(function), *arguments, **named)
+
+    run_wrapped.of_guard = True  # type: ignore[attr-defined]
+    return run_wrapped
 
 
 def local_metadata(datasette) -> dict:

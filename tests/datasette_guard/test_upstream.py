@@ -38,8 +38,15 @@ def without(monkeypatch, name: str) -> None:
         monkeypatch.setattr(upstream, "datasette_scale_to_zero", SimpleNamespace(**rest))
         upstream.take_over_scale_to_zero(print)
         upstream.tell_shutdown_url(None) if attribute == "do_exit" else None
+    elif name == "Database.execute_fn":
+
+        class Database(type("Database", (), {"connect": print})):
+            """Without it."""
+
+        monkeypatch.setattr("datasette.database.Database", Database)
+        upstream.wrap_runs(print)
     elif name == "Database.connect":
-        monkeypatch.setattr("datasette.database.Database", type("Database", (), {}))
+        monkeypatch.setattr("datasette.database.Database", type("Database", (), {"execute_fn": print}))
     elif name == upstream.ORIGIN_CHECK:  # which Datasette 0.65 lacks and does without
         monkeypatch.setattr("datasette.__version__", "1.0")
     elif name.startswith("datasette."):
