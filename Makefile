@@ -32,10 +32,10 @@ serve: .venv/ready
 check: lint
 	.venv-test/bin/python -m pytest -n logical --dist loadfile -m "not browser and not container and not reference and not slow and not long"
 
-test: lint .venv-alpha/ready
+test: lint .venv-alpha/ready .venv-beside/ready
 	.venv-test/bin/python -m pytest -m "not slow"
 
-test-all: lint .venv-alpha/ready
+test-all: lint .venv-alpha/ready .venv-beside/ready
 	.venv-test/bin/python -m pytest
 
 lint: .venv-test/ready
@@ -104,6 +104,13 @@ demo/served/emoji.db: demo/emoji.db demo/model/manifest.json
 .venv-alpha/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-alpha
 	.venv-alpha/bin/pip install -q -U -e . 'datasette>=1.0a41'
+	touch $@
+
+# Plugins that people install beside ours, in no environment: Datasette would load them in every test.
+.venv-beside/ready: pyproject.toml | .venv-test/ready
+	rm -rf .venv-beside
+	.venv-test/bin/pip install -q --no-deps --target .venv-beside 'datasette-auth-tokens>=0.3' \
+		'datasette-cors>=1.0.1' 'asgi-cors>=1.0.1' 'datasette-gzip>=0.3' 'asgi-gzip>=0.3'
 	touch $@
 
 # datasette-faiss is a plugin that Datasette would load wherever it is installed: an environment of its own.

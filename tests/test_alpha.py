@@ -102,7 +102,7 @@ def test_the_addresses_on_the_page_answer_without_a_redirect(alpha_url):
         (f"{QUERY}?sql=select+randomblob(20000000)", 400, "string or blob too big"),
         (f"{QUERY}?sql=select+zeroblob(4000000)+union+all+select+zeroblob(4000001)", 400, "the result is larger than 5000000 bytes: ask for fewer rows or columns (plugins.datasette-guard.limits.result_bytes)"),
         (f"{QUERY}?sql=with+recursive+c(x)+as+(select+1+union+all+select+x%2B1+from+c)+select+randomblob(999999)+x+from+c+order+by+x", 400, "the query needs more than the 32000000 bytes of memory (plugins.datasette-guard.limits.sqlite_bytes)"),
-        (f"{QUERY}?sql=select+llm_embed('gpt','a')", 400, "user-defined function raised exception"),
+        (f"{QUERY}?sql=select+llm_embed('gpt','a')", 400, "llm_embed: model 'gpt' is not on the list plugins.datasette-clip.models, ['clip']"),
     ],
 )  # fmt: skip
 def test_limits_have_their_sentences_and_statuses(path, status, sentence, alpha_url):

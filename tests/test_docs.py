@@ -63,7 +63,7 @@ def test_an_example_in_sql_gives_the_answer_below_it(sql, answer, datasette, cap
     if isinstance(expected, dict):
         assert response.status_code == 400
         assert response.json()["error"] == expected["error"]
-        assert expected["log"] in caplog.messages
+        assert expected["error"] in caplog.messages
     else:
         assert response.json() == expected
 

@@ -15,13 +15,12 @@ from . import paths
 from .api import embed_classify, thumbnail
 from .api import search as search_api
 from .config import config_of
-from .cross_origin import changes_nothing, without_origin
 from .pages import about, classify, compare, links
 from .pages import search as search_page
 from .sql import functions
 from .sql import search as sql_search
 
-declare(uncounted_paths=[paths.HEALTH], run_sql_below=[f"{paths.SEARCH}/", f"{paths.THUMBNAIL}/"])
+declare([paths.HEALTH], [f"{paths.SEARCH}/", f"{paths.THUMBNAIL}/"], paths.is_read_only)
 
 
 @hookimpl(tryfirst=True)  # before others return coroutines, which Python reports as never awaited if this raises
@@ -30,16 +29,9 @@ def startup(datasette):
     text_opening()
 
 
-@hookimpl
+@hookimpl(tryfirst=True)  # innermost: what runs again is Datasette, and no wrapper of another plugin
 def asgi_wrapper(datasette):
-    base_url = datasette.setting("base_url")
-    with_towers, from_anywhere = open_towers_outside_sql(base_url), without_origin(base_url)
-    return lambda app: with_towers(from_anywhere(app))
-
-
-@hookimpl
-def skip_csrf(datasette, scope):  # Datasette 0.65's
-    return changes_nothing(scope, datasette.setting("base_url"))
+    return open_towers_outside_sql(datasette.setting("base_url"))
 
 
 @hookimpl(trylast=True)  # after datasette-llm-embed, whose functions ours replace

@@ -1,10 +1,10 @@
-"""Turns exceptions into responses: the status of each, and the one shape of an error in JSON."""
+"""Turns exceptions into responses: the status of each, and the one shape of an error in JSON. Also 405 and OPTIONS."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
 
-from datasette.utils.asgi import Base400, Forbidden
+from datasette.utils.asgi import Base400, Forbidden, Response
 
 from llm_clip_onnx.errors import ClipError, ModelDirError
 
@@ -35,6 +35,11 @@ def unknown_method(request, where: str) -> str | None:
     return (
         None if request.method in METHODS else f"{request.method} is not a method of this {where}; expected GET or POST"
     )
+
+
+def options_response() -> Response:
+    """The response to OPTIONS, the same to everybody. A plugin such as datasette-cors makes it allow a preflight."""
+    return Response("", status=HTTPStatus.NO_CONTENT, headers={"Allow": ", ".join([*METHODS, "OPTIONS"])})
 
 
 class MayNotRunSql(Forbidden):

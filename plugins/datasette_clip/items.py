@@ -239,7 +239,7 @@ class RequestFields:
             self.add_item(read_item(kind, f"{kind}s[{position}]", value))
         elif name in OPTIONS:
             self.options.setdefault(name, []).append(value)
-        elif name not in IGNORED:
+        elif name not in IGNORED and not name.startswith("_"):  # as Datasette and its plugins name theirs: _auth_token
             raise InputError(
                 f"{cited(name)} is not a field of this endpoint; expected text, img, vector, {', '.join(OPTIONS)}"
             )

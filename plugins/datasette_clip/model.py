@@ -155,6 +155,8 @@ class Withheld:
         if message["type"] == "http.response.start":
             self.start = message
             return
+        if message["type"] != "http.response.body":
+            return await self.send(message)
         if self.passes is None:
             self.passes = last_raised == self.raised_before or not self.may_have_failed
         if not self.passes:

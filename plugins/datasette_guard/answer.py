@@ -87,6 +87,8 @@ class Sender:
             headers = [*message.get("headers", ()), (b"x-robots-tag", b"noindex"), *later, *self.more_headers]
             self.start = message | {"headers": headers}
             return
+        if message["type"] != "http.response.body":
+            return await self.send(message)
         size = len(message.get("body", b""))
         if size > LARGE_BYTES:
             memory.collect_soon()

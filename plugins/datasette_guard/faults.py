@@ -16,10 +16,12 @@ from datasette.utils import ValueAsBooleanError
 from datasette.utils.asgi import BadRequest, Base400
 from datasette.utils.sqlite import sqlite3
 
+from . import sentences
 from .config import Limits
 from .quoting import shortened
+from .sentences import Sentence
 from .sql_limits import ResultTooLarge
-from .upstream import exception_of
+from .upstream import class_of
 
 
 class Fault(NamedTuple):
@@ -78,8 +80,12 @@ FAULTS = (  # seen in Datasette 0.65.5 and 1.0a41 while fuzzing
 
 
 def without_input(exception: Exception) -> str:
-    """The sentence of an exception, cut, because it may quote the request. What json says never does."""
-    return str(exception) if isinstance(exception, json.JSONDecodeError) else shortened(exception)
+    """The sentence of an exception, cut, because it may quote the request. What json and our SQL functions say is not.
+
+    json quotes nothing, and the functions cut what they quote.
+    """
+    is_bounded = isinstance(exception, json.JSONDecodeError) or isinstance(next(iter(exception.args), None), Sentence)
+    return str(exception) if is_bounded else shortened(exception)
 
 
 class OutOfMemory(Base400):
@@ -94,12 +100,12 @@ def translate(exception: Exception, limits: Limits, in_flight: int = 1) -> Excep
         return exception
     if isinstance(exception, MemoryError) and limits.sqlite_bytes:
         return out_of_memory(limits, in_flight)
-    if isinstance(exception, exception_of("datasette.database.QueryInterrupted")):
+    if isinstance(exception, class_of("datasette.database.QueryInterrupted")):
         return BadRequest("the query took longer than Datasette's setting sql_time_limit_ms allows")
     if isinstance(exception, ResultTooLarge):
         return BadRequest(str(exception))
     place = place_of(exception)
-    if isinstance(exception, exception_of("datasette.views.base.DatasetteError")) and exception.status == 500 and place:
+    if isinstance(exception, class_of("datasette.views.base.DatasetteError")) and exception.status == 500 and place:
         exception.status = 400  # 500 is the default, also for sentences such as "Cannot sort table by nope"
     for fault in FAULTS:
         if fault.place == place and isinstance(exception, fault.exceptions) and not is_server_error(exception):
@@ -132,7 +138,7 @@ def place_of(exception: Exception) -> str:
             if not getattr(frame.f_locals.get("view"), "__module__", "").startswith("datasette."):
                 return ""
             places = [place]
-        elif module.partition(".")[0] not in TRANSPARENT_PACKAGES:
+        elif module != sentences.__name__ and module.partition(".")[0] not in TRANSPARENT_PACKAGES:
             places.append(place)
     inside = places if ROUTER in places else places[-1:]  # outside the router other packages only pass requests on
     return inside[-1] if inside and all(re.split("[.:]", place)[0] in DATASETTE_PACKAGES for place in inside) else ""

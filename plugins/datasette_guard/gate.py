@@ -6,7 +6,7 @@ What SQL may use is bounded in sql_limits.py, bodies in body.py, responses in an
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from contextvars import ContextVar
 from http import HTTPStatus
@@ -27,6 +27,7 @@ from .idle import clock_of
 READING = {"GET", "HEAD"}
 uncounted = {"/robots.txt", "/favicon.ico"}  # paths that keep no server awake
 sql_paths: list[str] = []  # beginnings of paths under /-/ that run SQL
+read_only_paths: list[Callable[[str], bool]] = []  # predicates: a POST to this path changes nothing
 current: ContextVar[Sender | None] = ContextVar("current", default=None)  # set during a request, for datasette.client
 BY_POST = "send less, or send it by POST to an endpoint that takes one"
 NO_CRAWLERS = "crawlers and AI bots are not served here, see /robots.txt (plugins.datasette-guard.refuse_crawlers)"
@@ -39,13 +40,19 @@ class Refusal(NamedTuple):
     sentence: str
 
 
-def declare(uncounted_paths: Iterable[str] = (), run_sql_below: Iterable[str] = ()) -> None:
+def declare(
+    uncounted_paths: Iterable[str] = (),
+    run_sql_below: Iterable[str] = (),
+    is_read_only: Callable[[str], bool] = lambda path: False,
+) -> None:
     """Declare another plugin's paths: some keep no server awake, and below some that begin with /-/ SQL runs.
 
-    Paths are those below base_url. A GET of an uncounted path neither waits nor is refused as a crawler's.
+    Paths are those below base_url. A GET of an uncounted path neither waits nor is refused as a crawler's. A POST to a
+    path that is read only may come from a page of any origin, because it changes nothing.
     """
     uncounted.update(uncounted_paths)
     sql_paths.extend(run_sql_below)
+    read_only_paths.append(is_read_only)
 
 
 def path_below(base_url: str, scope: dict) -> str:
@@ -60,6 +67,12 @@ def runs_sql(path: str) -> bool:
     Paths under /-/ are about the server itself and run none, except those declared.
     """
     return not path.startswith("/-/") or path.startswith(tuple(sql_paths))
+
+
+def changes_nothing(datasette, scope: dict) -> bool:
+    """True if a request goes to a path that is declared as read only: there is nothing to forge."""
+    path = path_below(datasette.setting("base_url"), scope)
+    return any(is_read_only(path) for is_read_only in read_only_paths)
 
 
 def query_fits(datasette, query: str) -> bool:

@@ -9,6 +9,7 @@ from datasette.utils.sqlite import sqlite3
 
 from . import sql_text
 from .config import Limits
+from .sentences import with_sentence
 
 
 class ResultTooLarge(sqlite3.OperationalError):
@@ -26,7 +27,8 @@ def bound(conn: sqlite3.Connection, limits: Limits) -> None:
     conn.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, limits.value_bytes)
     conn.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, PATTERN_BYTES)
     for name, (arguments, function) in sql_text.functions(limits.value_bytes).items():
-        conn.create_function(name, arguments, function, deterministic=True)
+        told = with_sentence(name, function, sql_text.TextError)
+        conn.create_function(name, arguments, told, deterministic=True)
     conn.row_factory = bounded_rows(limits.result_bytes)
     if limits.sqlite_bytes:
         conn.execute("pragma temp_store = memory")  # which the next line bounds; /tmp may be memory as well

@@ -38,6 +38,9 @@ PRIVATE = {
         "Datasette 0.65.5 and 1.0a41", "check for an allow_sql that Datasette 1.0 ignores"
     ),
     "Database.connect": Private("Datasette 0.65.5 and 1.0a41", "connections for the SQL functions of other plugins"),
+    "Database.execute_fn": Private(
+        "Datasette 0.65.5 and, as _execute_fn, 1.0a41", "sentences of its SQL functions in its answers, only in its log"
+    ),
     "datasette.handle_exception.handle_exception": Private(
         "Datasette 0.65.5 and 1.0a41", "statuses and sentences for requests that Datasette fails on"
     ),
@@ -49,6 +52,9 @@ PRIVATE = {
     ),
     "datasette.database.QueryInterrupted": Private(
         "Datasette 0.65.5 and 1.0a41", "sentence for queries that take too long"
+    ),
+    "datasette.csrf.CrossOriginProtectionMiddleware": Private(
+        "Datasette 1.0a41", "POST from pages of other origins to paths that change nothing"
     ),
     "datasette_scale_to_zero.start_that_loop": Private(
         "datasette-scale-to-zero 0.3.2", "wait for requests in flight before datasette-scale-to-zero ends it"
@@ -65,6 +71,9 @@ PRIVATE = {
     ),
     "uvicorn.access": Private("uvicorn 0.54.0", "bound on the length of URLs in the access log"),
 }
+RUNNERS = ("execute_fn", "execute_write_fn")  # of Database: methods that run a function with a connection
+ORIGIN_CHECK = "datasette.csrf.CrossOriginProtectionMiddleware"
+ORIGIN_HEADERS = {b"origin", b"sec-fetch-site"}
 warned: set[str] = set()
 
 
@@ -83,13 +92,16 @@ def check_at_start(datasette) -> None:
     Where rich is installed, Datasette prints all local variables of a request that fails, and answers an unknown path
     with 500, because rich finds no exception to print.
     """
-    from datasette import database, handle_exception  # here: these load all plugins, this one unfinished among them
+    # here: the modules load all plugins, this one unfinished among them
+    from datasette import __version__, database, handle_exception
 
     check("Datasette._metadata_local", hasattr(datasette, "_metadata_local"))
     check("Database.connect", hasattr(database.Database, "connect"))
+    check("Database.execute_fn", hasattr(database.Database, "execute_fn"))
     check("datasette.handle_exception.handle_exception", hasattr(handle_exception, "handle_exception"))
     for name in ("datasette.views.base.DatasetteError", "datasette.database.QueryInterrupted"):
-        check(name, exception_of(name) != ())
+        check(name, class_of(name) != ())
+    check(ORIGIN_CHECK, __version__.startswith("0.") or class_of(ORIGIN_CHECK) != ())
     if check("datasette.handle_exception.rich", hasattr(handle_exception, "rich")):
         handle_exception.rich = None
     for name in ("start_that_loop", "get_config", "do_exit"):
@@ -127,13 +139,38 @@ def connect(datasette, database: str) -> sqlite3.Connection:
     return connect_to()
 
 
+def wrap_runs(wrap: Callable[[Callable], Callable]) -> None:
+    """From now on Datasette runs `wrap(function)` in place of every function that reads or writes a database.
+
+    In Datasette 1.0 its own queries go through _execute_fn, and so does execute_fn.
+    """
+    from datasette.database import Database
+
+    for public in RUNNERS:
+        name = f"_{public}" if hasattr(Database, f"_{public}") else public
+        run = getattr(Database, name, None)
+        if run and not hasattr(run, "of_guard"):
+            setattr(Database, name, running(run, wrap))
+
+
+def running(run: Callable, wrap: Callable[[Callable], Callable]) -> Callable:
+    """A method of Database whose first argument is wrapped. It adds no frame to the traceback of a coroutine."""
+
+    @wraps(run)
+    def run_wrapped(self, function, *arguments, **named):
+        return run(self, wrap(function), *arguments, **named)
+
+    run_wrapped.of_guard = True  # type: ignore[attr-defined]
+    return run_wrapped
+
+
 def local_metadata(datasette) -> dict:
     """The metadata that the server was started with."""
     return getattr(datasette, "_metadata_local", None) or {}
 
 
-def exception_of(name: str) -> Any:
-    """Datasette's exception of this name, or (), of which no exception is an instance."""
+def class_of(name: str) -> Any:
+    """Datasette's class of this name, or (), of which nothing is an instance."""
     module, _, attribute = name.rpartition(".")
     try:
         return getattr(import_module(module), attribute, ())
@@ -147,6 +184,29 @@ def respond_to(datasette, request, exception: Exception) -> Any:
 
     respond = getattr(handle_exception, "handle_exception", None)
     return respond and respond(datasette, request, exception)
+
+
+def exempt_from_origin_check(is_exempt: Callable[[Any, dict], bool]) -> None:
+    """From now on Datasette 1.0 lets pages of other origins POST where `is_exempt(datasette, scope)` is True.
+
+    Only its own check does not see the headers that say where a request comes from. All other code does.
+    """
+    origin_check = class_of(ORIGIN_CHECK)
+    if origin_check == ():
+        return
+    respond = origin_check.__call__
+
+    async def call(self, scope, receive, send):
+        if scope["type"] != "http" or not is_exempt(self.datasette, scope):
+            return await respond(self, scope, receive, send)
+
+        async def app(checked, receive, send):
+            await self.app(checked | {"headers": scope["headers"]}, receive, send)
+
+        unmarked = [(name, value) for name, value in scope["headers"] if name.lower() not in ORIGIN_HEADERS]
+        await respond(origin_check(app, self.datasette), scope | {"headers": unmarked}, receive, send)
+
+    origin_check.__call__ = call
 
 
 # datasette-scale-to-zero: its loop ends the process by sys.exit in the midst of requests, and takes each request, that

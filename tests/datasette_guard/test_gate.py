@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 
 from conftest import ROOT, shipped_metadata
 from datasette_guard import path_below, runs_sql
+from datasette_guard.answer import Load, Sender
+from datasette_guard.config import Limits
 from datasette_guard.crawlers import is_crawler
 from hold import Hold
 from patience import PATIENCE_S, until
@@ -561,3 +563,22 @@ def test_declared_paths_run_sql_below_and_keep_no_server_awake(monkeypatch):
     assert not runs_sql("/-/mine/a")
     declare(run_sql_below=["/-/mine/"])
     assert (runs_sql("/-/mine/a"), runs_sql("/-/mine")) == (True, False)
+
+
+def test_messages_that_are_neither_start_nor_body_pass_as_they_are():
+    """An early hint comes before the start, trailers after the body. Each is a message of the ASGI specification."""
+    hint = {"type": "http.response.early_hint", "links": [b"</a.css>"]}
+    start = {"type": "http.response.start", "status": 200, "headers": [], "trailers": True}
+    trailers = {"type": "http.response.trailers", "headers": [(b"a", b"b")], "more_trailers": False}
+    sent: list[dict] = []
+
+    async def send(message):
+        sent.append(message)
+
+    async def respond():
+        sender = Sender(send, Load(1), Limits())
+        for message in (hint, start, {"type": "http.response.body", "body": b"x"}, trailers):
+            await sender(message)
+
+    asyncio.run(respond())
+    assert [sent[0], sent[1]["trailers"], sent[2]["body"], sent[3]] == [hint, True, b"x", trailers]

@@ -22,7 +22,7 @@ from llm_clip_onnx.errors import InputError, VectorError, shortened
 
 from .. import labels
 from ..config import Config, config_of
-from ..failures import WITH_SENTENCE, failure_json, failure_of, unknown_method
+from ..failures import WITH_SENTENCE, failure_json, failure_of, options_response, unknown_method
 from ..items import EmbedRequest, Item, base64url, check_text, read_embed_request, receive_body
 from ..model import embedding_queue, in_thread, permitted_engine
 
@@ -45,6 +45,8 @@ async def classify_json(datasette, request) -> Response:
 
 async def respond(datasette, request, endpoint: Endpoint) -> Response:
     """The JSON response of an endpoint to a request, or an error in JSON."""
+    if request.method == "OPTIONS":
+        return options_response()
     if not await may(datasette, request.actor, "view-instance"):
         sentence = "this instance is private; expected a token that it knows (Authorization: Bearer ...)"
         content = failure_json(sentence, HTTPStatus.FORBIDDEN)

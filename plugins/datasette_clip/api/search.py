@@ -40,7 +40,7 @@ from llm_clip_onnx.images.signatures import BOM
 
 from ..collection_refs import CollectionRef, visible_collection
 from ..config import Config, config_of
-from ..failures import WITH_SENTENCE, MayNotRunSql, failure_json, failure_of, unknown_method
+from ..failures import WITH_SENTENCE, MayNotRunSql, failure_json, failure_of, options_response, unknown_method
 from ..items import MULTIPART, FormFields, Item, base64url, is_form, is_json, media_type, read_form, receive_body
 from ..labels import DIGITS
 from ..model import embedding_queue, in_thread, permitted_engine
@@ -65,6 +65,8 @@ class SearchRequest:
 
 async def search_json(datasette, request) -> Response:
     """The response to a search: the rows most like the query, or an error."""
+    if request.method == "OPTIONS":
+        return options_response()
     ref = await visible_collection(datasette, request)
     content = await search_response(datasette, request, ref)
     headers = CORS_HEADERS if datasette.cors else {}

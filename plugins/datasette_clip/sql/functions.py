@@ -2,8 +2,8 @@
 
 The names and results of llm_embed and its family are those of datasette-llm-embed.
 
-NULL in gives NULL out. Misuse raises, which Datasette answers with HTTP 400. SQLite hides the sentence of an exception,
-so it is logged.
+NULL in gives NULL out. Misuse raises, which Datasette answers with HTTP 400 and the sentence (see datasette_guard). All
+exceptions are logged as well.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from datasette_guard import with_sentence
 from llm_clip_onnx import MODEL_ID, vectors, zero_shot
-from llm_clip_onnx.errors import InputError, VectorError, cited
+from llm_clip_onnx.errors import ClipError, InputError, VectorError, cited
 from llm_clip_onnx.images.signatures import format_of
 from llm_clip_onnx.lazy import Lazy
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from llm_clip_onnx.engine import Engine
 
 log = logging.getLogger("datasette_clip")
+FOR_CLIENTS = (ClipError, ImportError)  # exceptions whose sentence the client reads
 
 
 _other_models: dict[str, Lazy[llm.EmbeddingModel]] = {}
@@ -166,8 +168,8 @@ class LlmEmbedAverage:
         return None if mean is None else vectors.to_blob(mean)
 
 
-def logged(name: str, function: Callable) -> Callable:
-    """`function`, which also logs the sentence of an exception, because SQLite would lose it."""
+def public(name: str, function: Callable) -> Callable:
+    """`function` as an SQL function of this name. The log, and the client if it may, get its exceptions' sentences."""
 
     @functools.wraps(function, updated=())
     def logging_function(*arguments):
@@ -179,11 +181,11 @@ def logged(name: str, function: Callable) -> Callable:
             log.warning("%s: %s", name, error)
             raise
 
-    return logging_function
+    return with_sentence(name, logging_function, FOR_CLIENTS)
 
 
-class LoggedAverage(LlmEmbedAverage):
-    step = logged("llm_embed_average", LlmEmbedAverage.step)
+class PublicAverage(LlmEmbedAverage):
+    step = public("llm_embed_average", LlmEmbedAverage.step)
 
 
 def register(conn, config: Config) -> None:
@@ -201,5 +203,5 @@ def register(conn, config: Config) -> None:
         ("clip_classify", 3, functools.partial(clip_classify, config)),
     ]
     for name, arguments, function in functions:
-        conn.create_function(name, arguments, logged(name, function), deterministic=True)
-    conn.create_aggregate("llm_embed_average", 1, LoggedAverage)
+        conn.create_function(name, arguments, public(name, function), deterministic=True)
+    conn.create_aggregate("llm_embed_average", 1, PublicAverage)

@@ -27,7 +27,7 @@ from ..config import Config, config_of
 from ..items import bytes_of, check_text
 from ..labels import DIGITS
 from ..model import permitted_engine
-from .functions import embed_outside_clock, embedding_of_value, logged
+from .functions import embed_outside_clock, embedding_of_value, public
 
 if TYPE_CHECKING:
     from llm_clip_onnx.engine import Engine
@@ -132,7 +132,7 @@ def connection_of(datasette, database: str):
 
 def register(conn, datasette, database: str) -> None:
     """Add clip_search to a SQLite connection to a database."""
-    function = logged("clip_search", partial(clip_search, datasette, database))
+    function = public("clip_search", partial(clip_search, datasette, database))
     for arguments in (2, 3):
         conn.create_function("clip_search", arguments, function, deterministic=True)
 
