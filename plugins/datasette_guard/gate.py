@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from contextlib import nullcontext
 from contextvars import ContextVar
 from http import HTTPStatus
 from typing import NamedTuple
@@ -89,8 +88,7 @@ def gate_around(datasette):
                 if refusal is None and datasette.cors and is_preflight(scope):
                     await allow_preflight(sender)
                 elif refusal is None:
-                    waits = counts and runs_sql(path) and scope["method"] in READING
-                    refusal = await respond_in_turn(app, scope, receive, sender, waits)
+                    refusal = await respond(app, scope, receive, sender, waits=counts and runs_sql(path))
                 if refusal:
                     await send_refusal(refusal, path.endswith(".json"), datasette.cors, sender)
 
@@ -105,23 +103,14 @@ def is_nested() -> bool:
     return sender is not None and not sender.ended
 
 
-async def respond_in_turn(app, scope: dict, receive, sender: Sender, waits: bool) -> Refusal | None:
-    """Have Datasette respond: after its turn at SQL if it waits for one, and not if the client has left meanwhile."""
-    with Body(receive, sender.load, sender.limits) as body:
-        async with sender.turn() if waits else nullcontext():
-            if waits and await body.client_has_left():
-                return None
-            return await respond(app, scope, body, sender)
-
-
-async def respond(app, scope: dict, receive, sender: Sender) -> Refusal | None:
+async def respond(app, scope: dict, receive, sender: Sender, waits: bool) -> Refusal | None:
     """Have Datasette respond. A refusal comes back for known faults outside Datasette's own handling of exceptions.
 
     Re-raises bugs, and anything raised after the response has started.
     """
-    token = current.set(sender)
     try:
-        await app(scope, receive, sender)
+        with Body(receive, sender.load, sender.limits) as body:
+            await (respond_in_turn if waits else respond_now)(app, scope, body, sender)
     except TimeoutError:
         raise  # of a client that does not read: no response reaches it
     except Exception as error:
@@ -129,10 +118,27 @@ async def respond(app, scope: dict, receive, sender: Sender) -> Refusal | None:
         if sender.begun or not isinstance(known, Base400):
             raise
         return Refusal(known.status, str(known))
+    return None
+
+
+async def respond_in_turn(app, scope: dict, body: Body, sender: Sender) -> None:
+    """Have Datasette respond after a turn at SQL, unless the client has left meanwhile.
+
+    The turn begins when the body has arrived, so that no client holds one by sending slowly.
+    """
+    await body.read_ahead()
+    async with sender.turn():
+        if not await body.client_has_left():
+            await respond_now(app, scope, body, sender)
+
+
+async def respond_now(app, scope: dict, body: Body, sender: Sender) -> None:
+    token = current.set(sender)
+    try:
+        await app(scope, body, sender)
     finally:
         sender.ended = True
         current.reset(token)
-    return None
 
 
 def refuse(config: Config, scope: dict, in_flight: int) -> Refusal | None:
