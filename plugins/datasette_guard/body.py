@@ -9,7 +9,7 @@ from http import HTTPStatus
 
 from datasette.utils.asgi import Base400
 
-from .answer import CROWDED, Load
+from .answer import CROWDED, Load, within
 from .config import Limits
 
 
@@ -65,11 +65,10 @@ class Body:
         return self.ahead.popleft() if self.ahead else await self.next_message()
 
     async def next_message(self) -> dict:
-        try:  # after the end of a body there is nothing but the client's leaving, which may take its time
-            async with asyncio.timeout(None if self.complete else self.limits.stalled_s):
-                message = await self.receive()
-        except TimeoutError:
-            raise BodyStalled(f"nothing more of the body came for {self.limits.stalled_s} s") from None
+        stalled = BodyStalled(f"nothing more of the body came for {self.limits.stalled_s} s")
+        # after the end of a body there is nothing but the client's leaving, which may take its time
+        async with within(None if self.complete else self.limits.stalled_s, stalled):
+            message = await self.receive()
         self.arrived_bytes += len(message.get("body", b""))
         self.complete = not message.get("more_body", False)
         if self.arrived_bytes > self.limits.body_bytes:

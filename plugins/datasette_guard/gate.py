@@ -21,7 +21,7 @@ from .config import Config, Limits, config_of, limits_of
 from .cors import HEADERS, RAW_HEADERS, SCRIPTS, allow_preflight, is_preflight
 from .crawlers import is_crawler
 from .faults import translate
-from .idle import clock_of
+from .idle import Clock, clock_of
 
 READING = {"GET", "HEAD"}
 uncounted = {"/robots.txt", "/favicon.ico"}  # paths that keep no server awake
@@ -88,7 +88,7 @@ def gate_around(datasette):
                 if refusal is None and datasette.cors and is_preflight(scope):
                     await allow_preflight(sender)
                 elif refusal is None:
-                    refusal = await respond(app, scope, receive, sender, waits=counts and runs_sql(path))
+                    refusal = await respond(app, scope, receive, sender, counts and runs_sql(path), clock)
                 if refusal:
                     await send_refusal(refusal, path.endswith(".json"), datasette.cors, sender)
 
@@ -103,7 +103,7 @@ def is_nested() -> bool:
     return sender is not None and not sender.ended
 
 
-async def respond(app, scope: dict, receive, sender: Sender, waits: bool) -> Refusal | None:
+async def respond(app, scope: dict, receive, sender: Sender, waits: bool, clock: Clock) -> Refusal | None:
     """Have Datasette respond. A refusal comes back for known faults outside Datasette's own handling of exceptions.
 
     Re-raises bugs, and anything raised after the response has started.
@@ -111,10 +111,8 @@ async def respond(app, scope: dict, receive, sender: Sender, waits: bool) -> Ref
     try:
         with Body(receive, sender.load, sender.limits) as body:
             await (respond_in_turn if waits else respond_now)(app, scope, body, sender)
-    except TimeoutError:
-        raise  # of a client that does not read: no response reaches it
     except Exception as error:
-        known = translate(error, sender.limits)
+        known = translate(error, sender.limits, clock.counted_in_flight)
         if sender.begun or not isinstance(known, Base400):
             raise
         return Refusal(known.status, str(known))

@@ -20,6 +20,9 @@ from hypothesis import strategies as st
 
 from conftest import ROOT, shipped_metadata
 from datasette_guard import path_below, runs_sql
+from datasette_guard.answer import ClientStalled, Load, Sender
+from datasette_guard.body import Body
+from datasette_guard.config import Limits
 from datasette_guard.crawlers import is_crawler
 from datasette_guard.gate import gate_around
 from hold import Hold, takes_a_turn
@@ -278,6 +281,60 @@ def test_of_requests_of_any_method_so_many_run_as_may(method):
 
     assert asyncio.run(asked()) == [200] * 5
     assert begun == [b"x"] * 5
+
+
+@pytest.mark.parametrize(("in_flight", "status"), [(1, 400), (2, 503)])
+def test_memory_that_runs_out_outside_datasettes_own_handler_gets_503_beside_other_requests(in_flight, status):
+    arrived = []
+
+    async def app(scope, receive, send):
+        arrived.append(scope)
+        while len(arrived) < in_flight:
+            await asyncio.sleep(0)
+        raise MemoryError
+
+    async def asked() -> list[int]:
+        datasette = Datasette(memory=True, metadata={"plugins": {"datasette-guard": {"limits": {"sqlite_bytes": 9}}}})
+        transport = httpx.ASGITransport(gate_around(datasette)(app))
+        async with httpx.AsyncClient(transport=transport, base_url="http://a") as client:
+            responses = await asyncio.gather(*[client.get("/t") for _ in range(in_flight)])
+        return [response.status_code for response in responses]
+
+    assert max(asyncio.run(asked())) == status
+
+
+def test_a_client_that_reads_nothing_is_waited_for_once():
+    """Datasette would send it a page about the exception."""
+    sends = []
+
+    async def send(message):
+        sends.append(message)
+        await asyncio.Event().wait()
+
+    async def stalled() -> None:
+        sender = Sender(send, Load(1), Limits(stalled_s=0))
+        sender.begun = True
+        for _ in range(2):
+            with pytest.raises(ClientStalled):
+                await sender({"type": "http.response.body", "body": b"x"})
+
+    asyncio.run(stalled())
+    assert len(sends) == 1
+
+
+def test_a_timeout_of_others_is_no_stalled_client():
+    async def others(*message):
+        raise TimeoutError("of another")
+
+    async def both() -> None:
+        sender = Sender(others, Load(1), Limits())
+        sender.begun = True
+        with pytest.raises(TimeoutError, match="of another"):
+            await sender({"type": "http.response.body", "body": b"x"})
+        with pytest.raises(TimeoutError, match="of another"):
+            await Body(others, Load(1), Limits())()
+
+    asyncio.run(both())
 
 
 def test_a_plugin_that_asks_the_server_from_within_a_request_waits_for_nobody(demo_dir, monkeypatch):
