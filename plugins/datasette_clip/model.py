@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -122,24 +123,34 @@ def unsettled_engine() -> Engine | None:
 
 
 class Recorder:
-    """`receive` that can give its messages again from the first one."""
+    """`receive` that keeps its messages for `again`, which gives each once more, until `forget`."""
 
     def __init__(self, receive) -> None:
-        self.receive, self.position = receive, 0
-        self.messages: list[dict] = []
+        self.receive, self.keeps = receive, True
+        self.messages: deque[dict] = deque()
 
     async def __call__(self) -> dict:
-        if self.position == len(self.messages):
-            self.messages.append(await self.receive())
-        self.position += 1
-        return self.messages[self.position - 1]
+        message = await self.receive()
+        if self.keeps:
+            self.messages.append(message)
+        return message
+
+    async def again(self) -> dict:
+        return self.messages.popleft() if self.messages else await self.receive()
+
+    def forget(self) -> None:
+        self.keeps = False
+        self.messages.clear()
 
 
 class Withheld:
-    """`send` that holds a response's start until its body begins, and drops both if the request is to run again."""
+    """`send` that holds a response's start until its body begins, and drops both if the request is to run again.
 
-    def __init__(self, send) -> None:
-        self.send, self.raised_before = send, last_raised
+    If it is not, the request's body is forgotten.
+    """
+
+    def __init__(self, send, recorder: Recorder) -> None:
+        self.send, self.recorder, self.raised_before = send, recorder, last_raised
         self.start: dict | None = None
         self.passes: bool | None = None  # None until the body begins
 
@@ -159,6 +170,8 @@ class Withheld:
             return await self.send(message)
         if self.passes is None:
             self.passes = last_raised == self.raised_before or not self.may_have_failed
+            if self.passes:
+                self.recorder.forget()
         if not self.passes:
             return
         if self.start:  # another one comes if sending the body raised
@@ -173,7 +186,8 @@ async def run_repeatable(app, scope: dict, receive, send, engine: Engine) -> Non
     The raise may have been another request's: then this one fails a second time, with the same response.
     """
     global repeatable
-    recorder, withheld = Recorder(receive), Withheld(send)
+    recorder = Recorder(receive)
+    withheld = Withheld(send, recorder)
     repeatable += 1
     try:
         await app(scope, recorder, withheld)
@@ -181,8 +195,7 @@ async def run_repeatable(app, scope: dict, receive, send, engine: Engine) -> Non
         repeatable -= 1
     if withheld.passes is False:
         await asyncio.to_thread(open_image, engine)
-        recorder.position = 0
-        await app(scope, recorder, send)
+        await app(scope, recorder.again, send)
 
 
 def open_towers_outside_sql(base_url: str):

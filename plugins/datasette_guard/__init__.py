@@ -1,5 +1,6 @@
-"""THE PORTER: a Datasette plugin that keeps a public Datasette on a small machine alive. It knows no CLIP.
+"""THE PORTER: a Datasette plugin that keeps a public Datasette on a small machine alive.
 
+It needs no CLIP, and knows only a name of it: the token may be in the environment's CLIP_TOKEN (access.py).
 Other plugins import the names in `__all__` from here, and nothing else of this package.
 """
 

@@ -8,16 +8,22 @@ import secrets
 import click
 from datasette.utils.asgi import Forbidden
 
-from .config import PLUGIN, config_of
+from .config import PLUGIN, config_of, read_token
 from .upstream import local_metadata
 
 NO_RESOURCES = "SELECT NULL AS parent, NULL AS child WHERE 0"
 ACTOR = {"id": "clip-token"}
+VARIABLE = "CLIP_TOKEN"
+UNSET = "give the variable a value, or unset it for a public instance"
 
 
 def token_of(datasette) -> str | None:
-    """The token that a client must send, of CLIP_TOKEN in the environment or else of the configuration; None: none."""
-    return os.environ.get("CLIP_TOKEN") or config_of(datasette).token
+    """The token that a client must send, of CLIP_TOKEN in the environment or else of the configuration; None: none.
+
+    Raises ConfigError for a CLIP_TOKEN that is set to nothing.
+    """
+    token = os.environ.get(VARIABLE)
+    return config_of(datasette).token if token is None else read_token(token, VARIABLE, UNSET)
 
 
 def actor_of(datasette, authorization: str | None) -> dict | None:
@@ -81,7 +87,7 @@ def allowed_resources(datasette, actor: dict | None):
 async def refuse_to_be_public(datasette) -> None:
     """Raise ClickException, which ends `datasette serve`, if a setting that closes something would have no effect."""
     if token_of(datasette) and await may(datasette, None, "view-instance"):
-        name = "CLIP_TOKEN" if os.environ.get("CLIP_TOKEN") else f"plugins.{PLUGIN}.token"
+        name = VARIABLE if VARIABLE in os.environ else f"plugins.{PLUGIN}.token"
         raise click.ClickException(
             f"{name} is set, but this version of Datasette lets everybody in: no plugin is asked for permission"
         )

@@ -31,6 +31,22 @@ class TooMuchToSend(Base400):
     status = HTTPStatus.SERVICE_UNAVAILABLE.value
 
 
+class ClientStalled(Exception):
+    """A client reads nothing of a response for plugins.datasette-guard.limits.stalled_s."""
+
+
+@asynccontextmanager
+async def within(seconds: float | None, error: Exception) -> AsyncIterator[None]:
+    """A context that raises `error` if it takes longer. A TimeoutError of what is called in it passes."""
+    try:
+        async with asyncio.timeout(seconds) as timeout:
+            yield
+    except TimeoutError:
+        if timeout.expired():
+            raise error from None
+        raise
+
+
 class Load:
     """What the requests in flight share: turns at SQL, and the bytes being sent and received."""
 
@@ -56,15 +72,15 @@ class Sender:
     """An ASGI `send` that adds `X-Robots-Tag: noindex`, because robots.txt alone keeps no URL out of an index.
 
     It holds status and headers back until there is a body, which Datasette may fail to encode. With the whole body the
-    request's turn at SQL ends. The body goes out in pieces as the client reads them; TimeoutError is raised if it reads
-    none for limits.stalled_s.
+    request's turn at SQL ends. The body goes out in pieces as the client reads them; ClientStalled is raised if it
+    reads none for limits.stalled_s, and at once by what is sent after that.
     """
 
     def __init__(self, send, load: Load, limits: Limits) -> None:
         self.send, self.load, self.limits = send, load, limits
         self.start: dict = {}
         self.more_headers: list[tuple[bytes, bytes]] = []
-        self.begun = self.ended = self.has_turn = False
+        self.begun = self.ended = self.has_turn = self.stalled = False
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
@@ -115,10 +131,15 @@ class Sender:
 
     async def send_in_pieces(self, message: dict) -> None:
         body, more = message.get("body", b""), message.get("more_body", False)
+        error = ClientStalled(f"the client has read nothing for {self.limits.stalled_s} s")
+        if self.stalled:
+            raise error
         for begin in range(0, len(body) or 1, PIECE_BYTES):
             end = begin + PIECE_BYTES
             self.ended = not more and end >= len(
                 body
             )  # set first: uvicorn begins the next request inside the last send
-            async with asyncio.timeout(self.limits.stalled_s):
+            self.stalled = True  # unless the next line returns
+            async with within(self.limits.stalled_s, error):
                 await self.send(message | {"body": body[begin:end], "more_body": not self.ended})
+            self.stalled = False

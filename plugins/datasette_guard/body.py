@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from contextlib import suppress
 from http import HTTPStatus
 
 from datasette.utils.asgi import Base400
 
-from .answer import CROWDED, Load
+from .answer import CROWDED, Load, within
 from .config import Limits
 
 
@@ -39,7 +41,7 @@ class Body:
         self.receive, self.load, self.limits = receive, load, limits
         self.arrived_bytes = self.held_bytes = 0
         self.complete = False
-        self.peeked: dict | None = None  # a message that is received but not yet returned
+        self.ahead: deque[dict] = deque()  # messages that are received but not yet returned
 
     def __enter__(self) -> Body:
         return self
@@ -47,26 +49,31 @@ class Body:
     def __exit__(self, *_) -> None:
         self.load.receiving_bytes -= self.held_bytes
 
+    async def read_ahead(self) -> None:
+        """Receive the whole body, or the news that the client has left, before the first call."""
+        while not self.complete:
+            self.ahead.append(await self.next_message())
+
     async def client_has_left(self) -> bool:
-        """True if the client has disconnected. Only for requests without a body."""
-        self.peeked = await self()
-        return self.peeked["type"] == "http.disconnect"
+        """True if the client has disconnected. Only after read_ahead."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0):  # a disconnection that the server knows of comes at once
+                self.ahead.append(await self.receive())
+        return self.ahead[-1]["type"] == "http.disconnect"
 
     async def __call__(self) -> dict:
-        message, self.peeked = self.peeked or await self.next_message(), None
+        return self.ahead.popleft() if self.ahead else await self.next_message()
+
+    async def next_message(self) -> dict:
+        stalled = BodyStalled(f"nothing more of the body came for {self.limits.stalled_s} s")
+        # after the end of a body there is nothing but the client's leaving, which may take its time
+        async with within(None if self.complete else self.limits.stalled_s, stalled):
+            message = await self.receive()
+        self.arrived_bytes += len(message.get("body", b""))
+        self.complete = not message.get("more_body", False)
         if self.arrived_bytes > self.limits.body_bytes:
             raise BodyTooLarge(body_too_large(f"{self.arrived_bytes} bytes or more", self.limits))
         self.hold()
-        return message
-
-    async def next_message(self) -> dict:
-        try:  # after the end of a body there is nothing but the client's leaving, which may take its time
-            async with asyncio.timeout(None if self.complete else self.limits.stalled_s):
-                message = await self.receive()
-        except TimeoutError:
-            raise BodyStalled(f"nothing more of the body came for {self.limits.stalled_s} s") from None
-        self.arrived_bytes += len(message.get("body", b""))
-        self.complete = not message.get("more_body", False)
         return message
 
     def hold(self) -> None:

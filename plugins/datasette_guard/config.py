@@ -113,14 +113,11 @@ def read_suspend(suspend: object) -> bool | str:
     return suspend
 
 
-def read_token(token: object) -> str:
+def read_token(token: object, place: str, remedy: str) -> str:
     """A token that protects. An empty one is an error, because an unset variable must not open a private instance."""
     if not isinstance(token, str) or not token.strip():
-        found = type(token).__name__ if token else repr(token)
-        raise ConfigError(
-            f"plugins.{PLUGIN}.token is {found}; expected a string that is not empty: set the variable that it "
-            "names, or leave the key out for a public instance"
-        )
+        found = type(token).__name__ if token and not isinstance(token, str) else repr(token)
+        raise ConfigError(f"{place} is {found}; expected a string that is not empty: {remedy}")
     return token.strip()
 
 
@@ -144,5 +141,9 @@ READERS: dict[str, Callable[[object], Any]] = {
     "limits": lambda settings: read_limits(f"{PLUGIN}.limits", settings, Limits),
     "refuse_crawlers": read_refuse_crawlers,
     "suspend": read_suspend,
-    "token": read_token,
+    "token": lambda token: read_token(
+        token,
+        f"plugins.{PLUGIN}.token",
+        "set the variable that it names, or leave the key out for a public instance",
+    ),
 }

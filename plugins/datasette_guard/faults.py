@@ -43,6 +43,7 @@ SERVER_ERROR_CODES = {  # SQLite's primary result codes of a damaged file, and o
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_FULL,
 }
+OUT_OF_MEMORY = (sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_IOERR_NOMEM)
 NOT_A_NUMBER = "a field is no whole number: {error}"
 NOT_BOOLEAN = "a field is neither on nor off"
 BAD_FORM = "the body is a form that is not UTF-8"
@@ -94,11 +95,11 @@ class OutOfMemory(Base400):
     status = 503
 
 
-def translate(exception: Exception, limits: Limits, in_flight: int = 1) -> Exception:
+def translate(exception: Exception, limits: Limits, in_flight: int) -> Exception:
     """Map an exception to the one Datasette should answer with: itself, unless it is a known fault."""
     if isinstance(exception, Base400):
         return exception
-    if isinstance(exception, MemoryError) and limits.sqlite_bytes:
+    if limits.sqlite_bytes and is_out_of_memory(exception):
         return out_of_memory(limits, in_flight)
     if isinstance(exception, class_of("datasette.database.QueryInterrupted")):
         return BadRequest("the query took longer than Datasette's setting sql_time_limit_ms allows")
@@ -111,6 +112,11 @@ def translate(exception: Exception, limits: Limits, in_flight: int = 1) -> Excep
         if fault.place == place and isinstance(exception, fault.exceptions) and not is_server_error(exception):
             return BadRequest(fault.sentence.format(error=without_input(exception)))
     return exception
+
+
+def is_out_of_memory(exception: Exception) -> bool:
+    """True for SQLite's want of memory, also where a file of its own in memory needs it."""
+    return isinstance(exception, MemoryError) or getattr(exception, "sqlite_errorcode", 0) in OUT_OF_MEMORY
 
 
 def is_server_error(exception: Exception) -> bool:

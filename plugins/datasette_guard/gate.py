@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from contextvars import ContextVar
 from http import HTTPStatus
 from typing import NamedTuple
@@ -22,7 +21,7 @@ from .config import Config, Limits, config_of, limits_of
 from .cors import HEADERS, RAW_HEADERS, SCRIPTS, allow_preflight, is_preflight
 from .crawlers import is_crawler
 from .faults import translate
-from .idle import clock_of
+from .idle import Clock, clock_of
 
 READING = {"GET", "HEAD"}
 uncounted = {"/robots.txt", "/favicon.ico"}  # paths that keep no server awake
@@ -102,8 +101,7 @@ def gate_around(datasette):
                 if refusal is None and datasette.cors and is_preflight(scope):
                     await allow_preflight(sender)
                 elif refusal is None:
-                    waits = counts and runs_sql(path) and scope["method"] in READING
-                    refusal = await respond_in_turn(app, scope, receive, sender, waits)
+                    refusal = await respond(app, scope, receive, sender, counts and runs_sql(path), clock)
                 if refusal:
                     await send_refusal(refusal, path.endswith(".json"), datasette.cors, sender)
 
@@ -118,34 +116,40 @@ def is_nested() -> bool:
     return sender is not None and not sender.ended
 
 
-async def respond_in_turn(app, scope: dict, receive, sender: Sender, waits: bool) -> Refusal | None:
-    """Have Datasette respond: after its turn at SQL if it waits for one, and not if the client has left meanwhile."""
-    with Body(receive, sender.load, sender.limits) as body:
-        async with sender.turn() if waits else nullcontext():
-            if waits and await body.client_has_left():
-                return None
-            return await respond(app, scope, body, sender)
-
-
-async def respond(app, scope: dict, receive, sender: Sender) -> Refusal | None:
+async def respond(app, scope: dict, receive, sender: Sender, waits: bool, clock: Clock) -> Refusal | None:
     """Have Datasette respond. A refusal comes back for known faults outside Datasette's own handling of exceptions.
 
     Re-raises bugs, and anything raised after the response has started.
     """
-    token = current.set(sender)
     try:
-        await app(scope, receive, sender)
-    except TimeoutError:
-        raise  # of a client that does not read: no response reaches it
+        with Body(receive, sender.load, sender.limits) as body:
+            await (respond_in_turn if waits else respond_now)(app, scope, body, sender)
     except Exception as error:
-        known = translate(error, sender.limits)
+        known = translate(error, sender.limits, clock.counted_in_flight)
         if sender.begun or not isinstance(known, Base400):
             raise
         return Refusal(known.status, str(known))
+    return None
+
+
+async def respond_in_turn(app, scope: dict, body: Body, sender: Sender) -> None:
+    """Have Datasette respond after a turn at SQL, unless the client has left meanwhile.
+
+    The turn begins when the body has arrived, so that no client holds one by sending slowly.
+    """
+    await body.read_ahead()
+    async with sender.turn():
+        if not await body.client_has_left():
+            await respond_now(app, scope, body, sender)
+
+
+async def respond_now(app, scope: dict, body: Body, sender: Sender) -> None:
+    token = current.set(sender)
+    try:
+        await app(scope, body, sender)
     finally:
         sender.ended = True
         current.reset(token)
-    return None
 
 
 def refuse(config: Config, scope: dict, in_flight: int) -> Refusal | None:

@@ -147,6 +147,39 @@ def test_a_request_in_flight_runs_again_only_if_it_failed(status, runs, datasett
     assert sent == ["http.response.start", "http.response.body"]
 
 
+def test_a_body_is_kept_only_while_its_request_may_run_again(datasette, openings, monkeypatch):
+    """In the end nothing but the test itself refers to a message, neither where the request passes nor in its second run."""
+    kept: list[list[dict]] = []
+
+    class Spy(model.Recorder):
+        def __init__(self, receive):
+            super().__init__(receive)
+            kept.append(self.messages)
+
+    async def receive():
+        return {"type": "http.request", "body": b"x" * 1000}
+
+    def app_of(status):
+        async def app(scope, receive, send):
+            await receive()
+            monkeypatch.setattr(model, "last_raised", -status)
+            await send({"type": "http.response.start", "status": status, "headers": []})
+            await send({"type": "http.response.body", "body": b"done"})
+            await receive()
+            lengths.append(len(kept[-1]))
+
+        return app
+
+    async def send(message):
+        pass
+
+    monkeypatch.setattr(model, "Recorder", Spy)
+    for status, expected in ((200, [0]), (400, [2, 0])):
+        lengths: list[int] = []
+        asyncio.run(model.run_repeatable(app_of(status), {}, receive, send, default_engine()))
+        assert lengths == expected
+
+
 def test_queries_without_an_image_open_no_image_tower(datasette, openings):
     sql = "select length(llm_embed('clip', 'a')), clip_image(:img) is not null"
     assert get(datasette, "/_memory.json", sql=sql, img=IMG).json()["rows"] == [[2048, 1]]

@@ -61,11 +61,28 @@ def test_health_and_robots_txt_stay_open(path, private):
 
 def test_without_it_nothing_does(demo_dir, monkeypatch):
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
-    monkeypatch.setenv("CLIP_TOKEN", "")
+    monkeypatch.delenv("CLIP_TOKEN", raising=False)
     datasette = Datasette(memory=True)
     for path in ("/", QUERY, "/-/clip.json"):
         assert ask(datasette, path).status_code == 200
         assert ask(datasette, path, **bearer("whatever")).status_code == 200
+
+
+@pytest.mark.parametrize("token", ["", " ", "\n\t"])
+def test_a_variable_that_is_set_to_nothing_stops_the_start(token, monkeypatch):
+    monkeypatch.setenv("CLIP_TOKEN", token)
+    datasette = Datasette(memory=True, metadata={"plugins": {"datasette-guard": {"token": "of-the-file"}}})
+    with pytest.raises(click.ClickException) as raised:
+        asyncio.run(datasette.invoke_startup())
+    assert raised.value.message == (
+        f"CLIP_TOKEN is {token!r}; expected a string that is not empty: "
+        "give the variable a value, or unset it for a public instance"
+    )
+
+
+def test_white_space_around_the_variables_token_does_not_count(demo_dir, monkeypatch):
+    monkeypatch.setenv("CLIP_TOKEN", " a-secret\n")
+    assert ask(Datasette(memory=True), "/", **bearer("a-secret")).status_code == 200
 
 
 def test_the_token_is_never_shown(private):

@@ -34,6 +34,10 @@ from datasette.app import Datasette
             "plugins.datasette-guard.token is ''; expected a string that is not empty: set the variable that it names, or leave the key out for a public instance",
         ),
         (
+            {"token": " "},
+            "plugins.datasette-guard.token is ' '; expected a string that is not empty: set the variable that it names, or leave the key out for a public instance",
+        ),
+        (
             {"token": {"$env": "NO_SUCH_VARIABLE"}},
             "plugins.datasette-guard.token is None; expected a string that is not empty: set the variable that it names, or leave the key out for a public instance",
         ),

@@ -124,8 +124,12 @@ def test_a_form_without_a_boundary_gets_400_and_a_sentence(datasette):
 
 
 def test_memory_is_the_queries_fault_only_if_sqlites_is_bounded():
-    assert isinstance(translate(MemoryError(), Limits(sqlite_bytes=1)), BadRequest)
-    assert isinstance(translate(MemoryError(), Limits()), MemoryError)
+    assert isinstance(translate(MemoryError(), Limits(sqlite_bytes=1), in_flight=1), BadRequest)
+    assert isinstance(translate(MemoryError(), Limits(), in_flight=2), MemoryError)
+    spilling = sqlite3.OperationalError("disk I/O error")
+    spilling.sqlite_errorcode = sqlite3.SQLITE_IOERR_NOMEM
+    assert isinstance(translate(spilling, Limits(sqlite_bytes=1), in_flight=1), BadRequest)
+    assert translate(spilling, Limits(), in_flight=2) is spilling
     crowded = translate(MemoryError(), Limits(sqlite_bytes=1), in_flight=2)
     assert (crowded.status, "the queries that run now need more" in str(crowded)) == (503, True)
 

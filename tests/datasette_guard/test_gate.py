@@ -20,10 +20,12 @@ from hypothesis import strategies as st
 
 from conftest import ROOT, shipped_metadata
 from datasette_guard import path_below, runs_sql
-from datasette_guard.answer import Load, Sender
+from datasette_guard.answer import ClientStalled, Load, Sender
+from datasette_guard.body import Body
 from datasette_guard.config import Limits
 from datasette_guard.crawlers import is_crawler
-from hold import Hold
+from datasette_guard.gate import gate_around
+from hold import Hold, takes_a_turn
 from patience import PATIENCE_S, until
 from serving import DATASETTES_LIMIT, environment, serving
 
@@ -229,6 +231,109 @@ def test_queries_beyond_those_that_may_run_at_once_wait_and_are_answered(demo_di
         naps = sorted(httpx.get(f"{url}/naps").json())
     assert len(naps) == 3
     assert all(ended <= begun for (_, ended), (begun, _) in itertools.pairwise(naps))  # one at a time
+
+
+def test_a_query_that_writes_takes_a_turn(demo_dir, tmp_path):
+    note = {"sql": "insert into notes values (:a)", "write": True}
+    metadata = {
+        "plugins": {"datasette-guard": {"limits": {"queries": 1}}},
+        "databases": {"t": {"queries": {"note": note}}},
+    }
+    (tmp_path / "metadata.json").write_text(json.dumps(metadata))
+    with sqlite3.connect(tmp_path / "t.db") as connection:
+        connection.execute("create table notes (note text)")
+    env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
+    arguments = [
+        str(tmp_path / "t.db"),
+        "-m",
+        str(tmp_path / "metadata.json"),
+        "--plugins-dir",
+        str(ROOT / "tests/plugins"),
+    ]
+    with serving(*arguments, env=env, log=tmp_path / "log") as url:
+        takes_a_turn(url, "/t/note?_json=1", tmp_path / "hold", data={"a": "1"})
+        assert httpx.get(f"{url}/t/notes.json?_shape=array").json() == [{"rowid": 1, "note": "1"}]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])
+def test_of_requests_of_any_method_so_many_run_as_may(method):
+    """Nothing here waits for a clock or a thread: after so many steps of the event loop all that may begin have begun."""
+    begun, may_end = [], asyncio.Event()
+
+    async def app(scope, receive, send):
+        body = await receive()
+        begun.append(body["body"])
+        await may_end.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": body["body"]})
+
+    async def asked() -> list[int]:
+        datasette = Datasette(memory=True, metadata={"plugins": {"datasette-guard": {"limits": {"queries": 2}}}})
+        transport = httpx.ASGITransport(gate_around(datasette)(app))
+        async with httpx.AsyncClient(transport=transport, base_url="http://a") as client:
+            requests = [asyncio.create_task(client.request(method, "/t", content=b"x")) for _ in range(5)]
+            for _ in range(1000):
+                await asyncio.sleep(0)
+            assert begun == [b"x"] * 2
+            may_end.set()
+            return [response.status_code for response in await asyncio.gather(*requests)]
+
+    assert asyncio.run(asked()) == [200] * 5
+    assert begun == [b"x"] * 5
+
+
+@pytest.mark.parametrize(("in_flight", "status"), [(1, 400), (2, 503)])
+def test_memory_that_runs_out_outside_datasettes_own_handler_gets_503_beside_other_requests(in_flight, status):
+    arrived = []
+
+    async def app(scope, receive, send):
+        arrived.append(scope)
+        while len(arrived) < in_flight:
+            await asyncio.sleep(0)
+        raise MemoryError
+
+    async def asked() -> list[int]:
+        datasette = Datasette(memory=True, metadata={"plugins": {"datasette-guard": {"limits": {"sqlite_bytes": 9}}}})
+        transport = httpx.ASGITransport(gate_around(datasette)(app))
+        async with httpx.AsyncClient(transport=transport, base_url="http://a") as client:
+            responses = await asyncio.gather(*[client.get("/t") for _ in range(in_flight)])
+        return [response.status_code for response in responses]
+
+    assert max(asyncio.run(asked())) == status
+
+
+def test_a_client_that_reads_nothing_is_waited_for_once():
+    """Datasette would send it a page about the exception."""
+    sends = []
+
+    async def send(message):
+        sends.append(message)
+        await asyncio.Event().wait()
+
+    async def stalled() -> None:
+        sender = Sender(send, Load(1), Limits(stalled_s=0))
+        sender.begun = True
+        for _ in range(2):
+            with pytest.raises(ClientStalled):
+                await sender({"type": "http.response.body", "body": b"x"})
+
+    asyncio.run(stalled())
+    assert len(sends) == 1
+
+
+def test_a_timeout_of_others_is_no_stalled_client():
+    async def others(*message):
+        raise TimeoutError("of another")
+
+    async def both() -> None:
+        sender = Sender(others, Load(1), Limits())
+        sender.begun = True
+        with pytest.raises(TimeoutError, match="of another"):
+            await sender({"type": "http.response.body", "body": b"x"})
+        with pytest.raises(TimeoutError, match="of another"):
+            await Body(others, Load(1), Limits())()
+
+    asyncio.run(both())
 
 
 def test_a_plugin_that_asks_the_server_from_within_a_request_waits_for_nobody(demo_dir, monkeypatch):

@@ -1,6 +1,7 @@
 """What tests need of a server: requests and queries that last, and a request that asks the server itself.
 
-/hold?at=FOLDER and hold('FOLDER') in SQL last until the test releases them (tests/support/hold.py). POST to /upload
+/-/turns says whether all turns at SQL are taken. /hold?at=FOLDER and hold('FOLDER') in SQL last until the test releases them (tests/support/hold.py), and so does any request with
+the header x-hold: FOLDER. POST to /upload
 answers the size of its body. /nested asks the server itself. nap(seconds) in SQL, and /naps says when each began and
 ended. HOLD_AT_START in the environment is the folder of a request that is there before all others. DRAIN_S there is
 the time for which a server that was told to end waits for what is in flight.
@@ -17,6 +18,7 @@ from pathlib import Path
 from datasette import Response, hookimpl
 
 from datasette_guard import shutdown
+from datasette_guard.answer import load_of
 
 shutdown.DRAIN_S = float(os.environ.get("DRAIN_S", shutdown.DRAIN_S))
 naps: list[tuple[float, float]] = []
@@ -29,10 +31,14 @@ def begin(folder: str) -> Path:
     return Path(folder, "released")
 
 
-async def hold_page(request):
-    released = begin(request.args["at"])
+async def hold_request(folder):
+    released = begin(folder)
     while not released.exists():
         await asyncio.sleep(0.01)
+
+
+async def hold_page(request):
+    await hold_request(request.args["at"])
     return Response.text("done")
 
 
@@ -52,6 +58,10 @@ async def nested(datasette):
     return Response.json((await datasette.client.get("/_memory.json?sql=select+1+as+one&_shape=array")).json())
 
 
+async def turns(datasette):
+    return Response.json({"all_taken": load_of(datasette).turns.locked()})
+
+
 def nap(seconds):
     begun_s = time.monotonic()
     time.sleep(seconds)
@@ -64,8 +74,15 @@ def register_routes():
         (r"^/hold$", hold_page),
         (r"^/upload$", upload),
         (r"^/nested$", nested),
+        (r"^/-/turns$", turns),
         (r"^/naps$", lambda: Response.json(naps)),
     ]
+
+
+@hookimpl
+def actor_from_request(request):
+    folder = request.headers.get("x-hold")
+    return hold_request(folder) if folder else None
 
 
 @hookimpl

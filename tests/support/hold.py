@@ -6,8 +6,11 @@ server needs tests/plugins/slow.py.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
+
+import httpx
 
 from patience import until
 
@@ -34,3 +37,16 @@ class Hold:
     def release(self) -> None:
         """Let the held requests end. Later requests are not held."""
         (self.folder / "released").touch()
+
+
+def takes_a_turn(url: str, path: str, folder: Path, **options) -> None:
+    """Check that a POST has the one turn of a server while Datasette responds to it."""
+    hold = Hold(folder)
+    with ThreadPoolExecutor(1) as pool:
+        post = pool.submit(httpx.post, url + path, headers={"x-hold": str(folder)}, timeout=None, **options)
+        until(lambda: hold.begun or post.done())
+        while_it_runs = httpx.get(f"{url}/-/turns").json()
+        hold.release()
+        assert post.result().status_code == 200, post.result().text
+    assert while_it_runs == {"all_taken": True}
+    assert httpx.get(f"{url}/-/turns").json() == {"all_taken": False}
