@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import parse_qsl
 
+from datasette.utils import tilde_decode
 from datasette.utils.asgi import Base400
 
 from . import shutdown, upstream
@@ -68,6 +69,19 @@ def runs_sql(path: str) -> bool:
     return not path.startswith("/-/") or path.startswith(tuple(sql_paths))
 
 
+def takes_a_turn(datasette, method: str, path: str) -> bool:
+    """True if a request waits for a turn at SQL.
+
+    A request that is not a GET waits only where SQL can be its purpose: at a database, or at a declared path. Its body
+    is read before, which would keep another plugin's own path from reading a body while it arrives.
+    """
+    if method in READING or path.startswith("/-/"):
+        return runs_sql(path)
+    name = path.split("/")[1]
+    routes = {database.route or database.name for database in datasette.databases.values()}
+    return not routes.isdisjoint({tilde_decode(name), tilde_decode(name.rpartition(".")[0])})
+
+
 def changes_nothing(datasette, scope: dict) -> bool:
     """True if a request goes to a path that is declared as read only: there is nothing to forge."""
     path = path_below(datasette.setting("base_url"), scope)
@@ -94,6 +108,7 @@ def gate_around(datasette):
             config, clock = config_of(datasette), clock_of(datasette)
             counts = not (path in uncounted and scope["method"] in READING)
             refusal = refuse(config, scope, clock.counted_in_flight) if counts else None
+            waits = counts and takes_a_turn(datasette, scope["method"], path)
             with clock.request(counts=counts and refusal is None):
                 sender = Sender(send, load_of(datasette), config.limits)
                 if datasette.cors and path.startswith(SCRIPTS):
@@ -101,7 +116,7 @@ def gate_around(datasette):
                 if refusal is None and datasette.cors and is_preflight(scope):
                     await allow_preflight(sender)
                 elif refusal is None:
-                    refusal = await respond(app, scope, receive, sender, counts and runs_sql(path), clock)
+                    refusal = await respond(app, scope, receive, sender, waits, clock)
                 if refusal:
                     await send_refusal(refusal, path.endswith(".json"), datasette.cors, sender)
 
