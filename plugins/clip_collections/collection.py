@@ -60,8 +60,12 @@ def cursor_of(conn: Connection) -> Any:
 
 
 def columns_of(conn: Connection, table: str) -> dict[str, int]:
-    """The columns of a table and their positions in the primary key, 0 for none; {} if there is no such table."""
-    return dict(rows(conn, "select name, pk from pragma_table_info(?) order by cid", [table]))
+    """The columns of a table and their positions in the primary key, 0 for none; {} if there is no such table.
+
+    Tables are those of the connection's own database, here and everywhere else: one that --crossdb attaches may be
+    private where this one is not.
+    """
+    return dict(rows(conn, "select name, pk from pragma_table_info(?, 'main') order by cid", [table]))
 
 
 def quoted_key(collection: Collection) -> str:
@@ -72,7 +76,7 @@ def quoted_key(collection: Collection) -> str:
 def from_clause(collection: Collection, where: str = "", *more: str, hint: str = "") -> str:
     """SQL `from ... where ...` for the collection's rows for which `where` and `more` hold. hint: follows the table."""
     conditions = [condition for condition in (collection.condition, *more, expression(where)) if condition]
-    return f"from {quoted(collection.table)}{hint}" + (" where " + " and ".join(conditions) if conditions else "")
+    return f"from main.{quoted(collection.table)}{hint}" + (" where " + " and ".join(conditions) if conditions else "")
 
 
 def is_vector(value: Any, size: int) -> bool:
@@ -93,13 +97,14 @@ def llm_collection_names(conn: Connection) -> list[str]:
     """The names of llm's collections, oldest first; [] if a database has none."""
     if not has_llm_tables(conn):
         return []
-    sql = "select name from collections where typeof(name) = 'text' and name <> '' order by id"
+    sql = "select name from main.collections where typeof(name) = 'text' and name <> '' order by id"
     return [name for (name,) in rows(conn, sql)]
 
 
 def open_collection(conn: Connection, name: str) -> Collection:
     """The collection of llm's with this name. Raises InputError if there is none."""
-    matches = rows(conn, "select id, model from collections where name = ?", [name]) if has_llm_tables(conn) else []
+    sql = "select id, model from main.collections where name = ?"
+    matches = rows(conn, sql, [name]) if has_llm_tables(conn) else []
     if not matches:
         names = llm_collection_names(conn)
         existing = f"there are {', '.join(map(cited, names))}" if names else "there are none"
@@ -145,7 +150,7 @@ def table_collection(conn: Connection, name: str, settings: Mapping[str, Any]) -
         raise ConfigError(f"{owner} has image and image_url; expected one of them")
     table = settings["table"]
     columns = columns_of(conn, table)
-    if not columns or not rows(conn, "select 1 from sqlite_master where type = 'table' and name = ?", [table]):
+    if not columns or not rows(conn, "select 1 from main.sqlite_master where type = 'table' and name = ?", [table]):
         raise ConfigError(f"table of {owner} is {cited(table)}; the database has no such table")
     if not has_rowids(conn, table):
         raise ConfigError(f"table of {owner} is {cited(table)}, which is WITHOUT ROWID; expected one with rowids")
@@ -175,7 +180,8 @@ def table_collection(conn: Connection, name: str, settings: Mapping[str, Any]) -
 
 def has_rowids(conn: Connection, table: str) -> bool:
     """True if there is a table of this name that has rowids: neither a view nor WITHOUT ROWID."""
-    return bool(rows(conn, "select 1 from pragma_table_list where name = ? and type = 'table' and wr = 0", [table]))
+    sql = "select 1 from pragma_table_list where schema = 'main' and name = ? and type = 'table' and wr = 0"
+    return bool(rows(conn, sql, [table]))
 
 
 def key_of(columns: Mapping[str, int]) -> str:
@@ -207,7 +213,7 @@ def embed_dim_of(conn: Connection, table: str, vector: str, condition: str = "")
     )
     sizes = rows(
         conn,
-        f"select size from (select length({quoted(vector)}) as size from {quoted(table)} where {where} "
+        f"select size from (select length({quoted(vector)}) as size from main.{quoted(table)} where {where} "
         f"limit {SAMPLE_VECTORS}) where size % 4 = 0 group by size order by count(*) desc, size limit 1",
     )
     return sizes[0][0] // 4 if sizes else None

@@ -72,7 +72,7 @@ def rows_without_thumbnail(conn: sqlite3.Connection, collection: Collection) -> 
             collection,
             "",
             f"{quoted(collection.image)} is not null",
-            f"({quoted_key(collection)}, rowid) not in (select id, row from clip_thumbnails where collection = ?)",
+            f"({quoted_key(collection)}, rowid) not in (select id, row from main.clip_thumbnails where collection = ?)",
         ),
         [collection.name],
     )
@@ -93,7 +93,7 @@ def write_thumbnails(
             conn.execute("begin immediate")
             with conn:
                 conn.executemany(
-                    "insert or replace into clip_thumbnails (collection, id, image, row) values (?, ?, ?, ?)",
+                    "insert or replace into main.clip_thumbnails (collection, id, image, row) values (?, ?, ?, ?)",
                     [(collection.name, ids[rowid], jpeg, rowid) for (rowid, _), jpeg in zip(images, thumbnails)],
                 )
             on_images(len(ids))
@@ -112,13 +112,13 @@ def read_images(conn: sqlite3.Connection, collection: Collection, rowids: Iterab
 def delete_stale_thumbnails(conn: sqlite3.Connection, collection: Collection) -> None:
     """Delete the thumbnails of rows that were deleted or replaced."""
     stale = f"collection = ? and (id, row) not in (select {quoted_key(collection)}, rowid {from_clause(collection)})"
-    if rows(conn, f"select 1 from clip_thumbnails where {stale} limit 1", [collection.name]):
-        conn.execute(f"delete from clip_thumbnails where {stale}", [collection.name])
+    if rows(conn, f"select 1 from main.clip_thumbnails where {stale} limit 1", [collection.name]):
+        conn.execute(f"delete from main.clip_thumbnails where {stale}", [collection.name])
 
 
 def count_unreadable(conn: sqlite3.Connection, collection: Collection) -> int:
     """How many images of a collection cannot be read and have no thumbnail."""
-    sql = "select count(*) from clip_thumbnails where collection = ? and image is null"
+    sql = "select count(*) from main.clip_thumbnails where collection = ? and image is null"
     return rows(conn, sql, [collection.name])[0][0]
 
 
@@ -128,6 +128,6 @@ def read_thumbnail(conn: sqlite3.Connection, collection: Collection, id: Id) -> 
         return None
     key = quoted_key(collection)
     row = f"select {key} as id, rowid as row {from_clause(collection, '', f'{key} = ?')} limit 1"
-    sql = f"select image from ({row}) join clip_thumbnails using (id, row) where collection = ?"
+    sql = f"select image from ({row}) join main.clip_thumbnails using (id, row) where collection = ?"
     thumbnails = rows(conn, sql, [id, collection.name])
     return thumbnails[0][0] if thumbnails else None

@@ -30,13 +30,13 @@ ITEMS_AHEAD = 4  # read before they are embedded, per thread
 SAME_MODEL_COSINE = 0.98  # minimum for one content and model on two machines; two models have about 0
 
 INSERT = """
-insert or replace into embeddings
+insert or replace into main.embeddings
     (collection_id, id, embedding, content, content_blob, content_hash, metadata, updated)
 values (?, ?, ?, ?, ?, ?, ?, ?)
 """
-SELECT_SAME_CONTENT = "select embedding from embeddings where collection_id = ? and content_hash = ?"
+SELECT_SAME_CONTENT = "select embedding from main.embeddings where collection_id = ? and content_hash = ?"
 SELECT_SAME_ENTRY = """
-select metadata, content is not null or content_blob is not null from embeddings
+select metadata, content is not null or content_blob is not null from main.embeddings
 where collection_id = ? and id = ? and content_hash = ?
 """
 
@@ -83,13 +83,13 @@ class CollectionWriter:
         self.db, self.embedder, self.orient, self.store, self.force = database, embedder, orient, store, force
         collection = llm.Collection(name, database, model=embedder.model)
         self.name, self.collection_id = name, collection.id
-        [model] = self._fetch_one("select model from collections where id = ?", collection.id) or (None,)
+        [model] = self._fetch_one("select model from main.collections where id = ?", collection.id) or (None,)
         if model != embedder.model.model_id:
             raise InputError(
                 f"the collection {shortened(name)} is of the model {shortened(model)}, to whose embeddings those of"
                 f" {embedder.model.model_id} cannot be compared; choose another collection"
             )
-        sql = "select length(embedding) / 4 from embeddings where collection_id = ?"
+        sql = "select length(embedding) / 4 from main.embeddings where collection_id = ?"
         size = self._fetch_one(sql, self.collection_id)
         if size and size[0] != embedder.embed_dim and not force:
             raise self._other_model_error(f"embeddings of {size[0]} dimensions, not {embedder.embed_dim}")

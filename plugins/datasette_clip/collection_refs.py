@@ -47,7 +47,7 @@ async def visible_collection(datasette, request) -> CollectionRef:
             raise NotFound(f"there is no collection {cited(name)} in database {cited(database)}") from error
 
     collection = await datasette.get_database(database).execute_fn(open_named)
-    if not await may_view_table(datasette, request.actor, database, collection.table):
+    if not await may_view(datasette, request.actor, database, collection):
         raise Forbidden("view-table")
     return CollectionRef(database, collection)
 
@@ -60,10 +60,16 @@ async def searchable_collections(datasette, actor, within: str | None = None) ->
             continue
         read = partial(collections_of_model, config=config_of(datasette), database=database)
         for collection in await datasette.get_database(database).execute_fn(read):
-            if await may_view_table(datasette, actor, database, collection.table):
+            if await may_view(datasette, actor, database, collection):
                 path = search_path(datasette, database, collection.name)
                 links.append({"database": database, "table": collection.table, "name": collection.name, "path": path})
     return links
+
+
+async def may_view(datasette, actor, database: str, collection: Collection) -> bool:
+    """True if an actor may view the tables that a search of a collection reads."""
+    tables = ("collections", collection.table) if collection.condition else (collection.table,)
+    return all([await may_view_table(datasette, actor, database, table) for table in tables])
 
 
 def collections_of_model(conn, config: Config, database: str) -> list[Collection]:

@@ -94,7 +94,7 @@ class IndexRun:
             raise in_use_error(self.collection)
         [(skipped,)] = rows(
             self.conn,
-            "select skipped from clip_index_chunks where index_id = ? and last = ?",
+            "select skipped from main.clip_index_chunks where index_id = ? and last = ?",
             [self.facts.id, last],
         )
         return stored[1], skipped
@@ -144,16 +144,18 @@ class IndexRun:
             parts = [take_rows(chunk, np.arange(at, min(at + CHUNK_ROWS, len(chunk)))) for at in starts]
         lasts = [int(part.rowids[-1]) for part in parts[:-1]] + [end]
         with self.transaction() as version:
-            self.conn.execute("delete from clip_index_chunks where index_id = ? and last = ?", [self.facts.id, last])
+            self.conn.execute(
+                "delete from main.clip_index_chunks where index_id = ? and last = ?", [self.facts.id, last]
+            )
             self.conn.executemany(
-                "insert into clip_index_chunks values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "insert into main.clip_index_chunks values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     (self.facts.id, part_last, version, skipped if part_last == end else 0, *chunk_blobs(part))
                     for part_last, part in zip(lasts, parts)
                 ],
             )
             self.conn.executemany(
-                "delete from clip_thumbnails where collection = ? and id = ?",
+                "delete from main.clip_thumbnails where collection = ? and id = ?",
                 [(self.collection.name, id) for id in changed],
             )
 
@@ -163,7 +165,7 @@ class IndexRun:
         if counts != (self.facts.vectors, self.facts.skipped):
             with self.transaction():
                 self.conn.execute(
-                    "update clip_index set vectors = ?, skipped = ? where id = ?", [*counts, self.facts.id]
+                    "update main.clip_index set vectors = ?, skipped = ? where id = ?", [*counts, self.facts.id]
                 )
 
     @contextmanager
@@ -173,7 +175,7 @@ class IndexRun:
         with self.conn:
             version = max(time.time_ns(), self.version + 1)
             update = self.conn.execute(
-                "update clip_index set version = ? where id = ? and version = ?",
+                "update main.clip_index set version = ? where id = ? and version = ?",
                 [version, self.facts.id, self.version],
             )
             if update.rowcount != 1:
@@ -263,11 +265,12 @@ def create_index(conn: sqlite3.Connection, collection: Collection, embed_dim: in
     conn.execute("begin immediate")
     with conn:
         conn.execute(
-            "delete from clip_index_chunks where index_id in (select id from clip_index where source = ?)", [source]
+            "delete from main.clip_index_chunks where index_id in (select id from main.clip_index where source = ?)",
+            [source],
         )
-        conn.execute("delete from clip_index where source = ?", [source])
+        conn.execute("delete from main.clip_index where source = ?", [source])
         conn.execute(
-            "insert into clip_index "
+            "insert into main.clip_index "
             "(id, source, collection, format, embed_dim, mean, dims, steps, mean_of, version, made)"
             " values (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)",
             [

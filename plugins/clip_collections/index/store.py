@@ -25,7 +25,7 @@ FORMAT = 1
 CACHE_BYTES = 250_000_000  # 100 bytes a vector of 512 dimensions; the last used index stays even if it is larger
 
 SCHEMA = """
-create table if not exists clip_index (
+create table if not exists main.clip_index (
     id integer primary key,
     source text unique,
     collection text,
@@ -40,7 +40,7 @@ create table if not exists clip_index (
     skipped integer,
     made text
 );
-create table if not exists clip_index_chunks (
+create table if not exists main.clip_index_chunks (
     index_id integer,
     last integer,
     version integer,
@@ -52,7 +52,7 @@ create table if not exists clip_index_chunks (
     large blob,
     primary key (index_id, last)
 );
-create table if not exists clip_thumbnails (
+create table if not exists main.clip_thumbnails (
     collection text,
     id,
     image blob,
@@ -107,7 +107,7 @@ def read_facts(conn: Connection, collection: Collection, embed_dim: int) -> Fact
         return None
     indexes = rows(
         conn,
-        "select id, embed_dim, mean, dims, steps, mean_of, version, vectors, skipped from clip_index "
+        "select id, embed_dim, mean, dims, steps, mean_of, version, vectors, skipped from main.clip_index "
         "where source = ? and format = ? and embed_dim = ?",
         [source_key(collection), FORMAT, embed_dim],
     )
@@ -120,14 +120,16 @@ def read_facts(conn: Connection, collection: Collection, embed_dim: int) -> Fact
 
 def chunk_versions(conn: Connection, index_id: int) -> dict[int, int]:
     """The version of each chunk of an index, by the last rowid that it covers, in ascending order."""
-    return dict(rows(conn, "select last, version from clip_index_chunks where index_id = ? order by last", [index_id]))
+    sql = "select last, version from main.clip_index_chunks where index_id = ? order by last"
+    return dict(rows(conn, sql, [index_id]))
 
 
 def read_chunk(conn: Connection, facts: Facts, last: int) -> tuple[int, Chunk] | None:
     """Version and content of a chunk. None if it was deleted or renamed meanwhile."""
     chunks = rows(
         conn,
-        "select version, rowids, ids, bits, corrections, large from clip_index_chunks where index_id = ? and last = ?",
+        "select version, rowids, ids, bits, corrections, large"
+        " from main.clip_index_chunks where index_id = ? and last = ?",
         [facts.id, last],
     )
     if not chunks:

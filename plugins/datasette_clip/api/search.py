@@ -244,7 +244,7 @@ def row_facts(conn, collection: Collection, rowids: Iterable[int], columns: list
     names += [quoted(column) for column in columns]
     selected = ", ".join(names) + (", *" if collection.url else "")
     among = ",".join(str(int(rowid)) for rowid in rowids)
-    cursor = cursor_of(conn).execute(f"select {selected} from {quoted(collection.table)} where rowid in ({among})")
+    cursor = cursor_of(conn).execute(f"select {selected} from main.{quoted(collection.table)} where rowid in ({among})")
     facts: dict[int, dict] = {}
     for row in cursor:
         key, rest = row[1 : 1 + len(keys or [1])], row[1 + len(keys or [1]) :]

@@ -36,9 +36,10 @@ def rowids_with_picture(conn, collection: Collection, rowids: Sequence[int]) -> 
     among, key = ",".join(str(int(rowid)) for rowid in rowids), quoted_key(collection)
     pictured: set[int] = set()
     if "row" in columns_of(conn, "clip_thumbnails"):
-        named = f"select rowid as row, {key} as id from {quoted(collection.table)} where rowid in ({among})"
+        named = f"select rowid as row, {key} as id from main.{quoted(collection.table)} where rowid in ({among})"
         made = (
-            f"select row from ({named}) join clip_thumbnails using (id, row) where collection = ? and image is not null"
+            f"select row from ({named}) join main.clip_thumbnails using (id, row)"
+            " where collection = ? and image is not null"
         )
         pictured |= {row for (row,) in rows(conn, made, [collection.name])}
     if collection.image:

@@ -219,6 +219,6 @@ def collection_sql(ref: CollectionRef, k: int) -> str:
     return (
         f"select e.*, s.value ->> 'score' as score\n"
         f"from json_each(clip_search('{name}', :q, {k})) s\n"
-        f"join {quoted(ref.collection.table)} e on e.rowid = s.value ->> 'rowid'\n"
+        f"join main.{quoted(ref.collection.table)} e on e.rowid = s.value ->> 'rowid'\n"
         "order by score desc"
     )
