@@ -65,8 +65,8 @@ def test_a_body_that_is_no_form_is_refused(kind, path, datasette):
     response = call(datasette, "POST", path, content=drawing("face"), headers={"Content-Type": kind} if kind else {})
     assert response.status_code == 415
     [sentence] = errors_in(response.text)
-    assert (
-        sentence == "the body is no form; expected multipart/form-data with files, or application/x-www-form-urlencoded"
+    assert sentence == (
+        "the body is no form but PNG; expected multipart/form-data with files, or application/x-www-form-urlencoded"
     )
 
 

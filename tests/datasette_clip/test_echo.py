@@ -13,7 +13,7 @@ from datasette.app import Datasette
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from clip_collections.collection import configured
+from clip_collections.collection import table_collection
 from conftest import ROOT
 from datasette_clip import config as clip_config
 from datasette_guard import config as guard_config
@@ -136,7 +136,7 @@ def test_no_sentence_about_a_configured_collection_quotes_more(key):
     usual = {"table": "embeddings", "vector": "embedding"}
     for value in ("x" * 5000, "{" + "x" * 5000 + "}", ["x" * 5000]):
         with pytest.raises(Exception) as raised:  # noqa: PT011
-            configured(conn, "x" * 5000, usual | {key: value})
+            table_collection(conn, "x" * 5000, usual | {key: value})
         assert longest_quoted(str(raised.value), "x" * 5000) == 0
 
 

@@ -31,8 +31,8 @@ MISUSES = [
     ("clip_search('nope', 'red')", "clip_search: there is no collection 'nope'"),
     ("clip_search('nope', 'red', 0)", "clip_search: k is 0; expected a whole number from 1 to 1000, of the rows to answer"),
     ("replace(hex(zeroblob(4000000)), '0', 'aaaa')", "replace: the result is longer than 10000000 bytes"),
-    (f"llm_embed('{'g' * 999}', 'a')", f"llm_embed: model '{'g' * 60}' is not on the list"),
-    (f"clip_search('nope', 'red', '{'k' * 999}')", f"clip_search: k is '{'k' * 59}; expected a whole number"),
+    (f"llm_embed('{'g' * 999}', 'a')", f"llm_embed: model '{'g' * 56}... is not on the list"),
+    (f"clip_search('nope', 'red', '{'k' * 999}')", f"clip_search: k is '{'k' * 56}...; expected a whole number"),
     ("llm_embed('<b>', 'a')", "llm_embed: model '<b>' is not on the list"),
 ]  # fmt: skip
 

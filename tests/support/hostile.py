@@ -172,7 +172,7 @@ def ancillary() -> dict[str, bytes]:
 def heics() -> dict[str, bytes]:
     """HEICs that are read on a server."""
     return {
-        "12mp-tiled.heic": heic(big_photo(3492), tile_size=512),
+        "11mp-tiled.heic": heic(big_photo(3360), tile_size=512),
         "11mp.heic": heic(big_photo(3330)),
         "8mp-alpha.heic": heic(big_photo(2850).convert("RGBA")),
         "two.heic": two_heics(),
@@ -254,6 +254,7 @@ def refused() -> dict[str, bytes]:
     files |= {f"cut-{n}.jpg": jpeg[: len(jpeg) * n // 10] for n in range(1, 10)}
     return files | tiffs.refused() | {
         "12mp-in-one-piece.heic": heic(big_photo(3492)),
+        "12mp-tiled.heic": heic(big_photo(3492), tile_size=512),
         "24mp.heic": heic(big_photo(4900), tile_size=512),
         "12mp-alpha.heic": heic(big_photo(3492).convert("RGBA")),
         "cut.heic": heic(photo(300, 200))[:600],
