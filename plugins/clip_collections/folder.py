@@ -1,7 +1,7 @@
-"""Finds the images of a folder, and counts what is left out. It embeds nothing and reads first bytes only.
+"""Lists the images of a folder and counts its other files. It embeds nothing.
 
-Which file is an image is told by its first bytes. A file that is only named as one counts too, so that a broken image
-is an error and not left out.
+The first bytes of a file tell if it is an image. A file with the suffix of an image is listed too, so that a broken
+image is reported as an error.
 """
 
 from __future__ import annotations

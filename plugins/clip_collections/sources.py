@@ -37,7 +37,7 @@ NO_IDS = {bytes: "a BLOB", float: "a number with a point", bool: "true or false"
 
 @dataclass(frozen=True)
 class Source:
-    """The entries of a source. count: of them, None if unknown. notes: sentences about what is left out or guessed."""
+    """The entries of a source. count: the number of entries, None if unknown. notes: sentences for the summary."""
 
     entries: Iterable[Entry]
     count: int | None

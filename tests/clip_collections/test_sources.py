@@ -1,4 +1,4 @@
-"""What a row, an id and a text are in each source; what is not understood is left out with its place and the reason."""
+"""Each source gives the right ids and texts. A row that cannot be read is left out, and the summary says where and why."""
 
 from __future__ import annotations
 
