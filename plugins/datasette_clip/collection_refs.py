@@ -19,6 +19,7 @@ from .config import Config, config_of
 from .paths import search_path
 from .sql.search import collection_names, open_collection
 
+LLM_TABLES = ("collections", "embeddings")  # whose rows are llm's collections
 log = logging.getLogger("datasette_clip")
 
 
@@ -38,11 +39,15 @@ async def visible_collection(datasette, request) -> CollectionRef:
         raise NotFound(f"there is no database {cited(database)}")
     if not await may(datasette, request.actor, "view-database", database):
         raise Forbidden("view-database")
+    if name not in config_of(datasette).collections.get(database, {}):  # before the answer tells if there is one
+        for table in LLM_TABLES:
+            if not await may_view_table(datasette, request.actor, database, table):
+                raise Forbidden("view-table")
 
     def open_named(conn):
         try:
             return open_collection(conn, config_of(datasette), database, name)
-        except (ClipError, sqlite3.Error) as error:  # its sentence lists other collections: only for the log
+        except (ClipError, sqlite3.Error) as error:
             log.warning("%s: %s", shortened(database), error)
             raise NotFound(f"there is no collection {cited(name)} in database {cited(database)}") from error
 
@@ -68,7 +73,7 @@ async def searchable_collections(datasette, actor, within: str | None = None) ->
 
 async def may_view(datasette, actor, database: str, collection: Collection) -> bool:
     """True if an actor may view the tables that a search of a collection reads."""
-    tables = ("collections", collection.table) if collection.condition else (collection.table,)
+    tables = LLM_TABLES if collection.condition else (collection.table,)
     return all([await may_view_table(datasette, actor, database, table) for table in tables])
 
 

@@ -22,7 +22,7 @@ PRIVATE = {
     "names": {"databases": {"ids": {"tables": {"collections": {"allow": ROOT_ONLY}}}}, "allow_sql": ROOT_ONLY},
     "instance": {"allow": ROOT_ONLY},
 }
-SECRET = "secret-name"  # in the id, the content and the metadata of each row, and the collection's name
+SECRET, LABEL = "secret-name", "secret-label"  # the collection's name, which begins each id, and each row's metadata
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def file(demo_engine, tmp_path_factory) -> str:
     path = str(tmp_path_factory.mktemp("strangers") / "ids.db")
     image = saved(photo(40, 40), "JPEG")
     conn = llms_database(path, **{SECRET: {f"{SECRET}-{n}": demo_engine.embed_item(f"text {n}") for n in range(5)}})
-    conn.execute("update embeddings set content_blob = ?, metadata = ?", [image, json.dumps({"label": SECRET})])
+    conn.execute("update embeddings set content_blob = ?, metadata = ?", [image, json.dumps({"label": LABEL})])
     conn.commit()
     index(conn, open_collection(conn, SECRET))
     conn.commit()
@@ -59,23 +59,41 @@ def urls() -> list[str]:
 
 @pytest.mark.parametrize("private", PRIVATE)
 def test_a_stranger_sees_nothing_of_a_private_collection(private, file):
-    """What the URL itself names may stand in an answer, so that is taken out of it first."""
+    """No id but the one in the URL, no label and no picture. A search is not answered at all."""
     datasette = Datasette([file], memory=True, crossdb=True, metadata=PRIVATE[private])
 
     async def leaks() -> list[str]:
         found = []
         for url in urls():
             response = await datasette.client.get(url)
-            text = re.sub(rf"{SECRET}-1\b", "", response.text) if url.count(SECRET) else response.text
-            shown = re.search(rf"{SECRET}-[0-9]|label.{{0,9}}{SECRET}", text)
-            is_picture = response.headers.get("content-type", "").startswith("image/")
-            if ((shown or is_picture) and private != "names") or (
-                url.startswith(paths.SEARCH + "/") and response.status_code == 200
+            is_ours = url.startswith((f"{paths.SEARCH}/", f"{paths.THUMBNAIL}/"))
+            if (is_ours and response.status_code not in (403, 404)) or (
+                (is_ours or private != "names") and re.search(rf"{SECRET}-[02-4]|{LABEL}", response.text)
             ):
                 found.append(url)
         return found
 
     assert asyncio.run(leaks()) == []
+
+
+@pytest.mark.parametrize("private", ["table", "names"])
+def test_a_stranger_cannot_tell_which_names_exist(private, file):
+    datasette = Datasette([file], memory=True, metadata=PRIVATE[private])
+
+    async def statuses() -> set[int]:
+        found = [f"{at}/ids/{name}" for at in (paths.SEARCH, paths.THUMBNAIL) for name in (SECRET, "no-such-name")]
+        return {(await datasette.client.get(f"{url}?id=1")).status_code for url in found}
+
+    assert asyncio.run(statuses()) == {403}
+
+
+def test_a_canned_query_names_no_other_collection(file):
+    queries = {"find": {"sql": "select clip_search(:name, 'red')"}}
+    metadata = {"allow_sql": ROOT_ONLY, "databases": {"ids": {"queries": queries}}}
+    datasette = Datasette([file], metadata=metadata)
+    response = asyncio.run(datasette.client.get("/ids/find.json?name=nope"))
+    assert (response.status_code, SECRET in response.text) == (400, False)
+    assert "there is no collection 'nope'" in response.json()["error"]
 
 
 def test_root_finds_the_rows(file):

@@ -41,6 +41,8 @@ def open_collection(conn, config: Config, database: str, name: str) -> Collectio
     configured = config.collections.get(database, {})
     if name in configured:
         return collection.table_collection(conn, name, configured[name])
+    if name not in collection.llm_collection_names(conn):  # without the names of others, which may be private
+        raise InputError(f"there is no collection {cited(name)} in this database")
     return collection.open_collection(conn, name)
 
 
