@@ -6,7 +6,6 @@ import html
 import json
 import re
 import signal
-import sqlite3
 import subprocess
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 
 from conftest import ROOT
 from datasette_guard.config import Limits
-from hold import takes_a_turn
+from hold import serving_notes, takes_a_turn
 from llm_clip_onnx.engine import Engine
 from nasty import photo, saved
 from patience import PATIENCE_S
@@ -235,23 +234,12 @@ def test_a_path_under_base_url_may_be_posted_to_from_another_origin_too(alpha_bi
 def test_sql_that_writes_takes_a_turn(alpha_bin, demo_dir, tmp_path):
     """By /-/execute-write and by a stored query."""
     note = "insert into notes values (:a)"
-    config = {
-        "plugins": {"datasette-guard": {"limits": {"queries": 1}}},
+    configuration = {
         "permissions": dict.fromkeys(("execute-write-sql", "insert-row", "update-row", "delete-row"), True),
         "databases": {"t": {"queries": {"note": {"sql": note, "write": True}}}},
     }
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with sqlite3.connect(tmp_path / "t.db") as connection:
-        connection.execute("create table notes (note text)")
     env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
-    arguments = [
-        str(tmp_path / "t.db"),
-        "-c",
-        str(tmp_path / "config.json"),
-        "--plugins-dir",
-        str(ROOT / "tests/plugins"),
-    ]
-    with serving(*arguments, env=env, log=tmp_path / "log", bin=alpha_bin) as url:
+    with serving_notes(tmp_path, configuration, "-c", env, alpha_bin) as url:
         takes_a_turn(url, "/t/-/execute-write", tmp_path / "execute", json={"sql": note, "params": {"a": "1"}})
         takes_a_turn(url, "/t/note?_json=1", tmp_path / "stored", json={"a": "2"})
         assert get(f"{url}/t/notes.json?_shape=array").json() == [{"rowid": 1, "note": "1"}, {"rowid": 2, "note": "2"}]

@@ -6,10 +6,9 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
-from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.errors import InputError, cited
 
 MAX_BYTES = 1_000_000_000  # of an image file; 200 megapixels without compression are 600 MB
-QUOTED = 60  # characters of a value in a sentence
 
 
 class NothingToEmbed(InputError):
@@ -59,7 +58,7 @@ def read_file(file: Path) -> bytes:
 def check_file(file: Path) -> None:
     """Raises InputError for what is no regular file or too large, and OSError."""
     if "\0" in str(file):
-        raise InputError(f"{quoted_value(str(file))} is no name of a file")
+        raise InputError(f"{cited(str(file))} is no name of a file")
     found = file.stat()
     if not stat.S_ISREG(found.st_mode):
         raise InputError(f"{file} is no regular file")
@@ -70,13 +69,3 @@ def check_file(file: Path) -> None:
 def printable(text: str) -> str:
     """A text for the terminal: control characters, and bytes that are not UTF-8, as escapes."""
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
-
-
-def quoted_value(value: object) -> str:
-    """A value for a sentence, in quotes if it is a text, at most QUOTED characters."""
-    return shortened(repr(value[:QUOTED] if isinstance(value, str | bytes) else value))
-
-
-def shortened(text: str) -> str:
-    """The first QUOTED characters of a text, printable."""
-    return printable(text if len(text) <= QUOTED else f"{text[: QUOTED - 1]}…")

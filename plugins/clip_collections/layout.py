@@ -15,9 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple, TextIO
 
-from llm_clip_onnx.errors import InputError
-
-from .entry import quoted_value
+from llm_clip_onnx.errors import InputError, cited
 
 Format = Literal["CSV", "JSON", "JSONL"]
 SUFFIXES: dict[str, Format] = {
@@ -96,9 +94,7 @@ def known_encoding(encoding: str) -> str:
         "".encode(encoding)
         name = codecs.lookup(encoding).name
     except (LookupError, ValueError) as error:
-        raise InputError(
-            f"--encoding {quoted_value(encoding)} is unknown; expected utf-8, cp1252, utf-16..."
-        ) from error
+        raise InputError(f"--encoding {cited(encoding)} is unknown; expected utf-8, cp1252, utf-16...") from error
     return "utf-8-sig" if name == "utf-8" else name
 
 

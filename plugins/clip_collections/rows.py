@@ -16,7 +16,6 @@ from sqlite_utils.utils import decode_base64_values, dedupe_keys
 
 from llm_clip_onnx.errors import InputError, cited
 
-from .entry import quoted_value
 from .layout import BROKEN, SEP, Layout, opened, records
 
 NUMBER = re.compile(r"\s*[+-]?\d+([.,]\d+)*\s*")
@@ -60,7 +59,7 @@ def decoded(row: Row, encoding: str) -> Row:
             text = name + value if isinstance(value, str) else name
             if BROKEN in text or "\0" in text:
                 found = "are NUL" if "\0" in text else f"are not {encoding}"
-                return Row(row.place, InputError(f"column {quoted_value(name)} has bytes that {found}"))
+                return Row(row.place, InputError(f"column {cited(name)} has bytes that {found}"))
     return row
 
 
@@ -109,7 +108,7 @@ def json_line(line: str) -> dict[str, Any] | InputError:
 def json_row(row: Any) -> dict[str, Any] | InputError:
     """A row of JSON; Datasette's `{"$base64": true, "encoded": ...}` are BLOBs."""
     if not isinstance(row, dict):
-        return InputError(f"{quoted_value(row)} is not a row; expected an object of columns")
+        return InputError(f"{cited(row)} is not a row; expected an object of columns")
     if not row:
         return InputError("it has no columns")
     try:
@@ -133,12 +132,12 @@ def document_rows(document: Any) -> list:
     """
     if isinstance(document, list):
         if document and not any(isinstance(row, dict) for row in document):
-            raise InputError(f"it is a list of {quoted_value(document[0])}...; expected one of objects (_shape=array)")
+            raise InputError(f"it is a list of {cited(document[0])}...; expected one of objects (_shape=array)")
         return document
     if not isinstance(document, dict):
-        raise InputError(f"it is {quoted_value(document)}; expected a list of rows")
+        raise InputError(f"it is {cited(document)}; expected a list of rows")
     if document.get("ok") is False:
-        raise InputError(f"it is an error: {quoted_value(document.get('error'))}")
+        raise InputError(f"it is an error: {cited(document.get('error'))}")
     if isinstance(rows := document.get("rows"), list):
         return [with_names(row, document.get("columns")) for row in rows]
     if document.get("ok") is True or {"database", "tables"} <= document.keys():
@@ -153,7 +152,7 @@ def check_is_row(document: dict) -> None:
     """Raises InputError for an object that holds rows, or texts by their ids, and is not a row itself."""
     for name, value in document.items():
         if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
-            raise InputError(f"it is an object with a list of objects, {quoted_value(name)}; expected that list alone")
+            raise InputError(f"it is an object with a list of objects, {cited(name)}; expected that list alone")
     if document and all(map(str.isdigit, document)):
         raise InputError("it is an object whose columns have numbers for names; expected a list of rows")
 

@@ -22,9 +22,9 @@ from urllib.parse import unquote_to_bytes
 from sqlite_utils import Database
 from sqlite_utils.utils import dedupe_keys
 
-from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.errors import InputError, cited, shortened
 
-from .entry import Entry, quoted_value, shortened
+from .entry import Entry
 from .folder import read_folder
 from .layout import SUFFIXES, UNDECODABLE, layout_of
 from .rows import Row, decoded, read_rows
@@ -32,7 +32,7 @@ from .rows import Row, decoded, read_rows
 STANDARD_INPUT = Path("-")
 DATA_URI = re.compile(r"\s*data:([^,]{0,200}),", re.IGNORECASE)
 WEB_ADDRESS = re.compile(r"\s*https?://", re.IGNORECASE)
-NO_IDS = {bytes: "a BLOB", float: "a number with a point", bool: "true or false", list: "a list", dict: "an object"}
+NO_IDS = {bytes: "", float: "a number with a point, ", bool: "true or false, ", list: "a list, ", dict: "an object, "}
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def entries_of(rows: Iterable[Row], reading: Reading, folder: Path) -> Iterator[
         try:
             entry = entry_of(row, key or "", reading, folder)
             if (earlier := places.setdefault(entry.id, place)) != place:
-                raise InputError(f"its id {quoted_value(entry.id)} is that of {earlier} too")
+                raise InputError(f"its id {cited(entry.id)} is that of {earlier} too")
         except InputError as error:
             entry = Entry(place, error)
         yield entry
@@ -157,7 +157,7 @@ def key_of(row: dict[str, Any], reading: Reading) -> str:
     """The name of the first column. Raises InputError if a column that an option names is not there."""
     for name in (*reading.metadata, *([reading.image] if reading.image else [])):
         if name not in row:
-            raise InputError(f"there is no column {quoted_value(name)} among {shortened(', '.join(row))}")
+            raise InputError(f"there is no column {cited(name)} among {shortened(', '.join(row))}")
     return next(iter(row))
 
 
@@ -170,7 +170,7 @@ def entry_of(row: dict[str, Any] | InputError, key: str, reading: Reading, folde
         raise row
     for name in (key, *reading.metadata, *([reading.image] if reading.image else [])):
         if name not in row:
-            raise InputError(f"it has no column {quoted_value(name)}")
+            raise InputError(f"it has no column {cited(name)}")
     id_ = id_of(row[key])
     metadata = metadata_of({name: row[name] for name in reading.metadata})
     if reading.image:
@@ -184,7 +184,7 @@ def id_of(value: Any) -> str:
     if value is None or (isinstance(value, str) and not value.strip()):
         raise InputError("it has no id in its first column")
     if type(value) in NO_IDS:
-        raise InputError(f"its id is {NO_IDS[type(value)]}, {quoted_value(value)}; expected a text or a whole number")
+        raise InputError(f"its id is {NO_IDS[type(value)]}{cited(value)}; expected a text or a whole number")
     return str(value)
 
 
@@ -211,9 +211,9 @@ def image_of(value: Any, folder: Path) -> bytes | Path | InputError:
     if value is None or value == "":
         return InputError("there is no image; expected the path of a file, or a BLOB")
     if not isinstance(value, str):
-        return InputError(f"the image is {quoted_value(value)}; expected the path of a file, or a BLOB")
+        return InputError(f"the image is {cited(value)}; expected the path of a file, or a BLOB")
     if WEB_ADDRESS.match(value):
-        return InputError(f"the image {quoted_value(value)} is on the web; expected the path of a file")
+        return InputError(f"the image {cited(value)} is on the web; expected the path of a file")
     return bytes_of(value) if DATA_URI.match(value) else folder / value
 
 
@@ -223,7 +223,7 @@ def bytes_of(data_uri: str) -> bytes | InputError:
     try:
         return b64decode(unquote_to_bytes(body)) if head.lower().endswith(";base64") else unquote_to_bytes(body)
     except ValueError as error:
-        return InputError(f"the data URI {quoted_value(data_uri)} is not base64: {error}")
+        return InputError(f"the data URI {cited(data_uri)} is not base64: {error}")
 
 
 def metadata_of(columns: dict[str, Any]) -> dict[str, Any] | None:
@@ -232,7 +232,5 @@ def metadata_of(columns: dict[str, Any]) -> dict[str, Any] | None:
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise InputError(
-                f"column {quoted_value(name)} is {quoted_value(value)}, which metadata cannot hold"
-            ) from error
+            raise InputError(f"column {cited(name)} is {cited(value)}, which metadata cannot hold") from error
     return columns or None

@@ -232,10 +232,10 @@ def test_ids_texts_and_metadata_of_a_query_are_checked(embed, tmp_path):
     said = result.said.splitlines()[1:]
     assert said[:-2] == [
         "row 2: it has no id in its first column",
-        "row 3: its id is a BLOB, b'3'; expected a text or a whole number",
+        "row 3: its id is a BLOB of 1 bytes; expected a text or a whole number",
         "row 4: its id is a number with a point, 4.5; expected a text or a whole number",
         "row 5: its id '1' is that of row 1 too",
-        "row 7: column 'kept' is b'm', which metadata cannot hold",
+        "row 7: column 'kept' is a BLOB of 1 bytes, which metadata cannot hold",
         "row 8: column 'title' has bytes that are not UTF-8",
         "row 9: column 'kept' is inf, which metadata cannot hold",
     ]

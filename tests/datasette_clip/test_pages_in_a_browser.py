@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from browser import chromium, new_context, transfer, upload
+from browser import chromium, drop_or_paste, new_context, upload
 from datasette_clip.items import base64url
 from datasette_clip.paths import CLASSIFY, COMPARE
 from drawings import FILES, LABELS, drawing
@@ -98,15 +98,7 @@ def test_an_image_is_dropped_or_pasted(way, browser_page, server, sent):
     wait_for_text(browser_page, "heart.png, as CLIP looks at it")
     by_choosing = bars_shown_on(browser_page)
     browser_page.reload()
-    files = transfer(browser_page, [("other.png", drawing("heart"))])
-    if way == "drop":
-        browser_page.dispatch_event("h1", "drop", {"dataTransfer": files})
-    else:
-        browser_page.evaluate(
-            'files => document.querySelector("#clip-own").dispatchEvent('
-            'new ClipboardEvent("paste", {clipboardData: files, bubbles: true, cancelable: true}))',
-            files,
-        )
+    drop_or_paste(browser_page, way, "#clip-own", [("other.png", drawing("heart"))])
     wait_for_text(browser_page, "other.png, as CLIP looks at it")
     wait_for_text(browser_page, "The best 5 of")
     assert bars_shown_on(browser_page) == by_choosing

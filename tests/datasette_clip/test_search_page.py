@@ -19,7 +19,7 @@ import pytest
 from datasette.app import Datasette
 from PIL import Image
 
-from browser import chromium, new_context, transfer, upload
+from browser import chromium, drop_or_paste, new_context, upload
 from conftest import ROOT
 from datasette_clip.model import embedding_queue
 from datasette_clip.pages import search as search_pages
@@ -482,15 +482,7 @@ def test_a_picture_is_shrunk_sent_and_kept_while_words_change(way, browser_page,
     if way == "choose":
         upload(browser_page, ("heart.png", drawing("heart", 3000, 2000)))
     else:
-        files = transfer(browser_page, [("heart.png", drawing("heart", 3000, 2000))])
-        if way == "drop":
-            browser_page.dispatch_event("h1", "drop", {"dataTransfer": files})
-        else:
-            browser_page.evaluate(
-                'files => document.querySelector("#clip-q").dispatchEvent('
-                'new ClipboardEvent("paste", {clipboardData: files, bubbles: true, cancelable: true}))',
-                files,
-            )
+        drop_or_paste(browser_page, way, "#clip-q", [("heart.png", drawing("heart", 3000, 2000))])
     browser_page.locator(".clip-kept img").wait_for()
     img = browser_page.input_value("[name=img]")
     assert Image.open(io.BytesIO(base64.urlsafe_b64decode(img + "=" * (-len(img) % 4)))).size == (224, 224)

@@ -25,7 +25,7 @@ from datasette_guard.body import Body
 from datasette_guard.config import Limits
 from datasette_guard.crawlers import is_crawler
 from datasette_guard.gate import gate_around
-from hold import Hold, takes_a_turn
+from hold import Hold, serving_notes, takes_a_turn
 from patience import PATIENCE_S, until
 from serving import DATASETTES_LIMIT, environment, serving
 
@@ -235,22 +235,8 @@ def test_queries_beyond_those_that_may_run_at_once_wait_and_are_answered(demo_di
 
 def test_a_query_that_writes_takes_a_turn(demo_dir, tmp_path):
     note = {"sql": "insert into notes values (:a)", "write": True}
-    metadata = {
-        "plugins": {"datasette-guard": {"limits": {"queries": 1}}},
-        "databases": {"t": {"queries": {"note": note}}},
-    }
-    (tmp_path / "metadata.json").write_text(json.dumps(metadata))
-    with sqlite3.connect(tmp_path / "t.db") as connection:
-        connection.execute("create table notes (note text)")
     env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
-    arguments = [
-        str(tmp_path / "t.db"),
-        "-m",
-        str(tmp_path / "metadata.json"),
-        "--plugins-dir",
-        str(ROOT / "tests/plugins"),
-    ]
-    with serving(*arguments, env=env, log=tmp_path / "log") as url:
+    with serving_notes(tmp_path, {"databases": {"t": {"queries": {"note": note}}}}, "-m", env) as url:
         takes_a_turn(url, "/t/note?_json=1", tmp_path / "hold", data={"a": "1"})
         assert httpx.get(f"{url}/t/notes.json?_shape=array").json() == [{"rowid": 1, "note": "1"}]
 

@@ -46,3 +46,16 @@ def transfer(page, files: list[tuple[str, bytes]]):
         return transfer; }""",
         listed,
     )
+
+
+def drop_or_paste(page, way: str, selector: str, files: list[tuple[str, bytes]]) -> None:
+    """Bring files to a page by way of "drop", anywhere, or "paste", in the field that a selector names."""
+    transferred = transfer(page, files)
+    if way == "drop":
+        page.dispatch_event("h1", "drop", {"dataTransfer": transferred})
+    else:
+        page.evaluate(
+            "([selector, files]) => document.querySelector(selector).dispatchEvent("
+            'new ClipboardEvent("paste", {clipboardData: files, bubbles: true, cancelable: true}))',
+            [selector, transferred],
+        )

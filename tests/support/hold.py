@@ -6,13 +6,18 @@ server needs tests/plugins/slow.py.
 
 from __future__ import annotations
 
+import json
+import sqlite3
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
 import httpx
 
 from patience import until
+from serving import BIN, ROOT, serving
 
 
 class Hold:
@@ -37,6 +42,21 @@ class Hold:
     def release(self) -> None:
         """Let the held requests end. Later requests are not held."""
         (self.folder / "released").touch()
+
+
+@contextmanager
+def serving_notes(
+    folder: Path, configuration: dict, option: str, env: dict[str, str], bin: Path = BIN
+) -> Iterator[str]:
+    """The address of a Datasette with one turn at SQL and the table t.notes, configured by the file of an option."""
+    one_turn = {"plugins": {"datasette-guard": {"limits": {"queries": 1}}}}
+    (folder / "configuration.json").write_text(json.dumps(one_turn | configuration))
+    with sqlite3.connect(folder / "t.db") as connection:
+        connection.execute("create table notes (note text)")
+    plugins = ("--plugins-dir", str(ROOT / "tests/plugins"))
+    arguments = (str(folder / "t.db"), option, str(folder / "configuration.json"), *plugins)
+    with serving(*arguments, env=env, log=folder / "log", bin=bin) as url:
+        yield url
 
 
 def takes_a_turn(url: str, path: str, folder: Path, **options) -> None:
