@@ -11,7 +11,8 @@ import json
 import sqlite3
 import string
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -35,7 +36,7 @@ from clip_collections.collection import (
 from clip_collections.query import Term
 from datasette_guard import CORS_HEADERS, collect_soon, may
 from llm_clip_onnx import MODEL_ID, vectors
-from llm_clip_onnx.errors import InputError, cited, shortened
+from llm_clip_onnx.errors import InputError, VectorError, cited, shortened
 from llm_clip_onnx.images.signatures import BOM
 
 from ..collection_refs import CollectionRef, visible_collection
@@ -213,6 +214,7 @@ def read_rows(conn, limit_ms: int, collection: Collection, embedding, search_req
                 hits = search.search(conn, collection, embedding, wanted, where, offset=offset)
             facts = row_facts(conn, collection, [hit.rowid for hit in hits], columns)
             pictured = rowids_with_picture(conn, collection, [hit.rowid for hit in hits])
+            starts = rowids_with_direction(conn, collection, [hit.rowid for hit in hits if hit.score is None])
     except sqlite3.OperationalError as error:
         if "interrupted" in str(error):
             raise InputError(
@@ -223,7 +225,13 @@ def read_rows(conn, limit_ms: int, collection: Collection, embedding, search_req
     except sqlite3.Error as error:
         raise InputError(f"where is no condition that SQLite can read: {shortened(error)}") from error
     return [
-        {"id": hit.id, "score": hit.score, "rowid": hit.rowid, "pictured": hit.rowid in pictured}
+        {
+            "id": hit.id,
+            "score": hit.score,
+            "has_id": isinstance(hit.id, str | int),
+            "has_vector": hit.score is not None or hit.rowid in starts,
+            "pictured": hit.rowid in pictured,
+        }
         | facts.get(hit.rowid, {})
         for hit in hits
     ]
@@ -234,6 +242,18 @@ def first_rows(conn, collection: Collection, wanted: int, search_request: Search
     key, source = quoted_key(collection), from_clause(collection, search_request.where)
     sql = f"select {key}, rowid {source} order by rowid limit {wanted} offset {search_request.offset}"
     return [search.Hit(id, None, rowid) for id, rowid in rows(conn, sql)]  # type: ignore[arg-type]
+
+
+def rowids_with_direction(conn, collection: Collection, rowids: Sequence[int]) -> set[int]:
+    """The rowids of the rows whose vector has a direction, so that a search can start from it."""
+    among = ",".join(str(int(rowid)) for rowid in rowids)
+    sql = f"select rowid, {quoted(collection.vector)} from main.{quoted(collection.table)} where rowid in ({among})"
+    found = set()
+    for rowid, blob in rows(conn, sql):
+        with suppress(VectorError):
+            vectors.check_direction(vectors.from_blob(blob, collection.embed_dim))
+            found.add(rowid)
+    return found
 
 
 def row_facts(conn, collection: Collection, rowids: Iterable[int], columns: list[str]) -> dict[int, dict]:
@@ -286,9 +306,11 @@ def row_json(datasette, origin: str, ref: CollectionRef, row: dict) -> dict:
     """A row as JSON, with URLs of its page and its picture that begin with `origin`."""
     path = datasette.urls.row(ref.database, ref.collection.table, row.get("path", ""))
     image = row.get("image_url")
-    if image is None and row["pictured"]:
+    if image is None and row["pictured"] and row["has_id"]:
         image = f"{origin}{thumbnail_path(datasette, ref.database, ref.collection.name)}?{urlencode({'id': row['id']})}"
     facts = {name: row[name] for name in ("content", "metadata") if name in row}
+    if not (row["has_vector"] and row["has_id"]):
+        facts["has_vector"] = False
     score = None if row["score"] is None else round(row["score"], DIGITS)
     links = {"url": origin + path, "image": image}
     return {"id": json_value(row["id"]), "score": score} | links | facts

@@ -16,6 +16,7 @@ from llm_clip_onnx.images.signatures import FORMATS, format_of
 from ..collection_refs import visible_collection
 
 MAX_STORED_BYTES = 100_000  # larger stored images are not shown
+FIRST_BYTES = 64  # enough to tell the format
 SHOWN_FORMATS = ("JPEG", "PNG", "GIF", "WEBP")  # formats of stored images that are shown
 
 
@@ -45,8 +46,14 @@ def rowids_with_picture(conn, collection: Collection, rowids: Sequence[int]) -> 
     if collection.image:
         small = f"rowid in ({among}) and length({quoted(collection.image)}) between 1 and {MAX_STORED_BYTES}"
         clause = from_clause(collection, "", small, hint=" not indexed")
-        pictured |= {rowid for (rowid,) in rows(conn, f"select rowid {clause}")}
+        begins = f"select rowid, substr({quoted(collection.image)}, 1, {FIRST_BYTES}) {clause}"
+        pictured |= {row for row, first in rows(conn, begins) if is_shown(first)}
     return pictured
+
+
+def is_shown(image: object) -> bool:
+    """True if a stored value begins as an image of a format in SHOWN_FORMATS."""
+    return isinstance(image, bytes) and format_of(image) in SHOWN_FORMATS
 
 
 def picture_of(conn, collection: Collection, id: str) -> tuple[bytes, str] | None:

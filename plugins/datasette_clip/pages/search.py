@@ -163,6 +163,7 @@ def render_row(page: Page, words: tuple[Term, ...], result: dict, origin: str) -
         "url": relative(result["url"], origin),
         "image": safe_image(result["image"], origin),
         "like": search_url(page, [("q", query.format_query([Term("id", id_)])), *fields["rest"]]),
+        "has_vector": result.get("has_vector", True),
         "queries": queries,
         "urls": urls,
     }
