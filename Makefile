@@ -15,6 +15,7 @@ DATASETTE = .venv/bin/datasette serve --memory --cors -p $(PORT)
 # left to the line after it: where that index is out of reach, pip would ask it 6 times for each dependency, 80 s in all.
 TORCH = --no-deps --retries 1 torch==2.13.0 --extra-index-url https://download.pytorch.org/whl/cpu
 
+ON_EVERY_CORE = -n logical --dist loadfile
 NOT_IN_SERVING = huggingface-hub hf-xet fsspec filelock tqdm flatbuffers protobuf setuptools tzdata colorama
 # OpenAI's names and templates of ImageNet; what it depends on is for models that are not used here.
 LABELS = --no-deps 'open-clip-torch>=3.3'
@@ -30,10 +31,12 @@ serve: .venv/ready
 	CLIP_MODEL_DIR=$(MODEL_DIR) $(DATASETTE) -m metadata.json
 
 check: lint
-	.venv-test/bin/python -m pytest -n logical --dist loadfile -m "not browser and not container and not reference and not slow and not long"
+	.venv-test/bin/python -m pytest $(ON_EVERY_CORE) -m "not browser and not container and not reference and not slow and not long"
 
+# Images are built and run one after the other; all other tests run on every core.
 test: lint .venv-alpha/ready .venv-beside/ready
-	.venv-test/bin/python -m pytest -m "not slow"
+	.venv-test/bin/python -m pytest $(ON_EVERY_CORE) -m "not slow and not container"
+	.venv-test/bin/python -m pytest -m "container and not slow"
 
 test-all: lint .venv-alpha/ready .venv-beside/ready
 	.venv-test/bin/python -m pytest
