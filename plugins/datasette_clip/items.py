@@ -114,8 +114,9 @@ def is_form(kind: str, body: bytes) -> bool:
 
 
 def is_json(kind: str, body: bytes) -> bool:
-    """True if a body is JSON by its media type, or begins as a JSON object."""
-    return kind == "application/json" or kind.endswith("+json") or is_json_object(body)
+    """True if a body is JSON by its media type and does not begin as an image, or if it begins as a JSON object."""
+    is_named_json = kind == "application/json" or kind.endswith("+json")
+    return (is_named_json and format_of(body) is None) or is_json_object(body)
 
 
 def drain(chunks: list[bytes]) -> Iterator[bytes]:

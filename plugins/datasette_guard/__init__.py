@@ -16,13 +16,14 @@ from .faults import translate
 from .gate import changes_nothing, declare, gate_around, path_below, query_fits, runs_sql
 from .idle import clock_of, start_watch
 from .memory import collect_soon
-from .sentences import telling, with_sentence
+from .sentences import Sentence, telling, with_sentence
 from .shutdown import is_server
 from .upstream import connect, per_datasette
 
 __all__ = [
     "CORS_HEADERS",
     "ConfigError",
+    "Sentence",
     "collect_soon",
     "connect",
     "declare",
@@ -38,6 +39,7 @@ __all__ = [
     "read_limits",
     "read_object",
     "runs_sql",
+    "telling",
     "with_sentence",
 ]
 

@@ -261,6 +261,10 @@ def test_any_table_with_vectors_is_a_collection_by_configuration(datasette, stor
         (f"{SEARCH}?q=a&offset=-1", 400, "offset is '-1'; expected a whole number from 0 to 1000000"),
         (f"{SEARCH}?q=a&where=nope", 400, "where is no condition that SQLite can read: no such column: nope"),
         (f"{SEARCH}?q=a&where=1)+or+(1", 400, "where is no condition that SQLite can read: it closes a parenthesis that is not open"),
+        (f"{SEARCH}?text=red", 400, "'text' is not a field of a search; expected q, id, img, k, offset, where"),
+        (f"{SEARCH}?vector=00&k=1", 400, "'vector' is not a field of a search; expected q, id, img, k, offset, where"),
+        (f"{SEARCH}?q=a&where=clip_image('?')", 400, "where: clip_image: a string of 1 characters is no image; "),
+        (f"{SEARCH}?where=clip_image('?')", 400, "where: clip_image: a string of 1 characters is no image; "),
         (f"{SEARCH}?q=a&where=1;drop+table+x", 400, "where is no condition that SQLite can read: "),
     ],
 )  # fmt: skip
@@ -276,6 +280,8 @@ def test_what_cannot_be_searched_gets_its_sentence(path, status, sentence, datas
         ("clip_search('cats', 'a')", "clip_search: there is no collection 'cats' in this database"),
         ("clip_search('words', 'a')", "clip_search: collection 'words' holds vectors of model 'ada-002', and 'clip' is asked; both vectors must come from one model"),
         ("clip_search('emoji', 'a', 0)", "clip_search: k is 0; expected a whole number from 1 to 1000, of the rows to answer"),
+        ("clip_search('emoji', 'a', '0')", "clip_search: k is 0; expected a whole number from 1 to 1000, of the rows to answer"),
+        ("clip_search('emoji', x'89504e470d0a1a0a')", "clip_search: 8-byte blob begins as PNG and cannot be opened as one"),
         ("clip_search('emoji', 'id:nobody')", "clip_search: collection 'emoji' has no row with the id 'nobody'"),
         ("clip_search('emoji', x'00')", "clip_search: 1-byte blob is not an image but binary data; expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF, or a vector blob of this model, 2048 bytes"),
     ],
@@ -292,6 +298,16 @@ def test_misuse_of_clip_search_raises_with_its_sentence(sql, sentence, datasette
 def test_null_in_null_out(sql, datasette):
     response = ask(datasette, "/photos.json", params={"sql": f"select {sql} as x", "_shape": "array"})
     assert response.json() == [{"x": None}]
+
+
+@pytest.mark.parametrize(
+    ("function", "k"), [("clip_search('emoji', 'red', :k)", "2"), ("clip_classify(zeroblob(2048), 'emoji', :k)", "x")]
+)
+def test_the_number_of_rows_may_come_from_the_url(function, k, datasette):
+    """Datasette binds each field of a URL as a text."""
+    params = {"sql": f"select json_array_length({function}) as n", "k": k, "_shape": "array"}
+    response = ask(datasette, "/photos.json", params=params)
+    assert response.json() == [{"n": 2}] if k == "2" else "k is 'x'" in response.json()["error"]
 
 
 def test_the_scores_join_to_the_table(datasette, stored, demo_engine):

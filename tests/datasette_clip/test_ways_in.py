@@ -57,6 +57,22 @@ def send(datasette, method: str, path: str, **sent) -> httpx.Response:
     return asyncio.run(datasette.client.request(method, path, **sent))
 
 
+@pytest.mark.parametrize("kind", ["application/json", "application/ld+json", "text/plain", None])
+def test_an_image_is_told_by_its_first_bytes_and_not_by_its_content_type(kind, datasette):
+    body = saved(photo(), "PNG")
+    response = send(datasette, "POST", EMBED, content=body, headers={"Content-Type": kind} if kind else {})
+    assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize("option", ["-d", "--data-binary"])
+def test_a_pdf_is_named_also_where_curl_has_changed_it(option, datasette):
+    whole = b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n\0\1\2" * 9
+    body = whole.translate(None, b"\r\n\0") if option == "-d" else whole
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    error = send(datasette, "POST", EMBED, content=body, headers=headers).json()
+    assert "is not an image but a PDF" in json.dumps(error)
+
+
 def verdict_of(response: httpx.Response) -> str:
     content = response.json()
     error = content.get("error") or next((r["error"] for r in content.get("results", []) if "error" in r), None)

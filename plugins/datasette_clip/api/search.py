@@ -19,7 +19,7 @@ from urllib.parse import quote, urlencode
 
 import numpy as np
 from datasette.utils import sqlite_timelimit, tilde_encode
-from datasette.utils.asgi import Response
+from datasette.utils.asgi import Forbidden, NotFound, Response
 from numpy.typing import NDArray
 
 from clip_collections import query, search
@@ -34,7 +34,7 @@ from clip_collections.collection import (
     rows,
 )
 from clip_collections.query import Term
-from datasette_guard import CORS_HEADERS, collect_soon, may
+from datasette_guard import CORS_HEADERS, Sentence, collect_soon, may, telling
 from llm_clip_onnx import MODEL_ID, vectors
 from llm_clip_onnx.errors import InputError, VectorError, cited, shortened
 from llm_clip_onnx.images.signatures import BOM
@@ -42,12 +42,25 @@ from llm_clip_onnx.images.signatures import BOM
 from ..collection_refs import CollectionRef, visible_collection
 from ..config import Config, config_of
 from ..failures import WITH_SENTENCE, MayNotRunSql, failure_json, failure_of, options_response, unknown_method
-from ..items import MULTIPART, FormFields, Item, base64url, is_form, is_json, media_type, read_form, receive_body
+from ..items import (
+    IGNORED,
+    MULTIPART,
+    FormFields,
+    Item,
+    base64url,
+    is_form,
+    is_json,
+    media_type,
+    read_form,
+    receive_body,
+)
 from ..labels import DIGITS
 from ..model import embedding_queue, in_thread, permitted_engine
 from ..paths import search_path, thumbnail_path
 from ..sql.search import MAX_K, K, embed_query, json_value, read_stored
 from .thumbnail import rowids_with_picture
+
+FIELDS = ("q", "id", "img", "k", "offset", "where")
 
 
 @dataclass
@@ -68,8 +81,12 @@ async def search_json(datasette, request) -> Response:
     """The response to a search: the rows most like the query, or an error."""
     if request.method == "OPTIONS":
         return options_response()
-    ref = await visible_collection(datasette, request)
-    content = await search_response(datasette, request, ref)
+    try:
+        content = await search_response(datasette, request, await visible_collection(datasette, request))
+    except Forbidden as error:
+        content = failure_json(str(error), 403)
+    except NotFound as error:
+        content = failure_json(str(error), 404)
     headers = CORS_HEADERS if datasette.cors else {}
     return Response.json(content, status=content.get("status", 200), headers=headers)
 
@@ -123,6 +140,9 @@ def search_fields(query_string: str, content_type: str, chunks: list[bytes], con
 def read_search_request(fields: FormFields) -> SearchRequest:
     """The search in these fields. Raises InputError naming the field that cannot be used."""
     for name, values in fields.options.items():
+        is_empty_file = name == "image" and not any(values)  # of the page's form, sent without JavaScript
+        if name not in (*FIELDS, *IGNORED) and not name.startswith("_") and not is_empty_file:
+            raise InputError(f"{cited(name)} is not a field of a search; expected {', '.join(FIELDS)}")
         for value in values:
             query.check_unicode(name, value)
     terms: list[Term] = []
@@ -207,11 +227,7 @@ def read_rows(conn, limit_ms: int, collection: Collection, embedding, search_req
     wanted, columns = search_request.k + 1, [column for column in (collection.content, collection.metadata) if column]
     try:
         with sqlite_timelimit(conn, limit_ms):
-            if embedding is None:
-                hits = first_rows(conn, collection, wanted, search_request)
-            else:
-                where, offset = search_request.where, search_request.offset
-                hits = search.search(conn, collection, embedding, wanted, where, offset=offset)
+            hits = telling(find_rows)(conn, collection, embedding, wanted, search_request)
             facts = row_facts(conn, collection, [hit.rowid for hit in hits], columns)
             pictured = rowids_with_picture(conn, collection, [hit.rowid for hit in hits])
             starts = rowids_with_direction(conn, collection, [hit.rowid for hit in hits if hit.score is None])
@@ -219,8 +235,10 @@ def read_rows(conn, limit_ms: int, collection: Collection, embedding, search_req
         if "interrupted" in str(error):
             raise InputError(
                 f"the search took longer than {limit_ms} ms (Datasette's setting sql_time_limit_ms): "
-                "without an index, llm clip index makes it fast"
+                "an index makes it fast (llm clip index), and so does a where that reads less"
             ) from error
+        if isinstance(error.args[0], Sentence):
+            raise InputError(f"where: {error}") from error
         raise InputError(f"where is no condition that SQLite can read: {shortened(error)}") from error
     except sqlite3.Error as error:
         raise InputError(f"where is no condition that SQLite can read: {shortened(error)}") from error
@@ -235,6 +253,14 @@ def read_rows(conn, limit_ms: int, collection: Collection, embedding, search_req
         | facts.get(hit.rowid, {})
         for hit in hits
     ]
+
+
+def find_rows(conn, collection: Collection, embedding, wanted: int, search_request: SearchRequest) -> list[search.Hit]:
+    """The rows most like an embedding, or the first rows if it is None."""
+    if embedding is None:
+        return first_rows(conn, collection, wanted, search_request)
+    where, offset = search_request.where, search_request.offset
+    return search.search(conn, collection, embedding, wanted, where, offset=offset)
 
 
 def first_rows(conn, collection: Collection, wanted: int, search_request: SearchRequest) -> list[search.Hit]:

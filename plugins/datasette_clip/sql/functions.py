@@ -99,7 +99,7 @@ def embedding_of_value(config: Config, engine: Engine, item: str | bytes) -> NDA
     try:
         return embed_outside_clock(engine, item)
     except InputError as error:
-        if isinstance(item, bytes) and not is_image(item):
+        if isinstance(item, bytes) and format_of(item) is None:
             raise InputError(f"{error}, or a vector blob of this model, {vector_bytes} bytes") from error
         raise
 
@@ -124,13 +124,19 @@ def clip_classify(config: Config, item: bytes | None, labels: str | None, k: int
         raise InputError(
             f"{type(item).__name__} is neither an image nor a vector; expected a BLOB, as clip_image() makes of strings"
         )
-    if not isinstance(k, int):
+    if not isinstance(number := number_of(k), int):
         raise InputError(f"k is {cited(k)}; expected a whole number from 1, of the labels to answer")
     engine = get_engine()
     classifier = classifier_of(engine, config.limits, labels)
     embedding = embedding_of_value(config, engine, item)
-    matches = zero_shot.classify(classifier, embedding, engine.manifest.logit_scale, k)
+    matches = zero_shot.classify(classifier, embedding, engine.manifest.logit_scale, number)
     return json.dumps(matches_json(matches), ensure_ascii=False)
+
+
+def number_of(value: object) -> object:
+    """The whole number that digits say, because Datasette binds the fields of a URL as texts; else the value itself."""
+    is_number = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10
+    return int(value) if is_number else value  # type: ignore[call-overload]
 
 
 def llm_embed_cosine(a: bytes | None, b: bytes | None) -> float | None:

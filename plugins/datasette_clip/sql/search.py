@@ -27,7 +27,7 @@ from ..config import Config, config_of
 from ..items import bytes_of, check_text
 from ..labels import DIGITS
 from ..model import permitted_engine
-from .functions import embed_outside_clock, embedding_of_value, public
+from .functions import embed_outside_clock, embedding_of_value, number_of, public
 
 if TYPE_CHECKING:
     from llm_clip_onnx.engine import Engine
@@ -91,7 +91,7 @@ def clip_search(datasette, database: str, name: str | None, q: str | bytes | Non
     config = config_of(datasette)
     if name is None or q is None or k is None:
         return None
-    check_k(k)
+    k = checked_k(k)
     engine, conn = permitted_engine(config), connection_of(datasette, database)
     with sqlite_timelimit(conn, datasette.setting("sql_time_limit_ms")):
         of = open_collection(conn, config, database, name)
@@ -139,7 +139,9 @@ def register(conn, datasette, database: str) -> None:
         conn.create_function("clip_search", arguments, function, deterministic=True)
 
 
-def check_k(k: object) -> None:
-    """Raises InputError for a k that is no whole number from 1 to MAX_K."""
+def checked_k(k: object) -> int:
+    """The number k, which may be digits. Raises InputError for a k that is no whole number from 1 to MAX_K."""
+    k = number_of(k)
     if not isinstance(k, int) or isinstance(k, bool) or not 0 < k <= MAX_K:
         raise InputError(f"k is {cited(k)}; expected a whole number from 1 to {MAX_K}, of the rows to answer")
+    return k

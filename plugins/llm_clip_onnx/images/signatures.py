@@ -71,7 +71,7 @@ FOUND = {  # what else people send: the name of it -> its first bytes
     "a 7-Zip archive": (b"7z\xbc\xaf\x27\x1c",),
     "a RAR archive": (b"Rar!\x1a\x07",),
     "a SQLite file": (b"SQLite format 3\0",),
-    "an icon": (b"\0\0\x01\0", b"\0\0\x02\0"),
+    "an icon": (b"\0\0\x01\0",),
     "a Matroska or WebM film": (b"\x1a\x45\xdf\xa3",),
     "an Ogg file": (b"OggS",),
     "a Flash film": (b"FLV\x01",),
@@ -193,7 +193,7 @@ def sentence_of(blob: bytes) -> str:
     sentence = f"{len(blob)}-byte blob is not an image"
     if not blob:
         return f"{sentence}; expected {EXPECTED}"
-    if is_stripped(blob):
+    if is_stripped(blob) and found not in FOUND:
         return f"{sentence} any more: curl -d has removed its line ends and zeros; use --data-binary"
     advice = f"; {ADVICE[found]}" if found in ADVICE else ""
     return f"{sentence} but {found}; expected {EXPECTED}{advice}"
