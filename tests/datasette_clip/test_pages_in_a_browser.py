@@ -373,25 +373,30 @@ def test_without_a_script_the_forms_do_the_same(chromium_process, server, demo_e
         page = context.new_page()
         page.goto(server + CLASSIFY)
         upload(page, ("heart.png", drawing("heart")))
-        page.click("input[type=submit]")
+        with page.expect_navigation():  # until all of the next page has come
+            page.click("input[type=submit]")
         [jpeg] = jpegs_in(page.content())
         assert bars_in(page.content()) == expected_bars(demo_engine, demo_engine.label_set("emoji"), jpeg)
         assert page.locator(".clip-picture img").bounding_box()["width"] > 200
         page.fill("#clip-own", "\n".join(LABELS))
-        page.click("input[type=submit]")
+        with page.expect_navigation():
+            page.click("input[type=submit]")
         assert bars_in(page.content()) == expected_bars(demo_engine, demo_engine.classifier(LABELS), jpeg)
         page.select_option("#clip-labels", "emoji")
-        page.click("input[type=submit]")
+        with page.expect_navigation():
+            page.click("input[type=submit]")
         assert bars_in(page.content()) == expected_bars(demo_engine, demo_engine.label_set("emoji"), jpeg)
         assert page.locator("[data-script]:visible").count() == 0
         page.goto(server + COMPARE)
         upload(page, *FILES)
         page.fill("#clip-texts", "\n".join(LABELS))
-        page.click("input[type=submit]")
+        with page.expect_navigation():
+            page.click("input[type=submit]")
         np.testing.assert_allclose(
             cells_in(page.content()), cosines(demo_engine, jpegs_in(page.content()), LABELS), atol=0.00051
         )
-        page.click("text=Remove >> nth=1")
+        with page.expect_navigation():
+            page.click("text=Remove >> nth=1")
         assert hidden_fields_in(page.content())["name"] == ["face.png", "circle.png"]
 
 

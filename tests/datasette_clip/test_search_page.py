@@ -624,24 +624,30 @@ def test_without_a_script_form_and_links_do_the_same(chromium_process, server):
         page = context.new_page()
         page.goto(server + PAGE)
         page.fill("#clip-q", "red heart")
-        page.locator("#clip-q").press("Enter")
+        with page.expect_navigation():  # until all of the next page has come
+            page.locator("#clip-q").press("Enter")
         assert hits_in(page.content()) == hits_by_json(server, q="red heart")
-        page.click("#clip-more a")
+        with page.expect_navigation():
+            page.click("#clip-more a")
         assert (
             hits_in(page.content())[0]
             == hits_in_json(httpx.get(server + search_url(JSON, q="red heart", k=K + 1)).json())[-1]
         )
-        page.click("text=from the first")
-        page.click("#clip-grid > li:first-child [aria-label^='Less of']")
+        with page.expect_navigation():
+            page.click("text=from the first")
+        with page.expect_navigation():
+            page.click("#clip-grid > li:first-child [aria-label^='Less of']")
         assert page.input_value("#clip-q").startswith("red heart - id:")
         upload(page, ("heart.png", drawing("heart")))
         page.fill("#clip-q", "yellow")
-        page.click("text=Search by this image")
+        with page.expect_navigation():
+            page.click("text=Search by this image")
         assert page.locator(".clip-kept img").bounding_box()["width"] > 90
         img = page.input_value("[name=img]")
         assert hits_in(page.content()) == hits_by_json(server, img=img, q="yellow")
         page.fill("#clip-q", "blue")
-        page.click("input[type=submit]")
+        with page.expect_navigation():
+            page.click("input[type=submit]")
         assert hits_in(page.content()) == hits_by_json(server, img=img, q="blue")
         assert page.locator("[data-script]:visible").count() == 0
 
