@@ -19,6 +19,7 @@ from .pages import about, classify, compare, links
 from .pages import search as search_page
 from .sql import functions
 from .sql import search as sql_search
+from .tables import cells, like
 
 declare([paths.HEALTH], [f"{paths.SEARCH}/", f"{paths.THUMBNAIL}/"], paths.is_read_only)
 
@@ -51,8 +52,28 @@ def database_actions(datasette, actor, database):
 
 
 @hookimpl
-def table_actions(datasette, actor, database, table):
-    return links.actions(datasette, actor, database, table)
+def table_actions(datasette, actor, database, table, request):
+    return links.table_actions(datasette, actor, database, table, request)
+
+
+@hookimpl
+def filters_from_request(request, database, table, datasette):
+    return lambda: like.like_filter(datasette, request, database, table)
+
+
+@hookimpl(optionalhook=True)  # Datasette 1.0's
+def top_table(datasette, request, database, table):
+    return lambda: like.top_of_table(datasette, request, database, table)
+
+
+@hookimpl(optionalhook=True)  # Datasette 1.0's
+def row_actions(datasette, actor, database, table, row):
+    return lambda: cells.row_links(datasette, actor, database, table, row)
+
+
+@hookimpl
+def render_cell(row, value, column, table, database, datasette):
+    return cells.cell(datasette, database, table, row, column, value)
 
 
 @hookimpl

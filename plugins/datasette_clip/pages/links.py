@@ -8,6 +8,7 @@ from datasette_guard import is_1, may, query_fits
 
 from ..collection_refs import searchable_collections
 from ..paths import ABOUT, CLASSIFY, SEARCH
+from ..tables import like
 
 
 async def home_page_variables(datasette, request, view_name: str) -> dict:
@@ -34,6 +35,13 @@ async def actions(datasette, actor, database: str, table: str | None = None) -> 
         for link in await searchable_collections(datasette, actor, database)
         if table in (None, link["table"])
     ]
+
+
+async def table_actions(datasette, actor, database: str, table: str, request) -> list[dict[str, str]]:
+    """Links of a table's menu: the search of its collections, and the ranked rows if it is filtered by likeness."""
+    ranked = await like.ranked_link(datasette, request, database, table)
+    ranking = [{"href": ranked[0], "label": ranked[1]}] if ranked else []
+    return ranking + await actions(datasette, actor, database, table)
 
 
 async def sql_database(datasette, actor: dict | None) -> str | None:
