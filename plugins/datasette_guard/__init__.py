@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datasette import hookimpl
 
-from . import access, memory, shutdown, sql_limits, upstream
+from . import access, memory, shutdown, sign_in, sql_limits, upstream
 from .access import ensure_instance, is_1, may, may_view_table
 from .config import ConfigError, config_of, limits_of, read_limits, read_object
 from .cors import HEADERS as CORS_HEADERS
@@ -71,7 +71,24 @@ def skip_csrf(datasette, scope):  # Datasette 0.65's; 1.0 has no such hook
 
 @hookimpl
 def actor_from_request(datasette, request):
-    return access.actor_of(datasette, request.headers.get("authorization"))
+    return access.actor_of(datasette, request.headers.get("authorization")) or sign_in.actor_of(
+        datasette, request.cookies
+    )
+
+
+@hookimpl
+def register_routes():
+    return [(rf"^{sign_in.SIGN_IN}$", sign_in.sign_in), (rf"^{sign_in.SIGN_OUT}$", sign_in.sign_out)]
+
+
+@hookimpl
+def forbidden(datasette, request):
+    return sign_in.forbidden_page(datasette, request)
+
+
+@hookimpl
+def menu_links(datasette, actor):
+    return sign_in.menu(datasette, actor)
 
 
 @hookimpl(trylast=True)  # Datasette 0.65 takes the last opinion

@@ -29,10 +29,14 @@ def token_of(datasette) -> str | None:
 def actor_of(datasette, authorization: str | None) -> dict | None:
     """The actor of an Authorization header with the token in UTF-8, or None."""
     scheme, _, sent = (authorization or "").partition(" ")
-    token = token_of(datasette)
-    if token and scheme.lower() == "bearer" and secrets.compare_digest(sent.encode("latin-1"), token.encode()):
-        return ACTOR
-    return None
+    is_bearer = scheme.lower() == "bearer" and is_token(datasette, sent.encode("latin-1"))
+    return ACTOR if is_bearer else None
+
+
+def is_token(datasette, sent: str | bytes) -> bool:
+    """True if this instance has a token and it was sent, as a text or in UTF-8."""
+    token, sent = token_of(datasette), sent.encode() if isinstance(sent, str) else sent
+    return bool(token) and secrets.compare_digest(sent, (token or "").encode())
 
 
 def permission(datasette, actor: dict | None) -> bool | None:

@@ -103,6 +103,24 @@ def test_a_page_of_another_origin_may_post_json_which_asks_first(browser_page, e
     assert "OPTIONS" in asked
 
 
+@chromium
+def test_a_token_is_sent_to_a_private_instance(browser_page, elsewhere, demo_dir, demo_engine, tmp_path):
+    env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir), CLIP_TOKEN="a-secret")
+    script = """async ([server, module, token]) => {
+        const clip = await import(server + module);
+        const photo = await (await fetch("photo.jpg")).blob();
+        const calls = [clip.embed(server, "cat", { token }), clip.classify(server, photo, { labels: ["a", "b"], token })];
+        const [text, classes] = await Promise.all(calls.map(call => call.catch(error => error.message)));
+        return [Array.isArray(classes.matches) ? classes.matches.length : classes, [...text]]; }"""
+    with serving("--memory", "--cors", env=env, log=tmp_path / "log") as url:
+        browser_page.goto(elsewhere)
+        count, embedding = browser_page.evaluate(script, [url, MODULE, "a-secret"])
+        refused, _ = browser_page.evaluate(script, [url, MODULE, ""])
+    np.testing.assert_array_equal(np.float32(embedding), demo_engine.embed_item("cat"))
+    assert count == 2
+    assert refused.startswith("this instance is private")
+
+
 def test_without_cors_no_other_origin_may_import_the_module(demo_dir, server, tmp_path):
     assert httpx.get(server + MODULE).headers["access-control-allow-origin"] == "*"
     env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))

@@ -32,6 +32,8 @@ export async function base64url(blob) {
   return btoa(letters.join("")).replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "");
 }
 
+// Of a private instance: every function takes its `token`, which is sent as a header and never in a URL.
+
 /**
  * The labels that fit an image best: {matches: [{label, probability, cosine}...], none_of_these, vector, ...}.
  *
@@ -39,30 +41,31 @@ export async function base64url(blob) {
  * templates for a list of labels. k: how many labels come back. method: GET, with the image in the URL, or POST. The
  * image may also be the `vector` of an earlier response, to try other labels.
  */
-export async function classify(server, image, { labels, templates = [], k = 5, method = "GET" } = {}) {
+export async function classify(server, image, { labels, templates = [], k = 5, method = "GET", token } = {}) {
   const list = Array.isArray(labels) ? JSON.stringify(labels) : labels;
   const fields = [...(list ? [["labels", list]] : []), ...templates.map((template) => ["templates", template]), ["k", k]];
   const item = typeof image === "string" ? ["vector", image] : ["img", await shrink(image)];
-  const { results, ...common } = await ask(server, "classify", [item, ...fields], method);
+  const { results, ...common } = await ask(server, "classify", [item, ...fields], method, token);
   return { ...common, ...results[0] };
 }
 
 /** The embedding of an image or of a text (a string): a Float32Array; of norm 1 where `normalize` is true. */
-export async function embed(server, item, { normalize = false, method = "GET" } = {}) {
+export async function embed(server, item, { normalize = false, method = "GET", token } = {}) {
   const field = typeof item === "string" ? ["text", item] : ["img", await shrink(item)];
   const fields = [field, ["format", "base64"], ["normalize", normalize ? 1 : 0]];
-  const { results } = await ask(server, "embed", fields, method);
+  const { results } = await ask(server, "embed", fields, method, token);
   return new Float32Array(Uint8Array.from(atob(results[0].embedding), (letter) => letter.charCodeAt(0)).buffer);
 }
 
-async function ask(server, what, fields, method) {
+async function ask(server, what, fields, method, token) {
   const url = new URL(`-/clip/${what}.json`, `${server}/`.replace(/\/+$/, "/"));
   const body = method === "GET" ? undefined : new FormData();
   for (const [name, value] of fields) {
     if (body) body.append(name, value);
     else url.searchParams.append(name, value instanceof Blob ? await base64url(value) : value);
   }
-  const response = await fetch(url, { method, body });
+  const headers = token ? { Authorization: `Bearer ${token}` } : {};
+  const response = await fetch(url, { method, body, headers });
   const answer = await response.json().catch(() => ({ error: `the server answered ${response.status}, not with JSON` }));
   if (!answer.ok) throw new Error(answer.error);
   return answer;
