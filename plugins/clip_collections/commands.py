@@ -7,7 +7,7 @@ import sys
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 OUTCOMES = {  # the words of the summary for each Outcome.became
     "embedded": "embedded",
     "copied": "copied from the same content",
+    "moved": "moved",
     "there": "there already",
     "empty": "without a text",
     "bad": "that could not be read",
@@ -62,7 +63,19 @@ def read_delimiter(context: click.Context, parameter: click.Parameter, given: st
 @click.option("--encoding", help="Encoding of a file of rows [default: UTF-8, UTF-16 or cp1252, told from its bytes]")
 @click.option("--exclude", multiple=True, help="Pattern of files and folders to leave out; may be given again")
 @click.option("--store", is_flag=True, help="Keep the texts and images too, in content and content_blob")
-@click.option("--orient", type=click.Choice(["exif"]), help="Turn photos upright as their EXIF says; llm-clip does not")
+@click.option("--no-thumbnails", is_flag=True, help="Write no thumbnails of the images")
+@click.option(
+    "--gps/--no-gps",
+    default=None,
+    help="Keep the places of a folder's photos in metadata, or not [default: as before, at first not]",
+)
+@click.option("--prune", is_flag=True, help="Remove the rows of files that are gone from the folder")
+@click.option(
+    "--orient",
+    type=click.Choice(["exif", "none"]),
+    help="Turn photos upright as their EXIF says, or read them as llm-clip does [default: as the collection was made; a"
+    " new one of a folder: exif]",
+)
 @click.option("--force", is_flag=True, help="Embed again the entries that the collection has")
 def embed(
     source: Path,
@@ -76,6 +89,9 @@ def embed(
     encoding: str | None,
     exclude: tuple[str, ...],
     store: bool,
+    no_thumbnails: bool,
+    gps: bool | None,
+    prune: bool,
     orient: str | None,
     force: bool,
 ):
@@ -83,7 +99,8 @@ def embed(
 
     SOURCE is a folder, or a CSV, TSV, JSON or JSONL file of rows with the id first, or - for such rows from standard
     input, or a SQLite file with --sql. What the collection has already is not embedded again. What cannot be read is
-    left out, named at the end, and ends the command with 1.
+    left out, named at the end, and ends the command with 1. Images get thumbnails, and those of a folder metadata: when
+    and with which camera they were taken, their size and folder.
     """
     from sqlite_utils import Database
 
@@ -93,27 +110,33 @@ def embed(
     from llm_clip_onnx.model_dir import default_path
     from llm_clip_onnx.towers import available_cores
 
+    from .fill import Fill
+    from .origin import model_key
     from .sources import Reading, read_source
     from .writer import CollectionWriter, Embedder
 
     engine = Engine(model_dir or default_path(), OWN_MACHINE)
-    embedder = Embedder(CLIP, engine.manifest.embed_dim, engine.embed_item, available_cores())
+    embed_item, model = engine.embed_item, model_key(engine.manifest)
+    embedder = Embedder(CLIP, engine.manifest.embed_dim, embed_item, available_cores(), embed_item, model)
     try:
         with closing(sqlite3.connect(database, timeout=60)) as connection:
             to = Database(connection)
             reading = Reading(sql, image, metadata, delimiter, encoding, exclude)
             with read_source(source, to, reading) as found:
-                outcomes = CollectionWriter(to, collection, embedder, orient, store, force).embed(found.entries)
-                became = report_outcomes(outcomes, found.count, found.notes)
+                writer = CollectionWriter(
+                    to, collection, embedder, orient, store, force, not no_thumbnails, gps, found.folder
+                )
+                fill = Fill(writer, found, prune)
+                became = report_outcomes(fill.run(), found.count, lambda: fill.notes)
     except sqlite3.Error as error:
         raise InputError(f"{database}: {error}") from error
     check_outcomes(became, found.notes)
 
 
-def report_outcomes(outcomes: Iterable[Outcome], count: int | None, notes: Sequence[str]) -> Counter[str]:
+def report_outcomes(outcomes: Iterable[Outcome], count: int | None, notes: Callable[[], Sequence[str]]) -> Counter[str]:
     """Show the progress of embedding, then the reasons of bad entries and a summary. Returns numbers by Outcome.became.
 
-    count: of the entries, None if unknown. notes: sentences for the end of the summary.
+    count: of the entries, None if unknown. notes: called at the end, sentences for the summary.
     """
     became: Counter[str] = Counter()
     bad, start_s = [], time.monotonic()
@@ -131,7 +154,7 @@ def report_outcomes(outcomes: Iterable[Outcome], count: int | None, notes: Seque
     counts = ", ".join(
         f"{became[key]:,} {words}" for key, words in OUTCOMES.items() if became[key] or key == "embedded"
     )
-    click.echo("; ".join([counts, f"{rate(None)}, {time.monotonic() - start_s:.1f} s", *notes]), err=True)
+    click.echo("; ".join([counts, f"{rate(None)}, {time.monotonic() - start_s:.1f} s", *notes()]), err=True)
     return became
 
 

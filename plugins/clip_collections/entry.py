@@ -15,16 +15,25 @@ class NothingToEmbed(InputError):
     """A text is empty, blank or NULL."""
 
 
+class FileState(NamedTuple):
+    """Size and times of a file, by which a later run sees that it need not be read again."""
+
+    bytes: int
+    modified_ns: int
+    changed_ns: int
+
+
 class Entry(NamedTuple):
     """One thing to embed. content: a text, image bytes, the file of an image, or the reason why there is none.
 
     id: the reason is shown with it, so a row that has no id has its place here, "line 7". metadata: None if there is
-    none.
+    none. state: only of the images of a folder, which get facts of their own as metadata.
     """
 
     id: str
     content: str | bytes | Path | InputError
     metadata: dict | None = None
+    state: FileState | None = None
 
 
 def content_of(entry: Entry) -> str | bytes:

@@ -17,7 +17,7 @@ from pathlib import Path
 from llm_clip_onnx.errors import InputError
 from llm_clip_onnx.images.signatures import FTYP_BYTES, SUFFIXES, format_of
 
-from .entry import Entry, printable
+from .entry import Entry, FileState, printable
 
 # Thumbnails, trash and notes of Synology, QNAP, Windows and macOS. Those whose names begin with a dot are hidden files.
 EXCLUDED = {
@@ -75,10 +75,10 @@ def kinds(counts: Counter[str]) -> str:
     return ", ".join([*shown, *([f"{others:,} others"] if others else [])])
 
 
-def read_folder(folder: Path, exclude: Sequence[str] = ()) -> Contents:
+def read_folder(folder: Path, exclude: Sequence[str] = (), newest_first: bool = False) -> Contents:
     """The contents of a folder; the id of an image is its path in it. Files come before the folders beside them.
 
-    `exclude` are patterns beside those of EXCLUDED; see `excluding`.
+    `exclude` are patterns beside those of EXCLUDED; see `excluding`. newest_first: the image modified last is first.
     """
     contents, pending = Contents(), [folder]
     patterns = EXCLUDED | {pattern: pattern for pattern in exclude}
@@ -91,6 +91,8 @@ def read_folder(folder: Path, exclude: Sequence[str] = ()) -> Contents:
             continue
         folders = [inner for file in found if (inner := add(contents, Path(file.path), folder, patterns))]
         pending += reversed(folders)
+    if newest_first:
+        contents.entries.sort(key=lambda entry: -entry.state.modified_ns if entry.state else 0)
     return contents
 
 
@@ -101,7 +103,8 @@ def add(contents: Contents, file: Path, folder: Path, patterns: dict[str, str]) 
         contents.excluded[patterns[pattern]] += 1
         return None
     try:
-        mode = file.stat().st_mode
+        status = file.stat()
+        mode = status.st_mode
         if stat.S_ISDIR(mode) and file.is_symlink():
             contents.links.append(path)
         elif stat.S_ISDIR(mode):
@@ -109,7 +112,8 @@ def add(contents: Contents, file: Path, folder: Path, patterns: dict[str, str]) 
         elif not stat.S_ISREG(mode):
             contents.not_images["of another kind (pipe, socket, device)"] += 1
         elif is_image(file):
-            contents.entries.append(Entry(path, file))
+            state = FileState(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            contents.entries.append(Entry(path, file, None, state))
         else:
             contents.not_images[file.suffix.lower()[:20] or "without a suffix"] += 1
     except OSError as error:

@@ -37,11 +37,15 @@ NO_IDS = {bytes: "", float: "a number with a point, ", bool: "true or false, ", 
 
 @dataclass(frozen=True)
 class Source:
-    """The entries of a source. count: the number of entries, None if unknown. notes: sentences for the summary."""
+    """The entries of a source. count: the number of entries, None if unknown. notes: sentences for the summary.
+
+    folder: where the entries are files, which then are a list.
+    """
 
     entries: Iterable[Entry]
     count: int | None
     notes: Sequence[str] = ()
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Reading:
     delimiter: str | None = None
     encoding: str | None = None
     exclude: Sequence[str] = ()
+    newest_first: bool = False
 
     def refuse(self, source: str, *names: str) -> None:
         """Raises InputError if one of these options is given, because it is not for such a source."""
@@ -75,8 +80,8 @@ def read_source(source: Path, database: Database, reading: Reading) -> Iterator[
             yield read_file_of_rows(Path(copy.name), "standard input", Path(), reading)
     elif source.is_dir():
         reading.refuse(f"{source} is a folder", "sql", "image", "metadata", "delimiter", "encoding")
-        contents = read_folder(source, reading.exclude)
-        yield Source(contents.entries, len(contents.entries), contents.notes())
+        contents = read_folder(source, reading.exclude, reading.newest_first)
+        yield Source(contents.entries, len(contents.entries), contents.notes(), source)
     elif not source.is_file():
         raise InputError(f"{source} is no regular file; send its rows to standard input, with - as SOURCE")
     elif reading.sql is not None:

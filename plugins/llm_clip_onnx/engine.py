@@ -19,7 +19,7 @@ from PIL import Image
 from . import label_sets, model_dir, towers, zero_shot
 from .errors import InputError, ModelDirError
 from .images.limits import SERVER, ImageLimits
-from .images.preprocess import to_pixels
+from .images.preprocess import Render, to_pixels
 from .lazy import Lazy
 from .tokenizer import CLIP_TOKENS, open_tokenizer, tokenize
 from .zero_shot import Classifier
@@ -118,15 +118,18 @@ class Engine:
         """
         return self._embed_each(lambda image: self._embed_one_image(image, orient), images, "images")
 
-    def embed_item(self, item: str | bytes, orient: str | None = None) -> NDArray[np.float32]:
+    def embed_item(
+        self, item: str | bytes, orient: str | None = None, render: Render | None = None
+    ) -> NDArray[np.float32]:
         """Embed one str as text or one bytes as an image: [embed_dim] float32, not normalised.
 
-        `orient` is as in embed_images. Raises InputError for anything else, and ModelDirError.
+        `orient` is as in embed_images, `render` as in to_pixels. Raises InputError for anything else, and
+        ModelDirError.
         """
         if isinstance(item, str):
             return self._embed_one_text(item)
         if isinstance(item, bytes):
-            return self._embed_one_image(item, orient)
+            return self._embed_one_image(item, orient, render)
         raise InputError(f"{type(item).__name__} is neither text nor image bytes; expected str or bytes")
 
     def label_set(self, name: str) -> Classifier:
@@ -190,8 +193,10 @@ class Engine:
                 self._cache[text] = (embedding.nbytes + 4 * len(text) + ENTRY_BYTES, embedding)
         return embedding
 
-    def _embed_one_image(self, image: bytes | Image.Image, orient: str | None) -> NDArray[np.float32]:
-        pixels = to_pixels(image, self.manifest.preprocess, orient, self.bounds)
+    def _embed_one_image(
+        self, image: bytes | Image.Image, orient: str | None, render: Render | None = None
+    ) -> NDArray[np.float32]:
+        pixels = to_pixels(image, self.manifest.preprocess, orient, self.bounds, render)
         return towers.run_image(self._image.get(), pixels[None])[0]
 
 

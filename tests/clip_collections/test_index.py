@@ -487,22 +487,22 @@ def test_an_index_of_another_format_is_left_alone_until_it_is_made_anew(tmp_path
 
 
 def thumbnail_size(blob: bytes) -> tuple[int, int]:
-    assert len(blob) <= 30_000
+    assert len(blob) <= 20_000
     image = Image.open(io.BytesIO(blob))
-    assert (image.format, image.mode) == ("JPEG", "RGB")
+    assert (image.format, image.mode) == ("WEBP", "RGB")
     return image.size
 
 
 @pytest.mark.parametrize(
     ("image", "size"),
     [
-        (lambda: saved(photo(600, 400), "PNG"), (256, 171)),
-        (lambda: saved(photo(400, 600), "JPEG"), (171, 256)),
-        (lambda: saved(photo(3000, 2000), "JPEG"), (256, 171)),
-        (lambda: saved(photo(3000, 2000), "PNG"), (256, 171)),
+        (lambda: saved(photo(600, 400), "PNG"), (320, 213)),
+        (lambda: saved(photo(400, 600), "JPEG"), (213, 320)),
+        (lambda: saved(photo(3000, 2000), "JPEG"), (320, 213)),
+        (lambda: saved(photo(3000, 2000), "PNG"), (320, 213)),
         (lambda: saved(photo(72, 40), "PNG"), (72, 40)),
         (lambda: saved(photo(1, 1), "PNG"), (1, 1)),
-        (lambda: saved(photo(1, 3000), "PNG"), (1, 256)),
+        (lambda: saved(photo(1, 3000), "PNG"), (1, 320)),
     ],
 )
 def test_a_thumbnail_keeps_the_shape_and_is_small(image, size):
@@ -511,7 +511,7 @@ def test_a_thumbnail_keeps_the_shape_and_is_small(image, size):
 
 def test_a_thumbnail_of_noise_is_small_too():
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8))
-    assert thumbnail_size(thumbnails.make_thumbnail(saved(noise, "PNG"))) == (256, 256)
+    assert thumbnail_size(thumbnails.make_thumbnail(saved(noise, "PNG"))) == (320, 320)
 
 
 def test_a_thumbnail_is_upright_and_what_is_transparent_white():
@@ -524,7 +524,7 @@ def test_a_thumbnail_is_upright_and_what_is_transparent_white():
     stream = io.BytesIO()
     lying.save(stream, "JPEG", exif=exif)
     upright = Image.open(io.BytesIO(thumbnails.make_thumbnail(stream.getvalue())))
-    assert upright.size == (85, 256)
+    assert upright.size == (100, 300)
     assert upright.getpixel((40, 20))[0] > 200 > 50 > upright.getpixel((40, 20))[2]
 
 
@@ -548,7 +548,7 @@ def test_llm_clip_index(tmp_path):
     assert "photos: 50 vectors in the index, 0 of them new" in lines[1]
     assert lines[3].startswith("photos: 2 thumbnails made, ")
     assert lines[4] == "photos: 1 images cannot be read and have none"
-    assert thumbnail_size(thumbnails.read_thumbnail(conn, photos, "00001")) == (256, 171)
+    assert thumbnail_size(thumbnails.read_thumbnail(conn, photos, "00001")) == (320, 213)
     assert [thumbnails.read_thumbnail(conn, photos, id) for id in ("00002", "00003", "x")] == [None] * 3
     assert len(run()) == 4  # and no thumbnail is made again
     fill(conn, 1, {"00001": stored["00003"]})

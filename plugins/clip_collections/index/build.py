@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from llm_clip_onnx.errors import InputError, cited
 from llm_clip_onnx.vectors import LITTLE_FLOAT32, unit
 
-from ..collection import Collection, Id, from_clause, is_vector, quoted, quoted_key, rows
+from ..collection import Collection, Id, columns_of, from_clause, is_vector, quoted, quoted_key, rows
 from .sign_bits import Chunk, join_chunks, make_chunk, make_code, take_rows
-from .store import FORMAT, SCHEMA, Facts, chunk_versions, id_crc, read_chunk, read_facts, source_key
+from .store import FORMAT, Facts, chunk_versions, create_tables, id_crc, read_chunk, read_facts, source_key
 
 CHUNK_ROWS = 16_384
 READ_ROWS = 1_000  # in one query
@@ -58,7 +58,7 @@ def index(
     """
     if collection.embed_dim is None:
         raise InputError(f"collection {cited(collection.name)} has no vectors")
-    conn.executescript(SCHEMA)
+    create_tables(conn)
     facts = read_facts(conn, collection, collection.embed_dim)
     if facts is None or needs_new_mean(conn, collection, facts):
         facts = create_index(conn, collection, collection.embed_dim)
@@ -154,10 +154,7 @@ class IndexRun:
                     for part_last, part in zip(lasts, parts)
                 ],
             )
-            self.conn.executemany(
-                "delete from main.clip_thumbnails where collection = ? and id = ?",
-                [(self.collection.name, id) for id in changed],
-            )
+            delete_outdated_thumbnails(self.conn, self.collection, changed)
 
     def write_counts(self) -> None:
         """Write how many rows of the collection have a usable vector, and how many have none."""
@@ -182,6 +179,18 @@ class IndexRun:
                 raise in_use_error(self.collection)
             yield version
         self.version = version
+
+
+def delete_outdated_thumbnails(conn: sqlite3.Connection, collection: Collection, changed: list[Id]) -> None:
+    """Delete the thumbnails of rows that have changed, but for those that were written with the row as it is now."""
+    unless = ""
+    if "content_hash" in columns_of(conn, collection.table):
+        same = ("content_hash = clip_thumbnails.content_hash", "rowid = clip_thumbnails.row")
+        unless = f" and not exists (select 1 {from_clause(collection, '', f'{quoted_key(collection)} = ?2', *same)})"
+    conn.executemany(
+        f"delete from main.clip_thumbnails where collection = ?1 and id = ?2{unless}",
+        [(collection.name, id) for id in changed],
+    )
 
 
 def in_use_error(collection: Collection) -> InputError:
@@ -264,11 +273,7 @@ def create_index(conn: sqlite3.Connection, collection: Collection, embed_dim: in
     id, source = random.SystemRandom().getrandbits(62), source_key(collection)
     conn.execute("begin immediate")
     with conn:
-        conn.execute(
-            "delete from main.clip_index_chunks where index_id in (select id from main.clip_index where source = ?)",
-            [source],
-        )
-        conn.execute("delete from main.clip_index where source = ?", [source])
+        delete_index_rows(conn, source)
         conn.execute(
             "insert into main.clip_index "
             "(id, source, collection, format, embed_dim, mean, dims, steps, mean_of, version, made)"
@@ -287,3 +292,16 @@ def create_index(conn: sqlite3.Connection, collection: Collection, embed_dim: in
             ],
         )
     return Facts(id, embed_dim, code, count, 0, None, None)
+
+
+def delete_index(conn: sqlite3.Connection, collection: Collection) -> None:
+    """Delete a collection's index."""
+    conn.execute("begin immediate")
+    with conn:
+        delete_index_rows(conn, source_key(collection))
+
+
+def delete_index_rows(conn: sqlite3.Connection, source: str) -> None:
+    of_source = "select id from main.clip_index where source = ?"
+    conn.execute(f"delete from main.clip_index_chunks where index_id in ({of_source})", [source])
+    conn.execute("delete from main.clip_index where source = ?", [source])

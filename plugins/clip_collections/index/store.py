@@ -2,7 +2,7 @@
 
     clip_index          a row per collection: its facts
     clip_index_chunks   a row per chunk of some thousand rows of the collection, by rowid
-    clip_thumbnails     small JPEGs for pages, see thumbnails.py
+    clip_thumbnails     small images for pages, see thumbnails.py
 
 An index can be out of date: search.py reads the row itself before it returns it. build.py writes these tables.
 """
@@ -57,9 +57,11 @@ create table if not exists main.clip_thumbnails (
     id,
     image blob,
     row integer,
+    content_hash blob,
     primary key (collection, id)
 );
 """
+LATER_COLUMNS = {"row": "integer", "content_hash": "blob"}  # of clip_thumbnails, which earlier versions made without
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +92,14 @@ class Index:
     @property
     def bytes(self) -> int:
         return sum(chunk.bytes for _, chunk in self.chunks.values())
+
+
+def create_tables(conn: Connection) -> None:
+    """Create the tables that are missing, and the columns that tables of earlier versions lack."""
+    conn.executescript(SCHEMA)
+    for name, kind in LATER_COLUMNS.items():
+        if name not in columns_of(conn, "clip_thumbnails"):
+            conn.execute(f"alter table main.clip_thumbnails add column {name} {kind}")
 
 
 def source_key(collection: Collection) -> str:

@@ -57,11 +57,13 @@ def to_pixels(
     preprocess: Preprocess,
     orient: str | None = None,
     bounds: ImageLimits = SERVER,
+    render: Render | None = None,
 ) -> NDArray[np.float32]:
     """The pixels of one image, scaled and normalised: [3, crop, crop] float32. Large ones are decoded one at a time.
 
     `orient` None reads as llm-clip does. "exif" turns the image upright by its EXIF orientation, and keeps the upper 8
     of 16 bits of grey, where llm-clip makes almost everything white; transparency is laid on white in both.
+    `render` takes the place of resize_and_crop for bytes, so that a caller sees the image while it is decoded.
     Raises InputError for another `orient`, for anything but an image, for an image beyond `bounds`, and for one whose
     data are cut short or broken.
     Source: preprocess, openai/CLIP clip/clip.py; rounding as transformers' CLIPImageProcessor does it with Pillow.
@@ -72,7 +74,7 @@ def to_pixels(
         raise InputError(f"{type(image).__name__} is not an image; expected bytes or a PIL image")
     with nullcontext() if is_small(image, bounds) else decode_lock:
         if isinstance(image, bytes):
-            crop = decode(image, preprocess, orient, bounds=bounds)
+            crop = decode(image, preprocess, orient, render, bounds)
         else:
             crop = _crop(image, preprocess, orient, bounds)
     rgb = np.asarray(crop, np.float32) * np.float32(preprocess.scale)
