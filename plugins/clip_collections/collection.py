@@ -26,7 +26,8 @@ class Collection:
 
     model: id of the model that made the vectors, None if unknown. condition: SQL that selects the rows of this
     collection, "" for all. image: a column of image bytes. url: a template of an image's URL, with {id} or {column}.
-    embed_dim: of most of its first vectors, None if it has none.
+    embed_dim: of most of its first vectors, None if it has none. orient: how its images were read, see
+    Engine.embed_images; images that are compared with them are read so too.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Collection:
     image: str | None = None
     url: str | None = None
     embed_dim: int | None = None
+    orient: str | None = None
 
 
 def quoted(name: str) -> str:
@@ -126,7 +128,16 @@ def open_collection(conn: Connection, name: str) -> Collection:
         metadata="metadata" if "metadata" in columns else None,
         image="content_blob" if "content_blob" in columns else None,
         embed_dim=embed_dim_of(conn, "embeddings", "embedding", condition),
+        orient=orient_of(conn, matches[0][0]),
     )
+
+
+def orient_of(conn: Connection, collection_id: int) -> str | None:
+    """How the images of a collection of llm's were read; None, as llm-clip does, if that is not written down."""
+    if "orient" not in columns_of(conn, "clip_collection_facts"):
+        return None
+    facts = rows(conn, "select orient from main.clip_collection_facts where collection_id = ?", [collection_id])
+    return "exif" if facts == [("exif",)] else None
 
 
 def table_collection(conn: Connection, name: str, settings: Mapping[str, Any]) -> Collection:

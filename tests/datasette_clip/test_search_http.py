@@ -18,7 +18,7 @@ from datasette.app import Datasette
 
 from conftest import ROOT
 from llm_clip_onnx.vectors import unit
-from nasty import photo, saved
+from nasty import photo, saved, turned
 from serving import environment, serving
 
 # For the same reason as in test_sql_functions.py.
@@ -505,6 +505,25 @@ def test_thumbnails_that_were_made_are_shown_in_place_of_images(database, stored
     datasette = datasette_of(copy)
     [result] = ask(datasette, SEARCH, params={"id": first_id(stored), "k": 1}).json()["results"]
     picture = ask(datasette, result["image"])
-    assert (picture.status_code, picture.headers["content-type"]) == (200, "image/jpeg")
-    assert picture.content.startswith(b"\xff\xd8\xff")
+    assert (picture.status_code, picture.headers["content-type"]) == (200, "image/webp")
+    assert picture.content.startswith(b"RIFF")
     assert len(picture.content) <= 30_000
+
+
+@pytest.mark.parametrize("orient", ["exif", None])
+def test_an_image_is_read_as_the_images_of_the_collection_were(orient, demo_dir, demo_engine, tmp_path, monkeypatch):
+    picture = turned()
+    with sqlite3.connect(tmp_path / "photos.db") as connection:
+        connection.executescript(LLMS_TABLES)
+        blob = demo_engine.embed_item(picture, orient).tobytes()
+        connection.execute("insert into embeddings (collection_id, id, embedding) values (1, 'a', ?)", [blob])
+        connection.execute("create table clip_collection_facts (collection_id, orient)")
+        connection.execute("insert into clip_collection_facts values (1, ?)", [orient])
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    datasette = datasette_of(tmp_path / "photos.db", clip={"collections": {}})
+    [sent] = ask(datasette, SEARCH, "POST", files={"image": ("a.jpg", picture)}).json()["results"]
+    assert sent["score"] == pytest.approx(1, abs=1e-4)
+    sql = "select clip_search('emoji', clip_image(:image), 1) as hits"
+    query = {"sql": sql, "image": base64.b64encode(picture).decode(), "_shape": "array"}
+    [row] = ask(datasette, "/photos.json?" + str(httpx.QueryParams(query))).json()
+    assert json.loads(row["hits"])[0]["score"] == pytest.approx(1, abs=1e-4)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -204,7 +205,7 @@ def search_embedding(
     engine = permitted_engine(config)
     check_model(collection, MODEL_ID, engine.manifest.embed_dim)
     terms = query.check_terms([*search_request.terms, *search_request.images])
-    return embed_query(engine, config, terms, stored, engine.embed_item)
+    return embed_query(engine, config, terms, stored, partial(engine.embed_item, orient=collection.orient))
 
 
 def next_path(datasette, ref: CollectionRef, search_request: SearchRequest, vector: str | None) -> str:

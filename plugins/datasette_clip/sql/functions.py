@@ -77,17 +77,19 @@ def clip_image(text: str | None) -> bytes | None:
     return blob
 
 
-def embed_outside_clock(engine: Engine, item: str | bytes) -> NDArray[np.float32]:
-    """The embedding [embed_dim] of a text or an image.
+def embed_outside_clock(engine: Engine, item: str | bytes, orient: str | None = None) -> NDArray[np.float32]:
+    """The embedding [embed_dim] of a text or an image. `orient` is as in Engine.embed_images.
 
     Raises InputError, ModelDirError, and ImageTowerClosed if the image tower is to be opened outside SQL's clock first.
     """
     if isinstance(item, bytes) and format_of(item) is not None:
         need_image_tower(engine)
-    return engine.embed_item(item)
+    return engine.embed_item(item, orient)
 
 
-def embedding_of_value(config: Config, engine: Engine, item: str | bytes) -> NDArray[np.float32]:
+def embedding_of_value(
+    config: Config, engine: Engine, item: str | bytes, orient: str | None = None
+) -> NDArray[np.float32]:
     """The embedding [embed_dim] of an SQL value: a text, a BLOB with an image, or a vector blob of this model.
 
     Raises InputError for any other value, and as embed_outside_clock.
@@ -97,7 +99,7 @@ def embedding_of_value(config: Config, engine: Engine, item: str | bytes) -> NDA
     if isinstance(item, bytes) and len(item) == vector_bytes and not is_image(item):
         return vectors.from_blob(item)
     try:
-        return embed_outside_clock(engine, item)
+        return embed_outside_clock(engine, item, orient)
     except InputError as error:
         if isinstance(item, bytes) and format_of(item) is None:
             raise InputError(f"{error}, or a vector blob of this model, {vector_bytes} bytes") from error

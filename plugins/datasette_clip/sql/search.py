@@ -97,10 +97,10 @@ def clip_search(datasette, database: str, name: str | None, q: str | bytes | Non
         of = open_collection(conn, config, database, name)
         collection.check_model(of, MODEL_ID, engine.manifest.embed_dim)
         if isinstance(q, bytes):
-            embedding = embedding_of_value(config, engine, q)
+            embedding = embedding_of_value(config, engine, q, of.orient)
         else:
             terms = query.parse(str(q))
-            embed_item = partial(embed_outside_clock, engine)
+            embed_item = partial(embed_outside_clock, engine, orient=of.orient)
             embedding = embed_query(engine, config, terms, read_stored(conn, of, terms), embed_item)
         hits = search.search(conn, of, embedding, k)
     return json.dumps([hit_json(hit) for hit in hits], ensure_ascii=False)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from functools import partial
 from urllib.parse import urlencode
 
 import markupsafe
@@ -154,7 +155,7 @@ async def nearest_rows(datasette, database: str, of: Collection, terms: Sequence
     def embed(stored):
         engine = permitted_engine(config)
         check_model(of, MODEL_ID, engine.manifest.embed_dim)
-        return embed_query(engine, config, terms, stored, engine.embed_item)
+        return embed_query(engine, config, terms, stored, partial(engine.embed_item, orient=of.orient))
 
     def find(conn, embedding):
         with sqlite_timelimit(conn, limit_ms):
