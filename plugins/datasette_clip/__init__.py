@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datasette_guard import declare, is_server
+from datasette_guard import declare, hide_tables, is_server
 
 from .model import open_towers_outside_sql, text_opening
 
@@ -14,10 +14,11 @@ from datasette import hookimpl
 from . import paths, static_files
 from .api import embed_classify, thumbnail
 from .api import search as search_api
+from .collection_refs import is_internal
 from .compression import compressed
 from .config import config_of
 from .frame import with_policy
-from .pages import about, classify, compare, links
+from .pages import about, classify, compare, home, links
 from .pages import search as search_page
 from .sql import functions
 from .sql import search as sql_search
@@ -29,6 +30,7 @@ declare([paths.HEALTH], [f"{paths.SEARCH}/", f"{paths.THUMBNAIL}/"], paths.is_re
 @hookimpl(tryfirst=True)  # before others return coroutines, which Python reports as never awaited if this raises
 def startup(datasette):
     config_of(datasette)
+    hide_tables(is_internal)
     text_opening()
 
 
@@ -81,7 +83,7 @@ def render_cell(row, value, column, table, database, datasette):
 
 @hookimpl
 def extra_template_vars(datasette, request, view_name):
-    return links.template_variables(datasette, request, view_name)
+    return home.template_variables(datasette, request, view_name)
 
 
 @hookimpl

@@ -7,18 +7,8 @@ from urllib.parse import urlencode
 from datasette_guard import is_1, may, query_fits
 
 from ..collection_refs import searchable_collections
-from ..frame import Frame
 from ..paths import ABOUT, CLASSIFY, SEARCH
 from ..tables import like
-
-
-async def template_variables(datasette, request, view_name: str) -> dict:
-    """The variables of every template, and those of templates/index.html."""
-    variables: dict = {"clip_page": Frame(datasette, request)}
-    if view_name == "index":
-        actor = request.actor if request else None
-        variables["clip_collections"] = await searchable_collections(datasette, actor)
-    return variables
 
 
 async def menu(datasette, actor) -> list[dict[str, str]]:
