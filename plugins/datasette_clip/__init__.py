@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datasette_guard import declare, is_server
+from datasette_guard import declare, hide_tables, is_server
 
 from .model import open_towers_outside_sql, text_opening
 
@@ -11,11 +11,14 @@ if is_server():
 
 from datasette import hookimpl
 
-from . import paths
+from . import paths, static_files
 from .api import embed_classify, thumbnail
 from .api import search as search_api
+from .collection_refs import is_internal
+from .compression import compressed
 from .config import config_of
-from .pages import about, classify, compare, links
+from .frame import with_policy
+from .pages import about, classify, compare, home, links
 from .pages import search as search_page
 from .sql import functions
 from .sql import search as sql_search
@@ -27,12 +30,14 @@ declare([paths.HEALTH], [f"{paths.SEARCH}/", f"{paths.THUMBNAIL}/"], paths.is_re
 @hookimpl(tryfirst=True)  # before others return coroutines, which Python reports as never awaited if this raises
 def startup(datasette):
     config_of(datasette)
+    hide_tables(is_internal)
     text_opening()
 
 
 @hookimpl(tryfirst=True)  # innermost: what runs again is Datasette, and no wrapper of another plugin
 def asgi_wrapper(datasette):
-    return open_towers_outside_sql(datasette.setting("base_url"))
+    with_towers = open_towers_outside_sql(datasette.setting("base_url"))
+    return lambda app: compressed(datasette, with_policy(datasette, with_towers(app)))
 
 
 @hookimpl(trylast=True)  # after datasette-llm-embed, whose functions ours replace
@@ -78,7 +83,7 @@ def render_cell(row, value, column, table, database, datasette):
 
 @hookimpl
 def extra_template_vars(datasette, request, view_name):
-    return links.home_page_variables(datasette, request, view_name)
+    return home.template_variables(datasette, request, view_name)
 
 
 @hookimpl
@@ -86,6 +91,7 @@ def register_routes():
     return [
         (rf"^{paths.ABOUT}$", about.clip_page),
         (rf"^{paths.ABOUT}\.json$", about.clip_json),
+        (rf"^{paths.STATIC}/(?P<hash>[0-9a-f]+)/(?P<name>[\w.-]+)$", static_files.static_file),
         (rf"^{paths.HEALTH}$", about.health),
         (rf"^{paths.EMBED}\.json$", embed_classify.embed_json),
         (rf"^{paths.CLASSIFY}\.json$", embed_classify.classify_json),

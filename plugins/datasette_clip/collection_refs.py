@@ -20,6 +20,7 @@ from .paths import search_path
 from .sql.search import collection_names, open_collection
 
 LLM_TABLES = ("collections", "embeddings")  # whose rows are llm's collections
+INTERNAL_PREFIX, MIGRATIONS = "clip_", "_sqlite_migrations"  # tables of llm clip index, and of llm
 log = logging.getLogger("datasette_clip")
 
 
@@ -59,16 +60,28 @@ async def visible_collection(datasette, request) -> CollectionRef:
 
 async def searchable_collections(datasette, actor, within: str | None = None) -> list[dict[str, str]]:
     """The collections that an actor may search, in all databases or within one: database, table, name and path."""
-    links = []
+    return [
+        {
+            "database": ref.database,
+            "table": ref.collection.table,
+            "name": ref.collection.name,
+            "path": search_path(datasette, ref.database, ref.collection.name),
+        }
+        for ref in await searchable_refs(datasette, actor, within)
+    ]
+
+
+async def searchable_refs(datasette, actor, within: str | None = None) -> list[CollectionRef]:
+    """The collections that an actor may search, in all databases or within one."""
+    refs = []
     for database in [name for name in datasette.databases if name != "_internal" and within in (None, name)]:
         if not await may(datasette, actor, "view-database", database):
             continue
         read = partial(collections_of_model, config=config_of(datasette), database=database)
         for collection in await datasette.get_database(database).execute_fn(read):
             if await may_view(datasette, actor, database, collection):
-                path = search_path(datasette, database, collection.name)
-                links.append({"database": database, "table": collection.table, "name": collection.name, "path": path})
-    return links
+                refs.append(CollectionRef(database, collection))
+    return refs
 
 
 async def may_view(datasette, actor, database: str, collection: Collection) -> bool:
@@ -88,3 +101,10 @@ def collections_of_model(conn, config: Config, database: str) -> list[Collection
         if collection.model in (None, MODEL_ID) and collection.embed_dim:
             collections.append(collection)
     return collections
+
+
+def is_internal(datasette, database: str, table: str) -> bool:
+    """True for a table that lists of tables hide: one that `llm clip index` or llm keeps for itself."""
+    configured = config_of(datasette).collections.get(database, {}).values()
+    is_collection = any(collection.get("table") == table for collection in configured)
+    return (table == MIGRATIONS or table.startswith(INTERNAL_PREFIX)) and not is_collection

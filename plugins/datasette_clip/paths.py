@@ -7,6 +7,7 @@ from datasette.utils import tilde_encode
 ABOUT, HEALTH = "/-/clip", "/-/clip/health"
 EMBED, CLASSIFY, COMPARE = "/-/clip/embed", "/-/clip/classify", "/-/clip/compare"
 SEARCH, THUMBNAIL = "/-/clip/search", "/-/clip/thumbnail"  # SEARCH itself lists the collections
+STATIC = "/-/clip/static"  # below it the hash of all static files, then a file's name
 COLLECTION = "/(?P<database>[^/.]+)/(?P<collection>[^/.]+)"  # each tilde-encoded, as in Datasette's own URLs
 READ_ONLY = {f"{EMBED}.json", f"{CLASSIFY}.json", CLASSIFY, COMPARE}  # paths that take a POST and change nothing
 
@@ -24,3 +25,8 @@ def search_path(datasette, database: str, collection: str) -> str:
 def thumbnail_path(datasette, database: str, collection: str) -> str:
     """The path of a collection's thumbnails, with base_url."""
     return datasette.urls.path(f"{THUMBNAIL}/{tilde_encode(database)}/{tilde_encode(collection)}")
+
+
+def is_ours(path: str) -> bool:
+    """True if a path (see datasette_guard.path_below) is one of this plugin's."""
+    return path == ABOUT or path.startswith((f"{ABOUT}/", f"{ABOUT}."))

@@ -18,7 +18,7 @@ from .idle import clock_of, start_watch
 from .memory import collect_soon
 from .sentences import Sentence, telling, with_sentence
 from .shutdown import is_server
-from .upstream import connect, per_datasette
+from .upstream import connect, hide_tables, per_datasette
 
 __all__ = [
     "CORS_HEADERS",
@@ -28,6 +28,7 @@ __all__ = [
     "connect",
     "declare",
     "ensure_instance",
+    "hide_tables",
     "is_1",
     "is_server",
     "limits_of",

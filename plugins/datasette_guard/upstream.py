@@ -153,6 +153,25 @@ def wrap_runs(wrap: Callable[[Callable], Callable]) -> None:
             setattr(Database, name, running(run, wrap))
 
 
+def hide_tables(is_hidden: Callable[[Any, str, str], bool]) -> None:
+    """From now on Datasette hides the tables for which `is_hidden(datasette, database, table)` is True, as it hides
+    those of full-text search: they are in no list, and their pages stay."""
+    from datasette.database import Database
+
+    names_hidden = Database.hidden_table_names
+    if hasattr(names_hidden, "of_guard"):
+        return
+
+    @wraps(names_hidden)
+    async def hidden_table_names(self):
+        names = await names_hidden(self)
+        others = [name for name in await self.table_names() if name not in names]
+        return [*names, *(name for name in others if is_hidden(self.ds, self.name, name))]
+
+    hidden_table_names.of_guard = True  # type: ignore[attr-defined]
+    Database.hidden_table_names = hidden_table_names  # type: ignore[method-assign]
+
+
 def running(run: Callable, wrap: Callable[[Callable], Callable]) -> Callable:
     """A method of Database whose first argument is wrapped. It adds no frame to the traceback of a coroutine."""
 

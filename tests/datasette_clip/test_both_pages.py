@@ -90,9 +90,10 @@ def test_the_pages_lead_to_each_other_and_every_menu_to_the_first(datasette):
 
 
 def test_one_template_loads_the_style_and_the_script_of_both_pages():
-    templates = {name: (TEMPLATES / name).read_text() for name in ("classify.html", "compare.html", "_clip_page.html")}
-    for loaded in ("clip.css", "pages.js", 'class="clip-page"'):
-        assert [name for name, text in templates.items() if loaded in text] == ["_clip_page.html"]
+    names = ("classify.html", "compare.html", "_clip_page.html", "_clip_base.html")
+    templates = {name: (TEMPLATES / name).read_text() for name in names}
+    for loaded, by in (("clip.css", "base"), ("pages.js", "page"), ('class="clip-page"', "page")):
+        assert [name for name, text in templates.items() if loaded in text] == [f"_clip_{by}.html"]
 
 
 def test_nothing_is_loaded_from_another_host_and_no_handler_is_in_the_html(datasette):
@@ -106,7 +107,7 @@ def test_nothing_is_loaded_from_another_host_and_no_handler_is_in_the_html(datas
         assert hosts <= {"localhost"}  # in the curl command
         assert not re.search(r"<[^>]*\son\w+=", text)
     addresses = re.findall(r'(?:src|href|action)="([^"]*)"', "".join(page.split("<footer")[0] for page in whole))
-    assert all(address.startswith(("/", "data:image/jpeg;base64,")) for address in addresses)
+    assert all(address.startswith(("/", "data:image/jpeg;base64,", "#clip-")) for address in addresses)
     assert not any(address.startswith("//") for address in addresses)
 
 

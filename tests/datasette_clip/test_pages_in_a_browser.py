@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from browser import chromium, drop_or_paste, new_context, upload
+from browser import chromium, drop_or_paste, new_context, upload, wait_until
 from datasette_clip.items import base64url
 from datasette_clip.paths import CLASSIFY, COMPARE
 from drawings import FILES, LABELS, drawing
@@ -415,7 +415,7 @@ def test_three_texts_and_three_images_are_compared_at_once(browser_page, server,
     assert files_in(sent()) == [3, 0]
     browser_page.click("text=Remove >> nth=0")
     wait_for_text(browser_page, "heart")
-    browser_page.wait_for_function("document.querySelectorAll('.clip-heat tbody tr').length === 2")
+    wait_until(browser_page, "document.querySelectorAll('.clip-heat tbody tr').length === 2")
     page = browser_page.inner_html("#clip-result")
     np.testing.assert_allclose(cells_in(page), wanted[1:], atol=0.00051)
     np.testing.assert_allclose(cosines(demo_engine, jpegs_in(page), LABELS), wanted[1:])

@@ -19,7 +19,7 @@ import pytest
 from datasette.app import Datasette
 from PIL import Image
 
-from browser import chromium, drop_or_paste, new_context, upload
+from browser import chromium, drop_or_paste, new_context, upload, wait_until
 from conftest import ROOT
 from datasette_clip.model import embedding_queue
 from datasette_clip.pages import search as search_pages
@@ -433,7 +433,7 @@ def wait_for_first(page, id: str) -> None:
 
 
 def wait_for_title(page, begins: str) -> None:
-    page.wait_for_function("begins => document.title.startsWith(begins)", arg=begins)
+    wait_until(page, "begins => document.title.startsWith(begins)", arg=begins)
 
 
 @chromium
@@ -496,8 +496,9 @@ def test_a_picture_is_shrunk_sent_and_kept_while_words_change(way, browser_page,
     assert parse_qs(urlsplit(browser_page.url).query) == {"q": ["yellow"], "img": [img]}
     browser_page.click("text=Remove the picture")
     browser_page.wait_for_url(server + search_url(q="yellow"))
-    browser_page.wait_for_function(
-        f"document.querySelector('.clip-score').textContent === '{hits_by_json(server, q='yellow')[0][1]}'"
+    wait_until(
+        browser_page,
+        f"document.querySelector('.clip-score').textContent === '{hits_by_json(server, q='yellow')[0][1]}'",
     )
     assert browser_page.locator(".clip-kept").count() == 0
 
@@ -546,7 +547,7 @@ def test_more_rows_are_appended_until_there_are_none(browser_page, server):
     browser_page.goto(server + search_url(q="cat"))
     for rows in (2 * K, ROWS):
         browser_page.click("#clip-more a")
-        browser_page.wait_for_function(f"document.querySelectorAll('#clip-grid > li').length === {rows}")
+        wait_until(browser_page, f"document.querySelectorAll('#clip-grid > li').length === {rows}")
         assert browser_page.inner_text("#clip-status") == f"{rows} rows"
         assert browser_page.evaluate("document.activeElement.className") == "clip-like"
     assert browser_page.locator("#clip-more").count() == 0
@@ -615,7 +616,7 @@ def test_the_keyboard_alone_is_enough_and_its_focus_is_seen(browser_page, server
     assert browser_page.evaluate("document.activeElement.id") == "clip-result"
     browser_page.focus("#clip-more a")
     browser_page.keyboard.press("Enter")
-    browser_page.wait_for_function(f"document.querySelectorAll('#clip-grid > li').length === {2 * K}")
+    wait_until(browser_page, f"document.querySelectorAll('#clip-grid > li').length === {2 * K}")
 
 
 @chromium

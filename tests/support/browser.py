@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from patience import PATIENCE_S
+from patience import PATIENCE_S, until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = [
@@ -26,6 +26,12 @@ def new_context(chromium_process, **options):
     context = chromium_process.new_context(**options)
     context.set_default_timeout(1000 * PATIENCE_S)
     return context
+
+
+def wait_until(page, expression: str, arg=None) -> None:
+    """Wait until a JavaScript expression, or a function of `arg`, is true. Playwright's wait_for_function evaluates text
+    in the page, which the policy of our pages forbids."""
+    until(lambda: page.evaluate(expression, arg))
 
 
 def upload(page, *files: tuple[str, bytes]) -> None:

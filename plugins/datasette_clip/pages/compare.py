@@ -22,7 +22,7 @@ from .pictures import Picture
 if TYPE_CHECKING:
     from llm_clip_onnx.engine import Engine
 
-PALE, DEEP = np.array([247, 251, 255]), np.array([8, 48, 107])  # ends of the heat map: red, green, blue
+SHADES = 21  # of the heat map, in clip.css
 
 
 async def compare_page(datasette, request) -> Response:
@@ -70,31 +70,23 @@ async def embed_lines(request, engine: Engine, config: Config, texts: list[str])
 
 
 def heat_map(pictures: list[Picture], texts: NDArray[np.float32]) -> list[dict]:
-    """A row for each picture, with a cell for each text embedding [n, embed_dim]: cosine and colours."""
+    """A row for each picture, with a cell for each text embedding [n, embed_dim]: cosine and shade."""
     embeddings = np.stack([picture.embedding for picture in pictures])  # type: ignore[misc]
     cosines = vectors.unit(embeddings) @ vectors.unit(texts).T
-    low, high = float(cosines.min()), float(cosines.max())
+    shades = shades_of(cosines)
     return [
         {
             "picture": picture,
             "cells": [
-                {"cosine": float(cosine), "best": cosine == row.max(), **colours((cosine - low) / ((high - low) or 1))}
-                for cosine in row
+                {"cosine": float(cosine), "best": cosine == row.max(), "shade": int(shade)}
+                for cosine, shade in zip(row, shades_of_row)
             ],
         }
-        for picture, row in zip(pictures, cosines)
+        for picture, row, shades_of_row in zip(pictures, cosines, shades)
     ]
 
 
-def colours(share: float) -> dict[str, str]:
-    """Background and ink of a cell. share: where its cosine is between the table's least, 0, and its most, 1."""
-    background = np.round(PALE + float(share) * (DEEP - PALE)).astype(int)
-    ink = max(("black", "white"), key=lambda ink: contrast(background, 0.0 if ink == "black" else 1.0))
-    return {"background": f"#{bytes(background.tolist()).hex()}", "ink": ink}
-
-
-def contrast(background: NDArray, ink_luminance: float) -> float:
-    """Contrast ratio of an ink on a background, 1 to 21. Source: relative luminance, WCAG 2.2."""
-    linear = np.where(background / 255 <= 0.04045, background / 3294.6, ((background / 255 + 0.055) / 1.055) ** 2.4)
-    darker, lighter = sorted([float(linear @ [0.2126, 0.7152, 0.0722]), ink_luminance])
-    return (lighter + 0.05) / (darker + 0.05)
+def shades_of(cosines: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The shade of each cosine, as clip.css numbers them: 0 for the least of all, SHADES - 1 for the most."""
+    low, high = cosines.min(), cosines.max()
+    return np.rint((cosines - low) / ((high - low) or 1) * (SHADES - 1)).astype(np.int64)

@@ -11,13 +11,6 @@ from ..paths import ABOUT, CLASSIFY, SEARCH
 from ..tables import like
 
 
-async def home_page_variables(datasette, request, view_name: str) -> dict:
-    """The variables of templates/index.html; none for other pages."""
-    if view_name != "index":
-        return {}
-    return {"clip_collections": await searchable_collections(datasette, request.actor if request else None)}
-
-
 async def menu(datasette, actor) -> list[dict[str, str]]:
     """Links of Datasette's menu. Search is among them if the actor may search a collection."""
     links = {ABOUT: "CLIP embeddings", CLASSIFY: "Classify an image"}
