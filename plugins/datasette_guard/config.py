@@ -51,7 +51,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Config:
-    """limits: see Limits. refuse_crawlers: tags of crawlers that get 403.
+    """limits: see Limits. refuse_crawlers: tags of crawlers that get 403. hosts: names of this server; None: any.
 
     suspend: True, or the path of a socket, to ask Fly to suspend an idle machine instead of exiting. token: what a
     client must send to see anything; None for a public instance.
@@ -59,6 +59,7 @@ class Config:
 
     limits: Limits = field(default_factory=Limits)
     refuse_crawlers: tuple[str, ...] = REFUSED
+    hosts: tuple[str, ...] | None = None
     suspend: bool | str = False
     token: str | None = field(default=None, repr=False)
 
@@ -107,6 +108,15 @@ def read_refuse_crawlers(tags: object) -> tuple[str, ...]:
     return tuple(tags)
 
 
+def read_hosts(hosts: object) -> tuple[str, ...]:
+    if not isinstance(hosts, list) or not hosts or not all(isinstance(host, str) and host for host in hosts):
+        raise ConfigError(
+            f"plugins.{PLUGIN}.hosts is {cited(hosts)}; expected a list of names without ports, "
+            'such as ["127.0.0.1", "localhost"]'
+        )
+    return tuple(host.lower() for host in hosts)
+
+
 def read_suspend(suspend: object) -> bool | str:
     if not isinstance(suspend, bool | str):
         raise ConfigError(f"plugins.{PLUGIN}.suspend is {cited(suspend)}; expected true, false or the path of a socket")
@@ -140,6 +150,7 @@ def read_limits(place: str, settings: object, kind: type[L]) -> L:
 READERS: dict[str, Callable[[object], Any]] = {
     "limits": lambda settings: read_limits(f"{PLUGIN}.limits", settings, Limits),
     "refuse_crawlers": read_refuse_crawlers,
+    "hosts": read_hosts,
     "suspend": read_suspend,
     "token": lambda token: read_token(
         token,

@@ -22,6 +22,7 @@ from .config import Config, Limits, config_of, limits_of
 from .cors import HEADERS, RAW_HEADERS, SCRIPTS, allow_preflight, is_preflight
 from .crawlers import is_crawler
 from .faults import translate
+from .hosts import refuse_host
 from .idle import Clock, clock_of
 
 READING = {"GET", "HEAD"}
@@ -107,7 +108,7 @@ def gate_around(datasette):
             path = path_below(base_url, scope)
             config, clock = config_of(datasette), clock_of(datasette)
             counts = not (path in uncounted and scope["method"] in READING)
-            refusal = refuse(config, scope, clock.counted_in_flight) if counts else None
+            refusal = refuse_name(config, scope) or (refuse(config, scope, clock.counted_in_flight) if counts else None)
             waits = counts and takes_a_turn(datasette, scope["method"], path)
             with clock.request(counts=counts and refusal is None):
                 sender = Sender(send, load_of(datasette), config.limits)
@@ -165,6 +166,12 @@ async def respond_now(app, scope: dict, body: Body, sender: Sender) -> None:
     finally:
         sender.ended = True
         current.reset(token)
+
+
+def refuse_name(config: Config, scope: dict) -> Refusal | None:
+    """The refusal of a request under a name that is not this server's, or None."""
+    sentence = refuse_host(config.hosts, dict(scope["headers"]).get(b"host"))
+    return Refusal(HTTPStatus.MISDIRECTED_REQUEST, sentence) if sentence else None
 
 
 def refuse(config: Config, scope: dict, in_flight: int) -> Refusal | None:
