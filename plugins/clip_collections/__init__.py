@@ -15,6 +15,7 @@ def register_commands(cli):
     from llm_clip_onnx.commands import clip
 
     from .commands import embed, index
+    from .photo_commands import serve
 
-    clip.add_command(embed)
-    clip.add_command(index)
+    for command in (embed, index, serve):
+        clip.add_command(command)

@@ -34,8 +34,10 @@ OUTCOMES = {  # the words of the summary for each Outcome.became
 DELIMITER_NAMES = {"tab": "\t", "\\t": "\t"}
 
 
-def check_name(context: click.Context, parameter: click.Parameter, name: str) -> str:
+def check_name(context: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
     """The name that was given. Raises BadParameter for a blank one and for control characters, which no page shows."""
+    if name is None:
+        return None
     if not name.strip() or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
         raise click.BadParameter(f"{cited(name)}; expected a name that is not blank and has no control characters")
     return name

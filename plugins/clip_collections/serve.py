@@ -1,0 +1,208 @@
+"""Serves folders of photos on 127.0.0.1 while it embeds what is new in them: what `llm clip serve` does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import time
+import webbrowser
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, Thread
+
+import click
+
+from llm_clip_onnx.errors import ClipError, InputError, ModelDirError
+
+from .filling import create, fill, index_photos, say_fault
+from .local_server import LocalServer, database_names, free_port, tilde_encode
+from .photo_folders import PhotoFolder, home, only_writer, photo_folder, remember
+from .writer import Embedder
+
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+LEAST_PAUSE_S = 5.0  # between two looks at the folders
+PAUSE_SHARE = 20  # a pause is so many times as long as the look before it
+CHECK_S = 0.5  # so often it is looked if Datasette still runs
+
+CLONE = Path(__file__).parents[2]
+DEMO_HINT = (
+    ". Where the model hub is out of reach, `make photos DIR=FOLDER MODEL=demo` in this clone takes the demo model, "
+    "which knows emoji and drawings but no photos"
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `llm clip serve`."""
+
+    database: Path | None = None
+    collection: str | None = None
+    model_dir: Path | None = None
+    exclude: tuple[str, ...] = ()
+    port: int | None = None
+    opens: bool = True
+    watch: bool = False
+
+
+def serve(paths: Sequence[Path], options: Options) -> None:
+    """Serve folders and database files until a signal. Raises ClipError, and InputError if Datasette ends."""
+    folders = [path for path in paths if path.is_dir()]
+    if options.collection is not None and len(folders) > 1:
+        raise InputError("-c names the collection of one folder, and there are several")
+    embedder, model_dir = open_model(options.model_dir)
+    with ExitStack() as stack:
+        stop = stack.enter_context(stop_by_signal())
+        photos, has_rows = [], False
+        for folder in folders:
+            photos.append(photo_folder(folder, options.database, options.collection))
+            has_rows |= create(photos[-1], embedder.model)
+            remember(photos[-1])
+        databases = unique([*(one.database for one in photos), *(path for path in paths if not path.is_dir())])
+        server = start(databases, photos, model_dir, options)
+        stack.callback(server.end)
+        announcement = Announcement(server, first_page(photos, databases), options.opens, stop)
+        if has_rows or not photos:
+            announcement.begin()
+        lower_priority()
+        fill_all(stack, photos, embedder, options, stop, announcement)
+        announcement.begin()
+        wait(server, stop)
+
+
+def open_model(model_dir: Path | None) -> tuple[Embedder, Path]:
+    """The model, whose towers are opened when they are needed, and its directory. Raises ModelDirError."""
+    from llm_clip_onnx.engine import Engine
+    from llm_clip_onnx.images.limits import OWN_MACHINE
+    from llm_clip_onnx.llm_model import CLIP
+    from llm_clip_onnx.model_dir import default_path
+    from llm_clip_onnx.towers import available_cores
+
+    path = (model_dir or default_path()).resolve()
+    try:
+        engine = Engine(path, OWN_MACHINE)
+    except ModelDirError as error:
+        raise ModelDirError(f"{error}{DEMO_HINT if is_clone() else ''}") from error
+    return Embedder(CLIP, engine.manifest.embed_dim, engine.embed_item, available_cores()), path
+
+
+def is_clone() -> bool:
+    """True if this runs from a clone of the repository, which has the demo model's checkpoint."""
+    return (CLONE / "demo" / "checkpoint").is_dir()
+
+
+@contextmanager
+def stop_by_signal() -> Iterator[Event]:
+    """An event that is set by Ctrl-C and by signals that end a process; the second one interrupts."""
+    stop = Event()
+
+    def handle(number: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield stop
+    except KeyboardInterrupt:
+        click.echo("Stopped at once; what was embedded last is embedded again next time", err=True)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def unique(paths: Iterable[Path]) -> list[Path]:
+    return list({path.resolve(): None for path in paths})
+
+
+def start(databases: list[Path], photos: list[PhotoFolder], model_dir: Path, options: Options) -> LocalServer:
+    """Datasette over these databases, which knows the folders of the photos. No database has them."""
+    names, originals = database_names(databases), dict[str, dict[str, str]]()
+    for one in photos:
+        originals.setdefault(names[one.database], {})[one.collection] = str(one.folder)
+    environment = {"CLIP_MODEL_DIR": str(model_dir), "CLIP_ORIGINALS": json.dumps(originals)}
+    port = free_port(options.port)
+    title = ", ".join(one.collection for one in photos) or "Photos"
+    return LocalServer(databases, port, environment, title, home() / f"serve-{port}.log")
+
+
+def first_page(photos: list[PhotoFolder], databases: list[Path]) -> str:
+    """The path of the page to open: the search in the only collection, or the home page."""
+    if len(photos) != 1 or len(databases) != 1:
+        return ""
+    [name] = database_names(databases).values()
+    return f"-/clip/search/{tilde_encode(name)}/{tilde_encode(photos[0].collection)}"
+
+
+class Announcement:
+    """Says where the server is, and opens the browser there, once it listens."""
+
+    def __init__(self, server: LocalServer, path: str, opens: bool, stop: Event):
+        self.server, self.url, self.opens, self.stop = server, server.url + path, opens, stop
+        self.thread: Thread | None = None
+
+    def begin(self) -> None:
+        if self.thread is None:
+            self.thread = Thread(target=self.announce, daemon=True)
+            self.thread.start()
+
+    def announce(self) -> None:
+        with suppress(InputError):  # the main thread raises it
+            self.server.wait_until_it_listens()
+            if not self.stop.is_set():
+                click.echo(f"Search at {self.url} (Ctrl-C ends it)", err=True)
+                if self.opens:
+                    webbrowser.open(self.url)
+
+
+def lower_priority() -> None:
+    """Let searches go before the embedding of photos."""
+    if hasattr(os, "nice"):
+        os.nice(10)
+
+
+def fill_all(
+    stack: ExitStack,
+    photos: list[PhotoFolder],
+    embedder: Embedder,
+    options: Options,
+    stop: Event,
+    announcement: Announcement,
+) -> None:
+    """Embed and index all folders, and with --watch again and again until `stop`."""
+    mine = [one for one in photos if stack.enter_context(only_writer(one.database))]
+    for one in photos:
+        if one not in mine:
+            click.echo(f"{one.collection}: another `llm clip serve` embeds it; this one only serves it", err=True)
+    pause_s = 0.0
+    while not stop.is_set():
+        begun_s = time.monotonic()
+        for one in mine:
+            fill_one(one, embedder, options, stop, announcement)
+        if not options.watch:
+            return
+        pause_s = max(LEAST_PAUSE_S, PAUSE_SHARE * (time.monotonic() - begun_s))
+        wait(announcement.server, stop, pause_s)
+
+
+def fill_one(
+    photos: PhotoFolder, embedder: Embedder, options: Options, stop: Event, announcement: Announcement
+) -> None:
+    """Embed and index one folder. What goes wrong is said, and the others go on."""
+    try:
+        fill(photos, embedder, options.exclude, stop, lambda total: announcement.begin())
+        if not stop.is_set():
+            index_photos(photos)
+    except (ClipError, sqlite3.Error) as error:
+        say_fault(photos, error)
+
+
+def wait(server: LocalServer, stop: Event, seconds: float = float("inf")) -> None:
+    """Wait for `stop`, at most so long. Raises InputError if Datasette ends."""
+    end_s = time.monotonic() + seconds
+    while not stop.wait(CHECK_S) and time.monotonic() < end_s:
+        server.check()

@@ -1,0 +1,212 @@
+"""`llm clip serve` shows a folder of photos while it embeds it, to this machine alone, and ends cleanly."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from nasty import saved
+from patience import PATIENCE_S, has_ended, until
+from serving import BIN, environment, run_llm
+
+
+@pytest.fixture
+def env(demo_dir, tmp_path):
+    return environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
+
+
+def picture(number: int) -> bytes:
+    """A JPEG that differs from that of every other number."""
+    coarse = np.random.default_rng(number).integers(0, 256, (3, 4, 3), np.uint8)
+    return saved(Image.fromarray(coarse).resize((120, 90)), "JPEG")
+
+
+def fill_folder(folder: Path, count: int = 3) -> Path:
+    folder.mkdir(parents=True)
+    for number in range(count):
+        (folder / f"{number}.jpg").write_bytes(picture(number))
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    return fill_folder(tmp_path / "Meine Fotos é写")
+
+
+class Running:
+    """A running `llm clip serve`, with what it has printed."""
+
+    def __init__(self, process: subprocess.Popen, output: Path):
+        self.process, self.output = process, output
+
+    @property
+    def text(self) -> str:
+        return self.output.read_text()
+
+    def prints(self, pattern: str) -> re.Match:
+        """The match of a pattern in its output, once it is there."""
+
+        def match() -> re.Match | None:
+            ended, text = self.process.poll() is not None, self.text
+            found = re.search(pattern, text)
+            assert found or not ended, text
+            return found
+
+        return until(match)
+
+    @property
+    def url(self) -> str:
+        return self.prints(r"Search at (http://\S+)")[1]
+
+    def search(self, query: str = "", **fields) -> dict:
+        response = httpx.get(f"{self.url}.json", params={"q": query} | fields)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    def ids(self) -> set[str]:
+        return {row["id"] for row in self.search("red heart", k=100)["results"]}
+
+    def end(self, number: int = signal.SIGINT) -> int:
+        """Its exit code after a signal. All its processes have ended then."""
+        processes = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.send_signal(number)
+        code = self.process.wait(PATIENCE_S)
+        assert all(has_ended(process) for process in processes)
+        return code
+
+
+@contextmanager
+def serve(*arguments: str | Path, env: dict[str, str], output: Path) -> Iterator[Running]:
+    """`llm clip serve ARGUMENTS` on a free port, without a browser."""
+    command = [str(BIN / "llm"), "clip", "serve", "--no-open", "-p", "0", *map(str, arguments)]
+    with output.open("w") as stream:
+        process = subprocess.Popen(command, env=env, stdout=stream, stderr=subprocess.STDOUT)
+    try:
+        yield Running(process, output)
+    finally:
+        process.terminate()
+        try:
+            process.wait(PATIENCE_S)
+        finally:
+            for child in psutil.Process().children(recursive=True) if process.poll() is None else []:
+                child.kill()
+            process.kill()
+            process.wait()
+
+
+def databases(env: dict[str, str]) -> list[Path]:
+    return sorted(Path(env["LLM_USER_PATH"], "clip").glob("*.db"))
+
+
+def tree(folder: Path) -> list[tuple]:
+    return sorted((str(path), path.stat().st_mtime_ns) for path in [folder, *folder.rglob("*")])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_command_makes_a_folder_searchable_and_a_signal_ends_it(number, photos, env, tmp_path):
+    before = tree(photos)
+    with serve(photos, env=env, output=tmp_path / "out") as running:
+        running.prints("3 vectors in the index")
+        assert running.ids() == {"0.jpg", "1.jpg", "2.jpg"}
+        assert running.search("red heart")["collection"] == "Meine Fotos é写"
+        assert running.end(number) == 0
+    assert tree(photos) == before
+    [database] = databases(env)
+    assert re.fullmatch(r"Meine-Fotos-é写-[0-9a-f]{8}\.db", database.name)
+    with sqlite3.connect(database) as conn:
+        assert conn.execute("select count(*) from embeddings").fetchone() == (3,)
+        assert conn.execute("select count(*) from clip_filling").fetchone() == (0,)
+    assert str(photos) not in "".join(conn.iterdump())
+
+
+def test_a_second_start_serves_at_once_and_embeds_only_what_is_new(photos, env, tmp_path):
+    with serve(photos, env=env, output=tmp_path / "out") as running:
+        running.prints("3 vectors in the index")
+    (photos / "new.jpg").write_bytes(picture(7))
+    with serve(photos, env=env, output=tmp_path / "out") as running:
+        assert running.prints("[0-9]+ embedded")[0] == "1 embedded"
+        running.prints("4 vectors in the index")
+        assert "new.jpg" in running.ids()
+
+
+def test_datasette_serves_this_machine_alone_and_no_other_origin(photos, env, tmp_path):
+    with serve(photos, env=env, output=tmp_path / "out") as running:
+        port = httpx.URL(running.url).port
+        foreign = httpx.get(running.url, headers={"host": "evil.example"})
+        assert (foreign.status_code, "evil.example" in foreign.text) == (421, True)
+        own = httpx.get(f"{running.url}.json", headers={"origin": "http://evil.example"})
+        assert own.status_code == 200
+        assert "access-control-allow-origin" not in own.headers
+        assert {c.laddr.ip for c in psutil.net_connections() if c.laddr.port == port and c.status == "LISTEN"} == {
+            "127.0.0.1"
+        }
+
+
+def test_the_port_that_is_given_must_be_free(photos, env, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = run_llm("clip", "serve", str(photos), "--no-open", "-p", str(port), env=env, ok=False)
+    assert f"port {port} is taken by another program; -p names another port" in done.stderr
+
+
+def test_two_folders_of_one_name_have_names_of_their_own(env, tmp_path):
+    folders = [fill_folder(tmp_path / name / "photos") for name in ("a", "b")]
+    with serve(*folders, env=env, output=tmp_path / "out") as running:
+        running.prints("b/photos: 3 vectors in the index")
+        listed = httpx.get(f"{running.url}-/clip/search").text
+        assert "photos: 3 vectors in the index" in running.text
+        assert len({*re.findall(r'/-/clip/search/([^/"]+/[^/"?]+)"', listed)}) == 2
+    assert len(databases(env)) == 2
+
+
+def test_a_collection_of_another_folder_is_not_filled(env, tmp_path):
+    one, other = fill_folder(tmp_path / "a"), fill_folder(tmp_path / "b")
+    named = ["-d", str(tmp_path / "photos.db"), "-c", "photos"]
+    with serve(one, *named, env=env, output=tmp_path / "out") as running:
+        running.prints("3 vectors in the index")
+    done = run_llm("clip", "serve", str(other), "--no-open", *named, env=env, ok=False)
+    assert f"the collection 'photos' of {tmp_path}/photos.db is of the folder {one}" in done.stderr
+
+
+def test_of_two_runs_at_once_the_second_one_serves_and_does_not_embed(photos, env, tmp_path):
+    with serve(photos, env=env, output=tmp_path / "out") as first:
+        first.prints("3 vectors in the index")
+        (photos / "new.jpg").write_bytes(picture(7))
+        with serve(photos, env=env, output=tmp_path / "second") as second:
+            second.prints("Meine Fotos é写: another `llm clip serve` embeds it; this one only serves it")
+            assert second.ids() == {"0.jpg", "1.jpg", "2.jpg"}
+            assert second.end() == 0
+        assert first.ids() == {"0.jpg", "1.jpg", "2.jpg"}
+
+
+def test_without_a_model_it_says_how_to_make_one(photos, env, tmp_path):
+    env = env | {"CLIP_MODEL_DIR": str(tmp_path / "none")}
+    done = run_llm("clip", "serve", str(photos), "--no-open", env=env, ok=False)
+    assert f"llm clip bake --to {tmp_path}/none" in done.stderr
+    assert "make photos DIR=" in done.stderr
+    assert not databases(env)
+
+
+def test_the_server_knows_the_folders_and_the_database_does_not(photos, env, tmp_path):
+    with serve(photos, env=env, output=tmp_path / "out") as running:
+        running.prints("3 vectors in the index")
+        [server] = psutil.Process(running.process.pid).children()
+        originals = json.loads(server.environ()["CLIP_ORIGINALS"])
+        [database] = databases(env)
+        assert originals == {database.stem: {"Meine Fotos é写": str(photos)}}
+        assert "--cors" not in server.cmdline()
