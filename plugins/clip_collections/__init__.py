@@ -15,7 +15,7 @@ def register_commands(cli):
     from llm_clip_onnx.commands import clip
 
     from .commands import embed, index
-    from .photo_commands import serve
+    from .photo_commands import search, serve
 
-    for command in (embed, index, serve):
+    for command in (embed, index, search, serve):
         clip.add_command(command)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import click
@@ -9,6 +11,7 @@ import click
 from llm_clip_onnx.commands import ClipCommand
 
 from .commands import check_name
+from .entry import printable
 
 
 @click.command(cls=ClipCommand)
@@ -44,3 +47,66 @@ def serve(
     from .serve import serve as serve_paths
 
     serve_paths(paths, Options(database, collection, model_dir, exclude, port, not no_open, watch))
+
+
+@click.command(cls=ClipCommand)
+@click.argument("collection")
+@click.argument("query", required=False)
+@click.option(
+    "-d",
+    "--database",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="SQLite file [default: the one in which `llm clip serve` keeps COLLECTION]",
+)
+@click.option("--model-dir", type=click.Path(path_type=Path), help="Model directory [default: $CLIP_MODEL_DIR, ...]")
+@click.option("-n", "--number", type=click.IntRange(1, 10_000), default=10, show_default=True, help="Rows to print")
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Image file to search by; may be given again",
+)
+@click.option("--like", "likes", multiple=True, metavar="ID", help="Row to search by; may be given again")
+@click.option("--json", "as_json", is_flag=True, help="Print an array of objects")
+@click.option("--paths", is_flag=True, help="Print paths alone, or ids where no folder is known")
+@click.option("-0", "--null", is_flag=True, help="End each path with NUL, not with a new line; implies --paths")
+def search(
+    collection: str,
+    query: str | None,
+    database: Path | None,
+    model_dir: Path | None,
+    number: int,
+    images: tuple[Path, ...],
+    likes: tuple[str, ...],
+    as_json: bool,
+    paths: bool,
+    null: bool,
+):
+    """Find the photos that are most like a text, an image or another photo
+
+    COLLECTION is the name of a collection, or the folder of photos that it was made of. QUERY may add and subtract:
+    "red heart - blue", "id:cat.jpg + snow", 0.5*"old car". Prints scores and paths, best first.
+    """
+    from llm_clip_onnx.engine import Engine
+    from llm_clip_onnx.images.limits import OWN_MACHINE
+    from llm_clip_onnx.model_dir import default_path
+
+    from .photo_search import find_collection, find_rows, read_terms
+
+    file, terms = find_collection(collection, database), read_terms(query, images, likes)
+    engine = Engine(model_dir or default_path(), OWN_MACHINE)
+    rows = find_rows(file, terms, number, engine.embed_item, engine.manifest.embed_dim)
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+    elif paths or null:
+        print_paths([row["path"] or str(row["id"]) for row in rows], b"\0" if null else b"\n")
+    else:
+        for row in rows:
+            click.echo(f"{row['score']:.4f}  {printable(row['path'] or str(row['id']))}")
+
+
+def print_paths(paths: list[str], end: bytes) -> None:
+    """Print paths as their bytes, which need not be UTF-8."""
+    for path in paths:
+        click.echo(os.fsencode(path) + end, nl=False)

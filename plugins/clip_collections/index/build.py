@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,9 +43,10 @@ class Report:
     skipped: int = 0
 
 
-def connect(path: str) -> sqlite3.Connection:
+def connect(path: str, reads_only: bool = False) -> sqlite3.Connection:
     """A connection that waits up to 60 s for locks, and replaces bytes of texts that are not UTF-8."""
-    conn = sqlite3.connect(path, timeout=60, isolation_level=None)
+    name = f"{Path(path).resolve().as_uri()}?mode=ro" if reads_only else path
+    conn = sqlite3.connect(name, timeout=60, isolation_level=None, uri=reads_only)
     conn.text_factory = lambda text: str(text, "utf-8", "replace")
     return conn
 
