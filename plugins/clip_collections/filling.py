@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -18,9 +17,11 @@ from llm_clip_onnx.errors import InputError
 
 from .collection import open_collection
 from .commands import index_one, report_outcomes
+from .fill import Fill
+from .folder import read_folder
 from .index.build import connect
 from .photo_folders import PhotoFolder
-from .sources import Reading, read_source
+from .sources import Reading, Source, read_source
 from .writer import CollectionWriter, Embedder, Outcome
 
 SCHEMA = """
@@ -59,14 +60,14 @@ class Progress:
         self.conn.execute("delete from main.clip_filling where collection = ?", [self.collection])
 
 
-def create(photos: PhotoFolder, model: llm.EmbeddingModel) -> bool:
-    """Create the database and the collection, empty, unless they exist. True if the collection has rows."""
+def create(photos: PhotoFolder, model: llm.EmbeddingModel) -> None:
+    """Create the database and the collection, empty, unless they exist."""
     photos.database.parent.mkdir(parents=True, exist_ok=True)
     is_new = not photos.database.exists()
     with closing(sqlite3.connect(photos.database, timeout=60)) as conn:
         if is_new:
             conn.execute("pragma journal_mode = wal")  # so that searches and the embedding do not wait for each other
-        return llm.Collection(photos.collection, Database(conn), model=model).count() > 0
+        llm.Collection(photos.collection, Database(conn), model=model)
 
 
 @contextmanager
@@ -79,28 +80,41 @@ def progress_of(photos: PhotoFolder, total: int) -> Iterator[Progress]:
             progress.delete()
 
 
-def fill(photos: PhotoFolder, embedder: Embedder, exclude: tuple[str, ...], stop: Event, begin: Callable) -> bool:
-    """Embed what is new in a folder, and index it. True if the collection has changed.
+def fill(photos: PhotoFolder, embedder: Embedder, exclude: tuple[str, ...], stop: Event, begin: Callable) -> None:
+    """Bring a collection up to date with its folder, the newest photos first.
 
     stop: ends the run after what is being embedded now, which is written. begin: called when the folder has been read.
+    Raises InputError for a folder that is gone, or without photos: what is in the collection stays.
     """
     check_folder(photos.folder)
     with closing(sqlite3.connect(photos.database, timeout=60)) as conn:
         database = Database(conn)
-        with read_source(photos.folder, database, Reading(exclude=exclude)) as source:
-            total = source.count or 0
-            writer = CollectionWriter(database, photos.collection, embedder)
-            begin(total)
+        with read_source(photos.folder, database, Reading(exclude=exclude, newest_first=True)) as source:
+            check_photos(photos.folder, source)
+            writer = CollectionWriter(database, photos.collection, embedder, thumbnails=True, folder=photos.folder)
+            run, total = Fill(writer, source, prune=True), source.count or 0
+            begin()
             with progress_of(photos, total) as progress:
-                outcomes = followed(writer.embed(source.entries), progress, stop)
-                became = report_outcomes(outcomes, total, source.notes)
-    return is_change(became)
+                outcomes = followed(run.run(), progress, stop)
+                report_outcomes(outcomes, total, lambda: [] if stop.is_set() else run.notes)
 
 
 def check_folder(folder: Path) -> None:
     """Raises InputError for a folder that is gone."""
     if not folder.is_dir():
         raise InputError(f"the folder {folder} is gone; its photos stay in the collection until it is there again")
+
+
+def check_photos(folder: Path, source: Source) -> None:
+    """Raises InputError for a folder without photos, which may be a disk that is not there."""
+    if not any(isinstance(entry.content, Path) for entry in source.entries):
+        found = f" ({'; '.join(source.notes)})" if source.notes else ""
+        raise InputError(f"there are no photos in {folder}{found}; what is in the collection stays")
+
+
+def state_of(photos: PhotoFolder, exclude: tuple[str, ...]) -> list[tuple]:
+    """The images of a folder with the states of their files, by which two looks at it are compared."""
+    return [(entry.id, entry.state) for entry in read_folder(photos.folder, exclude).entries]
 
 
 def followed(outcomes: Iterator[Outcome], progress: Progress, stop: Event) -> Iterator[Outcome]:
@@ -113,8 +127,10 @@ def followed(outcomes: Iterator[Outcome], progress: Progress, stop: Event) -> It
                 return
 
 
-def is_change(became: Counter[str]) -> bool:
-    return bool(became["embedded"] or became["copied"])
+def has_rows(photos: PhotoFolder) -> bool:
+    """True if a collection has rows."""
+    with closing(connect(str(photos.database))) as conn:
+        return open_collection(conn, photos.collection).embed_dim is not None
 
 
 def index_photos(photos: PhotoFolder) -> None:

@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from sqlite3 import Connection
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +22,12 @@ from . import query, search
 from .collection import Collection, Id, check_model, from_clause, open_collection, quoted, quoted_key, rows
 from .entry import read_file
 from .index.build import connect
+from .origin import read_origin
 from .photo_folders import all_photo_folders, folders_of
 from .query import Term
 
-EmbedItem = Callable[[str | bytes], NDArray[np.float32]]
+EmbedOne = Callable[[str | bytes], NDArray[np.float32]]
+EmbedItem = Callable[[str | bytes, str | None], NDArray[np.float32]]  # with the orientation
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,8 @@ def find_rows(file: CollectionFile, terms: Sequence[Term], count: int, embed_ite
     with closing(connect(str(file.database), reads_only=True)) as conn:
         collection = open_collection(conn, file.name)
         check_model(collection, MODEL_ID, dim)
-        embed = partial(embed_term, conn, collection, embed_item, dim)
+        orient = orient_of(conn, file.name)
+        embed = partial(embed_term, conn, collection, lambda item: embed_item(item, orient), dim)
         hits = search.search(conn, collection, query.combine(terms, embed), count)
         metadata = {hit.id: metadata_of(conn, collection, hit.id) for hit in hits}
     return [
@@ -106,7 +110,16 @@ def find_rows(file: CollectionFile, terms: Sequence[Term], count: int, embed_ite
     ]
 
 
-def embed_term(conn, collection: Collection, embed_item: EmbedItem, dim: int, term: Term) -> NDArray[np.float32]:
+def orient_of(conn: Connection, name: str) -> str | None:
+    """How the photos of a collection were read, see Engine.embed_images."""
+    [(id,)] = rows(conn, "select id from main.collections where name = ?", [name])
+    origin = read_origin(conn, id)
+    return origin.orient if origin else None
+
+
+def embed_term(
+    conn: Connection, collection: Collection, embed_item: EmbedOne, dim: int, term: Term
+) -> NDArray[np.float32]:
     """The embedding [embed_dim] of one term. Raises InputError."""
     if term.kind == "id":
         return search.stored_vector(conn, collection, str(term.value))
@@ -124,7 +137,7 @@ def decode_base64(text: str) -> bytes:
         raise InputError(f"{cited(text)} is not base64url: {shortened(error)}") from error
 
 
-def metadata_of(conn, collection: Collection, id: Id) -> dict | None:
+def metadata_of(conn: Connection, collection: Collection, id: Id) -> dict | None:
     """What is stored about a row, None if there is nothing."""
     if collection.metadata is None:
         return None

@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import time
 import webbrowser
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,9 @@ import click
 
 from llm_clip_onnx.errors import ClipError, InputError, ModelDirError
 
-from .filling import create, fill, index_photos, say_fault
+from .filling import create, fill, has_rows, index_photos, say_fault, state_of
 from .local_server import LocalServer, database_names, free_port, tilde_encode
+from .origin import model_key
 from .photo_folders import PhotoFolder, home, only_writer, photo_folder, remember
 from .writer import Embedder
 
@@ -54,23 +55,31 @@ def serve(paths: Sequence[Path], options: Options) -> None:
     if options.collection is not None and len(folders) > 1:
         raise InputError("-c names the collection of one folder, and there are several")
     embedder, model_dir = open_model(options.model_dir)
-    with ExitStack() as stack:
-        stop = stack.enter_context(stop_by_signal())
-        photos, has_rows = [], False
-        for folder in folders:
-            photos.append(photo_folder(folder, options.database, options.collection))
-            has_rows |= create(photos[-1], embedder.model)
-            remember(photos[-1])
+    with stop_by_signal() as stop, ExitStack() as stack:
+        photos = [prepare(folder, options, embedder) for folder in folders]
         databases = unique([*(one.database for one in photos), *(path for path in paths if not path.is_dir())])
         server = start(databases, photos, model_dir, options)
         stack.callback(server.end)
         announcement = Announcement(server, first_page(photos, databases), options.opens, stop)
-        if has_rows or not photos:
+        if not photos or any(map(has_rows, photos)):
             announcement.begin()
         lower_priority()
-        fill_all(stack, photos, embedder, options, stop, announcement)
+        follower = Follower(only_ours(stack, photos), embedder, options, stop)
+        follower.look(announcement.begin)
+        if len(folders) == len(paths) and not (options.watch or stop.is_set() or any(map(has_rows, photos))):
+            raise InputError("there is nothing to search: no photo has been embedded")
         announcement.begin()
+        if options.watch:
+            follower.watch(server)
         wait(server, stop)
+
+
+def prepare(folder: Path, options: Options, embedder: Embedder) -> PhotoFolder:
+    """A folder with its database and its collection, which exist from now on."""
+    photos = photo_folder(folder, options.database, options.collection)
+    create(photos, embedder.model)
+    remember(photos)
+    return photos
 
 
 def open_model(model_dir: Path | None) -> tuple[Embedder, Path]:
@@ -86,7 +95,8 @@ def open_model(model_dir: Path | None) -> tuple[Embedder, Path]:
         engine = Engine(path, OWN_MACHINE)
     except ModelDirError as error:
         raise ModelDirError(f"{error}{DEMO_HINT if is_clone() else ''}") from error
-    return Embedder(CLIP, engine.manifest.embed_dim, engine.embed_item, available_cores()), path
+    embed, sha256 = engine.embed_item, model_key(engine.manifest)
+    return Embedder(CLIP, engine.manifest.embed_dim, embed, available_cores(), embed, sha256), path
 
 
 def is_clone() -> bool:
@@ -165,40 +175,48 @@ def lower_priority() -> None:
         os.nice(10)
 
 
-def fill_all(
-    stack: ExitStack,
-    photos: list[PhotoFolder],
-    embedder: Embedder,
-    options: Options,
-    stop: Event,
-    announcement: Announcement,
-) -> None:
-    """Embed and index all folders, and with --watch again and again until `stop`."""
-    mine = [one for one in photos if stack.enter_context(only_writer(one.database))]
-    for one in photos:
-        if one not in mine:
-            click.echo(f"{one.collection}: another `llm clip serve` embeds it; this one only serves it", err=True)
-    pause_s = 0.0
-    while not stop.is_set():
-        begun_s = time.monotonic()
-        for one in mine:
-            fill_one(one, embedder, options, stop, announcement)
-        if not options.watch:
+class Follower:
+    """Keeps collections up to date with their folders, where no other `llm clip serve` does it already."""
+
+    def __init__(self, photos: Sequence[PhotoFolder], embedder: Embedder, options: Options, stop: Event):
+        self.photos, self.embedder, self.stop = photos, embedder, stop
+        self.exclude, self.watches = options.exclude, options.watch
+        self.states: dict[PhotoFolder, list[tuple] | None] = {}  # at the last look
+
+    def look(self, begin: Callable[[], object]) -> None:
+        """Embed and index what has changed since the last look. What goes wrong is said, and the others go on."""
+        for photos in self.photos:
+            try:
+                if not self.stop.is_set():
+                    self.follow(photos, begin)
+            except (ClipError, sqlite3.Error) as error:
+                say_fault(photos, error)
+
+    def follow(self, photos: PhotoFolder, begin: Callable[[], object]) -> None:
+        """Embed and index one folder. Raises ClipError and sqlite3.Error."""
+        state = state_of(photos, self.exclude) if self.watches else None
+        if state is not None and state == self.states.get(photos):
             return
-        pause_s = max(LEAST_PAUSE_S, PAUSE_SHARE * (time.monotonic() - begun_s))
-        wait(announcement.server, stop, pause_s)
-
-
-def fill_one(
-    photos: PhotoFolder, embedder: Embedder, options: Options, stop: Event, announcement: Announcement
-) -> None:
-    """Embed and index one folder. What goes wrong is said, and the others go on."""
-    try:
-        fill(photos, embedder, options.exclude, stop, lambda total: announcement.begin())
-        if not stop.is_set():
+        self.states[photos] = state
+        fill(photos, self.embedder, self.exclude, self.stop, begin)
+        if not self.stop.is_set():
             index_photos(photos)
-    except (ClipError, sqlite3.Error) as error:
-        say_fault(photos, error)
+
+    def watch(self, server: LocalServer) -> None:
+        """Look again and again until the end."""
+        while not self.stop.is_set():
+            begun_s = time.monotonic()
+            self.look(lambda: None)
+            wait(server, self.stop, max(LEAST_PAUSE_S, PAUSE_SHARE * (time.monotonic() - begun_s)))
+
+
+def only_ours(stack: ExitStack, photos: Sequence[PhotoFolder]) -> list[PhotoFolder]:
+    """The folders of databases that no other `llm clip serve` embeds into. The others are named."""
+    locks = {database: stack.enter_context(only_writer(database)) for database in {one.database for one in photos}}
+    for one in photos:
+        if not locks[one.database]:
+            click.echo(f"{one.collection}: another `llm clip serve` embeds it; this one only serves it", err=True)
+    return [one for one in photos if locks[one.database]]
 
 
 def wait(server: LocalServer, stop: Event, seconds: float = float("inf")) -> None:

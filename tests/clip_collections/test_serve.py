@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
 import sqlite3
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -98,6 +99,7 @@ def serve(*arguments: str | Path, env: dict[str, str], output: Path) -> Iterator
         yield Running(process, output)
     finally:
         process.terminate()
+        process.send_signal(signal.SIGCONT)
         try:
             process.wait(PATIENCE_S)
         finally:
@@ -200,6 +202,110 @@ def test_without_a_model_it_says_how_to_make_one(photos, env, tmp_path):
     assert f"llm clip bake --to {tmp_path}/none" in done.stderr
     assert "make photos DIR=" in done.stderr
     assert not databases(env)
+
+
+def test_what_is_gone_leaves_and_what_moved_keeps_its_vector(photos, env, tmp_path):
+    with serve(photos, env=env, output=tmp_path / "out") as running:
+        running.prints("3 vectors in the index")
+    (photos / "0.jpg").unlink()
+    (photos / "1.jpg").rename(photos / "moved.jpg")
+    with serve(photos, env=env, output=tmp_path / "out") as running:
+        running.prints("2 vectors in the index")
+        assert running.ids() == {"2.jpg", "moved.jpg"}
+        assert running.prints("0 embedded, 1 [^;]*moved")
+
+
+def test_a_folder_that_lost_its_photos_keeps_its_collection(photos, env, tmp_path):
+    with serve(photos, env=env, output=tmp_path / "out") as running:
+        running.prints("3 vectors in the index")
+    photos.rename(tmp_path / "elsewhere")
+    photos.mkdir()  # as a mount point whose disk is not there
+    with serve(photos, env=env, output=tmp_path / "out") as running:
+        running.prints(f"there are no photos in {photos}; what is in the collection stays")
+        assert running.ids() == {"0.jpg", "1.jpg", "2.jpg"}
+
+
+def test_without_a_photo_it_ends_with_a_sentence(env, tmp_path):
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "notes.txt").write_text("a note")
+    done = run_llm("clip", "serve", str(tmp_path / "none"), "--no-open", "-p", "0", env=env, ok=False)
+    assert f"none: there are no photos in {tmp_path}/none (1 file not looked at: 1 .txt)" in done.stderr
+    assert "there is nothing to search: no photo has been embedded" in done.stderr
+    assert "Search at" not in done.stderr
+
+
+def test_watching_follows_the_folder(env, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    with serve(folder, "--watch", env=env, output=tmp_path / "out") as running:
+        running.prints("there are no photos")
+        fill_folder(folder / "new")
+        running.prints("3 vectors in the index")
+        assert running.ids() == {"new/0.jpg", "new/1.jpg", "new/2.jpg"}
+        (folder / "new" / "0.jpg").unlink()
+        running.prints("2 vectors in the index")
+        assert running.ids() == {"new/1.jpg", "new/2.jpg"}
+        assert running.end() == 0
+
+
+def test_databases_are_served_beside_folders_and_are_not_written(photos, env, tmp_path):
+    other = tmp_path / "other.db"
+    run_llm("clip", "embed", str(photos), "-d", str(other), "-c", "others", env=env)
+    before = other.read_bytes()
+    with serve(other, photos, env=env, output=tmp_path / "out") as running:
+        running.prints("3 vectors in the index")
+        named = {database["name"] for database in httpx.get(f"{running.url}-/databases.json").json()}
+        assert {"other", databases(env)[0].stem} <= named
+    assert other.read_bytes() == before
+
+
+def first_id(database: Path) -> str | None:
+    """The id of the row that was written first, None if there is none yet."""
+    with closing(sqlite3.connect(database)) as conn, suppress(sqlite3.OperationalError):
+        return next((id for (id,) in conn.execute("select id from embeddings order by rowid limit 1")), None)
+    return None
+
+
+def url_of_server(running: Running, database: Path) -> str:
+    """The URL of a search in a database's photos, once Datasette listens: also while the command itself is stopped."""
+    [server] = psutil.Process(running.process.pid).children()
+    command = server.cmdline()
+    port = command[command.index("-p") + 1]
+
+    def listens() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", int(port))) == 0
+
+    until(listens)
+    return f"http://127.0.0.1:{port}/-/clip/search/{database.stem}/photos.json?q=red+heart&k=500"
+
+
+def test_the_newest_photos_are_searched_while_older_ones_are_embedded(env, tmp_path):
+    """The progress is in the database until the end, and a signal keeps what was embedded."""
+    folder = fill_folder(tmp_path / "photos", 400)
+    for number in range(400):
+        os.utime(folder / f"{number}.jpg", (number, number))
+    with serve(folder, env=env, output=tmp_path / "out") as running:
+        [database] = until(lambda: databases(env))
+        first = until(lambda: first_id(database))
+        running.process.send_signal(signal.SIGSTOP)  # the command alone; Datasette goes on
+        with closing(sqlite3.connect(database)) as conn:
+            [(name, done, total, bad)] = conn.execute("select collection, done, total, bad from clip_filling")
+            [(rows,)] = conn.execute("select count(*) from embeddings")
+        found = {row["id"] for row in httpx.get(url_of_server(running, database)).json()["results"]}
+        assert (first, name, total, bad) == ("399.jpg", "photos", 400, 0)
+        assert 0 <= done < 400
+        assert len(found) == rows < 400
+        running.process.send_signal(signal.SIGINT)
+        running.process.send_signal(signal.SIGCONT)
+        assert running.process.wait(PATIENCE_S) == 0
+        with closing(sqlite3.connect(database)) as conn:
+            kept = {id for (id,) in conn.execute("select id from embeddings")}
+            assert conn.execute("select count(*) from clip_filling").fetchone() == (0,)
+    assert found <= kept
+    assert "0.jpg" not in kept  # it was ended midway
+    with serve(folder, env=env, output=tmp_path / "out") as running:
+        running.prints("400 vectors in the index")
 
 
 def test_the_server_knows_the_folders_and_the_database_does_not(photos, env, tmp_path):
