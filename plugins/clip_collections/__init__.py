@@ -14,7 +14,8 @@ hookimpl = HookimplMarker("llm")  # as llm.hookimpl is
 def register_commands(cli):
     from llm_clip_onnx.commands import clip
 
-    from .commands import embed, index
+    from .commands import embed, forget, index
 
     clip.add_command(embed)
+    clip.add_command(forget)
     clip.add_command(index)
