@@ -1,4 +1,4 @@
-"""The commands `llm clip embed` and `llm clip index`: their options, their progress and what they say."""
+"""The commands `llm clip embed`, `index` and `forget`: their options, their progress and what they say."""
 
 from __future__ import annotations
 
@@ -257,3 +257,40 @@ def make_thumbnails(conn: sqlite3.Connection, collection: Collection) -> None:
         click.echo(f"{collection.name}: {len(wanted):,} thumbnails made, {rate:,.0f} a second", err=True)
     if bad := thumbnails.count_unreadable(conn, collection):
         click.echo(f"{collection.name}: {bad:,} images cannot be read and have none", err=True)
+
+
+@click.command(cls=ClipCommand)
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@click.option(
+    "-d",
+    "--database",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    required=True,
+    help="SQLite file",
+)
+@click.option("-c", "--collection", required=True, help="Collection to remove them from")
+def forget(ids: tuple[str, ...], database: Path, collection: str):
+    """Remove pictures or texts from a collection, with all that is kept of them
+
+    Vector, thumbnail, content, metadata and index entry of each ID are overwritten in the file. The photo's own file is
+    not touched: `llm clip embed` of its folder adds it again, unless it is gone or --exclude names it.
+    """
+    from .forget import forget as forget_rows
+    from .index.build import connect
+
+    with closing(connect(str(database))) as conn:
+        forgotten = forget_rows(conn, collection, ids)
+    for id in forgotten.unknown:
+        click.echo(printable(f"{collection} has no {cited(id)}"), err=True)
+    if forgotten.ids:
+        click.echo(
+            f"{len(forgotten.ids):,} forgotten; llm clip embed adds them again if it finds them in its source", err=True
+        )
+    if not forgotten.is_clean:
+        click.echo(
+            f"another program keeps their bytes in {database}-wal; end it, and run sqlite3 {database} 'pragma"
+            " wal_checkpoint(truncate)'",
+            err=True,
+        )
+    if forgotten.unknown:
+        raise click.ClickException(f"{len(forgotten.unknown):,} of {len(ids):,} are not in the collection {collection}")

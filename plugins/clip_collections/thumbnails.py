@@ -170,6 +170,11 @@ def write_thumbnails(
     on_images: Callable[[int], object] = lambda count: None,
 ) -> None:
     """Make and store the thumbnails of the rows (rowid, id), in transactions of BATCH_IMAGES."""
+    content_hash = "null"
+    if "content_hash" in columns_of(conn, collection.table):
+        content_hash = f"(select content_hash from main.{quoted(collection.table)} where rowid = ?4)"
+    columns = "collection, id, image, row, content_hash"
+    insert = f"insert or replace into main.clip_thumbnails ({columns}) values (?1, ?2, ?3, ?4, {content_hash})"
     with ThreadPoolExecutor(THREADS) as pool:
         for at in range(0, len(wanted), BATCH_IMAGES):
             ids = dict(wanted[at : at + BATCH_IMAGES])
@@ -178,7 +183,7 @@ def write_thumbnails(
             conn.execute("begin immediate")
             with conn:
                 conn.executemany(
-                    "insert or replace into main.clip_thumbnails (collection, id, image, row) values (?, ?, ?, ?)",
+                    insert,
                     [(collection.name, ids[rowid], small, rowid) for (rowid, _), small in zip(images, thumbnails)],
                 )
             on_images(len(ids))

@@ -60,6 +60,7 @@ def index(
     """
     if collection.embed_dim is None:
         raise InputError(f"collection {cited(collection.name)} has no vectors")
+    conn.execute("pragma secure_delete = on")  # or pages freed now keep what `llm clip forget` removes later
     create_tables(conn)
     facts = read_facts(conn, collection, collection.embed_dim)
     if facts is None or needs_new_mean(conn, collection, facts):
@@ -303,7 +304,8 @@ def delete_index(conn: sqlite3.Connection, collection: Collection) -> None:
         delete_index_rows(conn, source_key(collection))
 
 
-def delete_index_rows(conn: sqlite3.Connection, source: str) -> None:
+def delete_index_rows(conn: sqlite3.Connection, source: str) -> bool:
+    """Delete the index of a source, see source_key. True if there was one. The caller commits."""
     of_source = "select id from main.clip_index where source = ?"
     conn.execute(f"delete from main.clip_index_chunks where index_id in ({of_source})", [source])
-    conn.execute("delete from main.clip_index where source = ?", [source])
+    return conn.execute("delete from main.clip_index where source = ?", [source]).rowcount > 0
