@@ -24,12 +24,12 @@ from .origin import model_key
 from .photo_folders import PhotoFolder, home, only_writer, photo_folder, remember
 from .writer import Embedder
 
+CLONE, DEMO = Path(__file__).parents[2], Path("demo/checkpoint")
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 LEAST_PAUSE_S = 5.0  # between two looks at the folders
 PAUSE_SHARE = 20  # a pause is so many times as long as the look before it
 CHECK_S = 0.5  # so often it is looked if Datasette still runs
 
-CLONE = Path(__file__).parents[2]
 DEMO_HINT = (
     ". Where the model hub is out of reach, `make photos DIR=FOLDER MODEL=demo` in this clone takes the demo model, "
     "which knows emoji and drawings but no photos"
@@ -47,6 +47,8 @@ class Options:
     port: int | None = None
     opens: bool = True
     watch: bool = False
+    publish: Path | None = None
+    with_originals: bool = False
 
 
 def serve(paths: Sequence[Path], options: Options) -> None:
@@ -58,6 +60,8 @@ def serve(paths: Sequence[Path], options: Options) -> None:
     with stop_by_signal() as stop, ExitStack() as stack:
         photos = [prepare(folder, options, embedder) for folder in folders]
         databases = unique([*(one.database for one in photos), *(path for path in paths if not path.is_dir())])
+        if options.publish is not None:
+            return publish_photos(databases, photos, embedder, model_dir, options, stop)
         server = start(databases, photos, model_dir, options)
         stack.callback(server.end)
         announcement = Announcement(server, first_page(photos, databases), options.opens, stop)
@@ -72,6 +76,24 @@ def serve(paths: Sequence[Path], options: Options) -> None:
         if options.watch:
             follower.watch(server)
         wait(server, stop)
+
+
+def publish_photos(
+    databases: list[Path],
+    photos: list[PhotoFolder],
+    embedder: Embedder,
+    model_dir: Path,
+    options: Options,
+    stop: Event,
+) -> None:
+    """Embed and index what is new, and write the folder to deploy. Raises ClipError."""
+    from .publish import publish
+
+    assert options.publish
+    with ExitStack() as stack:
+        Follower(only_ours(stack, photos), embedder, options, stop).look(lambda: None)
+        if not stop.is_set():
+            publish(databases, photos, model_dir, options.publish, options.with_originals)
 
 
 def prepare(folder: Path, options: Options, embedder: Embedder) -> PhotoFolder:
@@ -94,14 +116,9 @@ def open_model(model_dir: Path | None) -> tuple[Embedder, Path]:
     try:
         engine = Engine(path, OWN_MACHINE)
     except ModelDirError as error:
-        raise ModelDirError(f"{error}{DEMO_HINT if is_clone() else ''}") from error
+        raise ModelDirError(f"{error}{DEMO_HINT if (CLONE / DEMO).is_dir() else ''}") from error
     embed, sha256 = engine.embed_item, model_key(engine.manifest)
     return Embedder(CLIP, engine.manifest.embed_dim, embed, available_cores(), embed, sha256), path
-
-
-def is_clone() -> bool:
-    """True if this runs from a clone of the repository, which has the demo model's checkpoint."""
-    return (CLONE / "demo" / "checkpoint").is_dir()
 
 
 @contextmanager
