@@ -26,6 +26,7 @@ from .entry import printable
 @click.option("-c", "--collection", callback=check_name, help="Collection to embed into [default: the folder's name]")
 @click.option("--model-dir", type=click.Path(path_type=Path), help="Model directory [default: $CLIP_MODEL_DIR, ...]")
 @click.option("--exclude", multiple=True, help="Pattern of files and folders to leave out; may be given again")
+@click.option("--force", is_flag=True, help="Embed again what the collection has, as after a change of the model")
 @click.option("-p", "--port", type=click.IntRange(0, 65535), help="Port [default: 8001, or the next one that is free]")
 @click.option("--no-open", is_flag=True, help="Do not open the browser")
 @click.option("--watch", is_flag=True, help="Go on looking for new photos")
@@ -41,6 +42,7 @@ def serve(
     collection: str | None,
     model_dir: Path | None,
     exclude: tuple[str, ...],
+    force: bool,
     port: int | None,
     no_open: bool,
     watch: bool,
@@ -57,7 +59,9 @@ def serve(
 
     if with_originals and publish is None:
         raise InputError("--with-originals is for --publish")
-    options = Options(database, collection, model_dir, exclude, port, not no_open, watch, publish, with_originals)
+    options = Options(
+        database, collection, model_dir, exclude, force, port, not no_open, watch, publish, with_originals
+    )
     serve_paths(paths, options)
 
 
