@@ -1,4 +1,6 @@
 # make demo       the embedded demo model and a collection of emoji on http://127.0.0.1:8001, no model hub needed
+# make photos     your photos in the browser: make photos DIR=~/Pictures. The first time it bakes OpenAI's ViT-B/32, which
+#                 needs the hub; make photos DIR=~/Pictures MODEL=demo takes the demo model instead
 # make serve      OpenAI's ViT-B/32, baked first if there is none yet (that needs the hub)
 # make check      linters, types, and the tests that take a moment each and need nothing else
 # make test       the same with every test that is not slow
@@ -10,6 +12,9 @@
 PYTHON ?= python3
 PORT ?= 8001
 MODEL_DIR ?= clip-model
+PHOTO_MODEL = $(if $(filter demo,$(MODEL)),demo/model,$(MODEL_DIR))
+NO_HUB = The model cannot be baked: is the model hub in reach? Without it, make photos DIR=... MODEL=demo takes the demo \
+model, which knows emoji and drawings but hardly a photo.
 DATASETTE = .venv/bin/datasette serve --memory --cors -p $(PORT)
 # torch alone, from where it comes without CUDA; PyPI's torchvision does not import beside it. What torch depends on is
 # left to the line after it: where that index is out of reach, pip would ask it 6 times for each dependency, 80 s in all.
@@ -29,6 +34,12 @@ serve: .venv/ready
 	test -e $(MODEL_DIR)/manifest.json || .venv/bin/llm clip bake --to $(MODEL_DIR)
 	test -e $(MODEL_DIR)/labels/imagenet.json || .venv/bin/llm clip labels bake imagenet $(MODEL_DIR)
 	CLIP_MODEL_DIR=$(MODEL_DIR) $(DATASETTE) -m metadata.json
+
+# A shell need not expand the ~ of DIR=~/Pictures.
+photos: $(if $(filter demo,$(MODEL)),demo/model/manifest.json) .venv/ready
+	@test -n "$(DIR)" || { echo 'name a folder of photos: make photos DIR=~/Pictures'; exit 2; }
+	@test -e $(PHOTO_MODEL)/manifest.json || .venv/bin/llm clip bake --to $(PHOTO_MODEL) || { echo "$(NO_HUB)"; exit 1; }
+	.venv/bin/llm clip serve "$(patsubst ~/%,$(HOME)/%,$(DIR))" --model-dir $(PHOTO_MODEL) $(OPTIONS)
 
 check: lint
 	.venv-test/bin/python -m pytest $(ON_EVERY_CORE) -m "not browser and not container and not reference and not slow and not long"
@@ -171,4 +182,4 @@ demo/served/emoji.db: demo/emoji.db demo/model/manifest.json
 	.venv-lock/bin/pip install -q 'uv>=0.13'
 	touch $@
 
-.PHONY: demo serve check test test-all lint bench lock
+.PHONY: demo photos serve check test test-all lint bench lock

@@ -80,10 +80,13 @@ def progress_of(photos: PhotoFolder, total: int) -> Iterator[Progress]:
             progress.delete()
 
 
-def fill(photos: PhotoFolder, embedder: Embedder, exclude: tuple[str, ...], stop: Event, begin: Callable) -> None:
+def fill(
+    photos: PhotoFolder, embedder: Embedder, exclude: tuple[str, ...], force: bool, stop: Event, begin: Callable
+) -> None:
     """Bring a collection up to date with its folder, the newest photos first.
 
-    stop: ends the run after what is being embedded now, which is written. begin: called when the folder has been read.
+    force: embed again what the collection has. stop: ends the run after what is being embedded now, which is written.
+    begin: called when the folder has been read.
     Raises InputError for a folder that is gone, or without photos: what is in the collection stays.
     """
     check_folder(photos.folder)
@@ -91,7 +94,8 @@ def fill(photos: PhotoFolder, embedder: Embedder, exclude: tuple[str, ...], stop
         database = Database(conn)
         with read_source(photos.folder, database, Reading(exclude=exclude, newest_first=True)) as source:
             check_photos(photos.folder, source)
-            writer = CollectionWriter(database, photos.collection, embedder, thumbnails=True, folder=photos.folder)
+            name, folder = photos.collection, photos.folder
+            writer = CollectionWriter(database, name, embedder, force=force, thumbnails=True, folder=folder)
             run, total = Fill(writer, source, prune=True), source.count or 0
             begin()
             with progress_of(photos, total) as progress:
@@ -145,5 +149,8 @@ def say_fault(photos: PhotoFolder, error: Exception) -> None:
     """Say why embedding has ended, and that nothing is lost."""
     reason = str(error)
     if isinstance(error, sqlite3.Error):
-        reason = f"{photos.database} cannot be written: {error}; what was embedded before is kept"
+        reason = (
+            f"{photos.database} cannot be written: {error}; what was embedded before is kept: free some space, and"
+            " start again"
+        )
     click.echo(f"{photos.collection}: {reason}", err=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from llm_clip_onnx.commands import ClipCommand
+from llm_clip_onnx.errors import InputError
 
 from .commands import check_name
 from .entry import printable
@@ -25,18 +26,28 @@ from .entry import printable
 @click.option("-c", "--collection", callback=check_name, help="Collection to embed into [default: the folder's name]")
 @click.option("--model-dir", type=click.Path(path_type=Path), help="Model directory [default: $CLIP_MODEL_DIR, ...]")
 @click.option("--exclude", multiple=True, help="Pattern of files and folders to leave out; may be given again")
+@click.option("--force", is_flag=True, help="Embed again what the collection has, as after a change of the model")
 @click.option("-p", "--port", type=click.IntRange(0, 65535), help="Port [default: 8001, or the next one that is free]")
 @click.option("--no-open", is_flag=True, help="Do not open the browser")
 @click.option("--watch", is_flag=True, help="Go on looking for new photos")
+@click.option(
+    "--publish",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write this folder, to be deployed with Docker or Fly.io, instead of serving: with thumbnails, without places",
+)
+@click.option("--with-originals", is_flag=True, help="Publish the photos too, in full size, without their EXIF")
 def serve(
     paths: tuple[Path, ...],
     database: Path | None,
     collection: str | None,
     model_dir: Path | None,
     exclude: tuple[str, ...],
+    force: bool,
     port: int | None,
     no_open: bool,
     watch: bool,
+    publish: Path | None,
+    with_originals: bool,
 ):
     """Search your photos in the browser
 
@@ -46,7 +57,12 @@ def serve(
     from .serve import Options
     from .serve import serve as serve_paths
 
-    serve_paths(paths, Options(database, collection, model_dir, exclude, port, not no_open, watch))
+    if with_originals and publish is None:
+        raise InputError("--with-originals is for --publish")
+    options = Options(
+        database, collection, model_dir, exclude, force, port, not no_open, watch, publish, with_originals
+    )
+    serve_paths(paths, options)
 
 
 @click.command(cls=ClipCommand)

@@ -22,7 +22,6 @@ from . import query, search
 from .collection import Collection, Id, check_model, from_clause, open_collection, quoted, quoted_key, rows
 from .entry import read_file
 from .index.build import connect
-from .origin import read_origin
 from .photo_folders import all_photo_folders, folders_of
 from .query import Term
 
@@ -95,8 +94,7 @@ def find_rows(file: CollectionFile, terms: Sequence[Term], count: int, embed_ite
     with closing(connect(str(file.database), reads_only=True)) as conn:
         collection = open_collection(conn, file.name)
         check_model(collection, MODEL_ID, dim)
-        orient = orient_of(conn, file.name)
-        embed = partial(embed_term, conn, collection, lambda item: embed_item(item, orient), dim)
+        embed = partial(embed_term, conn, collection, lambda item: embed_item(item, collection.orient), dim)
         hits = search.search(conn, collection, query.combine(terms, embed), count)
         metadata = {hit.id: metadata_of(conn, collection, hit.id) for hit in hits}
     return [
@@ -108,13 +106,6 @@ def find_rows(file: CollectionFile, terms: Sequence[Term], count: int, embed_ite
         }
         for hit in hits
     ]
-
-
-def orient_of(conn: Connection, name: str) -> str | None:
-    """How the photos of a collection were read, see Engine.embed_images."""
-    [(id,)] = rows(conn, "select id from main.collections where name = ?", [name])
-    origin = read_origin(conn, id)
-    return origin.orient if origin else None
 
 
 def embed_term(

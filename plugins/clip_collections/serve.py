@@ -17,6 +17,8 @@ from threading import Event, Thread
 import click
 
 from llm_clip_onnx.errors import ClipError, InputError, ModelDirError
+from llm_clip_onnx.llm_model import CLIP
+from llm_clip_onnx.model_dir import default_path, read_manifest
 
 from .filling import create, fill, has_rows, index_photos, say_fault, state_of
 from .local_server import LocalServer, database_names, free_port, tilde_encode
@@ -24,12 +26,12 @@ from .origin import model_key
 from .photo_folders import PhotoFolder, home, only_writer, photo_folder, remember
 from .writer import Embedder
 
+CLONE, DEMO = Path(__file__).parents[2], Path("demo/checkpoint")
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 LEAST_PAUSE_S = 5.0  # between two looks at the folders
 PAUSE_SHARE = 20  # a pause is so many times as long as the look before it
 CHECK_S = 0.5  # so often it is looked if Datasette still runs
 
-CLONE = Path(__file__).parents[2]
 DEMO_HINT = (
     ". Where the model hub is out of reach, `make photos DIR=FOLDER MODEL=demo` in this clone takes the demo model, "
     "which knows emoji and drawings but no photos"
@@ -44,27 +46,40 @@ class Options:
     collection: str | None = None
     model_dir: Path | None = None
     exclude: tuple[str, ...] = ()
+    force: bool = False
     port: int | None = None
     opens: bool = True
     watch: bool = False
+    publish: Path | None = None
+    with_originals: bool = False
 
 
 def serve(paths: Sequence[Path], options: Options) -> None:
-    """Serve folders and database files until a signal. Raises ClipError, and InputError if Datasette ends."""
+    """Serve folders and database files until a signal. Raises ClipError, also if Datasette ends or a disk is full."""
+    try:
+        serve_until_signal(paths, options)
+    except OSError as error:
+        raise InputError(f"{error.filename or 'a file'} cannot be read or written: {error.strerror}") from error
+
+
+def serve_until_signal(paths: Sequence[Path], options: Options) -> None:
+    """Serve folders and database files. Raises ClipError, InputError if Datasette ends, and OSError."""
     folders = [path for path in paths if path.is_dir()]
     if options.collection is not None and len(folders) > 1:
         raise InputError("-c names the collection of one folder, and there are several")
-    embedder, model_dir = open_model(options.model_dir)
+    model_dir = checked_model_dir(options.model_dir)
     with stop_by_signal() as stop, ExitStack() as stack:
-        photos = [prepare(folder, options, embedder) for folder in folders]
+        photos = [prepare(folder, options) for folder in folders]
         databases = unique([*(one.database for one in photos), *(path for path in paths if not path.is_dir())])
+        if options.publish is not None:
+            return publish_photos(databases, photos, model_dir, options, stop)
         server = start(databases, photos, model_dir, options)
         stack.callback(server.end)
         announcement = Announcement(server, first_page(photos, databases), options.opens, stop)
         if not photos or any(map(has_rows, photos)):
             announcement.begin()
         lower_priority()
-        follower = Follower(only_ours(stack, photos), embedder, options, stop)
+        follower = Follower(only_ours(stack, photos), open_model(model_dir), options, stop)
         follower.look(announcement.begin)
         if len(folders) == len(paths) and not (options.watch or stop.is_set() or any(map(has_rows, photos))):
             raise InputError("there is nothing to search: no photo has been embedded")
@@ -74,34 +89,46 @@ def serve(paths: Sequence[Path], options: Options) -> None:
         wait(server, stop)
 
 
-def prepare(folder: Path, options: Options, embedder: Embedder) -> PhotoFolder:
+def publish_photos(
+    databases: list[Path], photos: list[PhotoFolder], model_dir: Path, options: Options, stop: Event
+) -> None:
+    """Embed and index what is new, and write the folder to deploy. Raises ClipError."""
+    from .publish import publish
+
+    assert options.publish
+    with ExitStack() as stack:
+        Follower(only_ours(stack, photos), open_model(model_dir), options, stop).look(lambda: None)
+        if not stop.is_set():
+            publish(databases, photos, model_dir, options.publish, options.with_originals)
+
+
+def prepare(folder: Path, options: Options) -> PhotoFolder:
     """A folder with its database and its collection, which exist from now on."""
     photos = photo_folder(folder, options.database, options.collection)
-    create(photos, embedder.model)
+    create(photos, CLIP)
     remember(photos)
     return photos
 
 
-def open_model(model_dir: Path | None) -> tuple[Embedder, Path]:
-    """The model, whose towers are opened when they are needed, and its directory. Raises ModelDirError."""
-    from llm_clip_onnx.engine import Engine
-    from llm_clip_onnx.images.limits import OWN_MACHINE
-    from llm_clip_onnx.llm_model import CLIP
-    from llm_clip_onnx.model_dir import default_path
-    from llm_clip_onnx.towers import available_cores
-
+def checked_model_dir(model_dir: Path | None) -> Path:
+    """The model directory, whose manifest can be read. Raises ModelDirError."""
     path = (model_dir or default_path()).resolve()
     try:
-        engine = Engine(path, OWN_MACHINE)
+        read_manifest(path)
     except ModelDirError as error:
-        raise ModelDirError(f"{error}{DEMO_HINT if is_clone() else ''}") from error
+        raise ModelDirError(f"{error}{DEMO_HINT if (CLONE / DEMO).is_dir() else ''}") from error
+    return path
+
+
+def open_model(model_dir: Path) -> Embedder:
+    """The model, whose towers are opened when they are needed. Raises ModelDirError."""
+    from llm_clip_onnx.engine import Engine  # here: Datasette starts before onnxruntime is imported
+    from llm_clip_onnx.images.limits import OWN_MACHINE
+    from llm_clip_onnx.towers import available_cores
+
+    engine = Engine(model_dir, OWN_MACHINE)
     embed, sha256 = engine.embed_item, model_key(engine.manifest)
-    return Embedder(CLIP, engine.manifest.embed_dim, embed, available_cores(), embed, sha256), path
-
-
-def is_clone() -> bool:
-    """True if this runs from a clone of the repository, which has the demo model's checkpoint."""
-    return (CLONE / "demo" / "checkpoint").is_dir()
+    return Embedder(CLIP, engine.manifest.embed_dim, embed, available_cores(), embed, sha256)
 
 
 @contextmanager
@@ -180,7 +207,7 @@ class Follower:
 
     def __init__(self, photos: Sequence[PhotoFolder], embedder: Embedder, options: Options, stop: Event):
         self.photos, self.embedder, self.stop = photos, embedder, stop
-        self.exclude, self.watches = options.exclude, options.watch
+        self.exclude, self.watches, self.force = options.exclude, options.watch, options.force
         self.states: dict[PhotoFolder, list[tuple] | None] = {}  # at the last look
 
     def look(self, begin: Callable[[], object]) -> None:
@@ -191,6 +218,7 @@ class Follower:
                     self.follow(photos, begin)
             except (ClipError, sqlite3.Error) as error:
                 say_fault(photos, error)
+        self.force = False  # everything has been embedded again
 
     def follow(self, photos: PhotoFolder, begin: Callable[[], object]) -> None:
         """Embed and index one folder. Raises ClipError and sqlite3.Error."""
@@ -198,7 +226,7 @@ class Follower:
         if state is not None and state == self.states.get(photos):
             return
         self.states[photos] = state
-        fill(photos, self.embedder, self.exclude, self.stop, begin)
+        fill(photos, self.embedder, self.exclude, self.force, self.stop, begin)
         if not self.stop.is_set():
             index_photos(photos)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import sqlite3
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -90,11 +91,15 @@ class Running:
 
 
 @contextmanager
-def serve(*arguments: str | Path, env: dict[str, str], output: Path) -> Iterator[Running]:
-    """`llm clip serve ARGUMENTS` on a free port, without a browser."""
+def serve(
+    *arguments: str | Path, env: dict[str, str], output: Path, limit: Callable[[], None] | None = None
+) -> Iterator[Running]:
+    """`llm clip serve ARGUMENTS` on a free port, without a browser, in a process group of its own."""
     command = [str(BIN / "llm"), "clip", "serve", "--no-open", "-p", "0", *map(str, arguments)]
     with output.open("w") as stream:
-        process = subprocess.Popen(command, env=env, stdout=stream, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, env=env, stdout=stream, stderr=subprocess.STDOUT, preexec_fn=limit, process_group=0
+        )
     try:
         yield Running(process, output)
     finally:
@@ -107,6 +112,11 @@ def serve(*arguments: str | Path, env: dict[str, str], output: Path) -> Iterator
                 child.kill()
             process.kill()
             process.wait()
+
+
+def photos_limit() -> None:
+    """No file of this process and its children may grow beyond 400 kB."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
 
 
 def databases(env: dict[str, str]) -> list[Path]:
@@ -132,6 +142,42 @@ def test_one_command_makes_a_folder_searchable_and_a_signal_ends_it(number, phot
         assert conn.execute("select count(*) from embeddings").fetchone() == (3,)
         assert conn.execute("select count(*) from clip_filling").fetchone() == (0,)
     assert str(photos) not in "".join(conn.iterdump())
+
+
+def test_ctrl_c_which_reaches_both_processes_ends_both(photos, env, tmp_path):
+    with serve(photos, env=env, output=tmp_path / "out") as running:
+        running.prints("3 vectors in the index")
+        running.prints("Search at")
+        [server] = psutil.Process(running.process.pid).children()
+        os.killpg(running.process.pid, signal.SIGINT)
+        assert running.process.wait(PATIENCE_S) == 0
+        assert has_ended(server)
+    assert "Error" not in running.text
+    assert "Traceback" not in running.text
+
+
+def test_a_disk_that_is_full_is_said_and_what_was_embedded_stays(env, tmp_path):
+    folder = fill_folder(tmp_path / "photos", 400)
+    with serve(folder, env=env, output=tmp_path / "out", limit=photos_limit) as running:
+        running.prints("photos: .*photos-.*db cannot be written: .*; what was embedded before is kept")
+        kept = running.ids()
+        assert kept
+        assert running.end() == 0
+    assert "Traceback" not in running.text
+    with serve(folder, env=env, output=tmp_path / "out") as running:
+        assert running.prints("400 vectors in the index")
+        assert f"{len(kept)} there already" in running.text
+
+
+def test_force_embeds_everything_again(photos, env, demo_float32_dir, tmp_path):
+    with serve(photos, env=env, output=tmp_path / "out") as running:
+        running.prints("3 vectors in the index")
+    before = sqlite3.connect(databases(env)[0]).execute("select embedding from embeddings").fetchall()
+    other = ["--model-dir", demo_float32_dir, "--force"]
+    with serve(photos, *other, env=env, output=tmp_path / "out") as running:
+        running.prints("3 embedded")
+        running.prints("3 vectors in the index")
+    assert sqlite3.connect(databases(env)[0]).execute("select embedding from embeddings").fetchall() != before
 
 
 def test_a_second_start_serves_at_once_and_embeds_only_what_is_new(photos, env, tmp_path):

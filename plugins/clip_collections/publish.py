@@ -1,0 +1,186 @@
+"""Writes a folder that can be deployed: copies of databases without anything private, the model, and a Dockerfile.
+
+In a clone the folder is what the clone's own Dockerfile needs, which bakes the model again. Elsewhere it has a smaller
+Dockerfile, which installs this version and copies the model directory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import sqlite3
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import click
+from PIL import Image, ImageOps
+
+from llm_clip_onnx import __version__
+from llm_clip_onnx.errors import InputError, cited
+from llm_clip_onnx.images.limits import OWN_MACHINE
+from llm_clip_onnx.images.preprocess import open_image
+from llm_clip_onnx.model_dir import MANIFEST, Manifest, read_manifest
+
+from .collection import columns_of, llm_collection_names, open_collection, rows
+from .entry import read_file
+from .index import build
+from .photo_folders import PhotoFolder
+
+CLONE = Path(__file__).parents[2]
+DEMO = Path("demo/checkpoint")
+PUBLISHED = Path(__file__).parent / "published"
+OF_CLONE = (  # what .dockerignore lets through, and what it needs beside that
+    *("Dockerfile", ".dockerignore", "fly.toml", "pyproject.toml", "README.md", "LICENSE", "metadata.json"),
+    *("plugins", "deploy", "demo/checkpoint", "demo/emoji.txt"),
+)
+NOT_COPIED = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.db", "*.db-*", "*.sqlite*", ".*.swp")
+PRIVATE_TABLES = ("clip_files", "clip_filling")  # hashes of folders and the times of files; how far embedding was
+PLACES = ("latitude", "longitude")  # keys of metadata
+QUALITY = 90  # of published originals
+
+
+def is_clone() -> bool:
+    """True if this runs from a clone of the repository."""
+    return (CLONE / "Dockerfile").is_file() and (CLONE / DEMO).is_dir()
+
+
+def publish(
+    databases: Iterable[Path], photos: Sequence[PhotoFolder], model_dir: Path, to: Path, with_originals: bool
+) -> None:
+    """Write the folder `to`. Raises InputError if it holds something else."""
+    if to.exists() and any(to.iterdir()) and not (to / "fly.toml").is_file():
+        raise InputError(f"{to} is not empty, and was not written by --publish: choose another folder")
+    place = copy_clone(model_dir, to) if is_clone() else copy_package(model_dir, to)
+    for database in databases:
+        originals = [one for one in photos if one.database == database] if with_originals else []
+        publish_database(database, place / f"{database.stem}.db", originals)
+    click.echo(f"{to} can be deployed: docker build -t photos {to}, or fly deploy {to}", err=True)
+
+
+def copy_clone(model_dir: Path, to: Path) -> Path:
+    """Copy what the clone's Dockerfile needs, to bake the same model. Returns the folder of databases."""
+    for name in OF_CLONE:
+        (to / name).parent.mkdir(parents=True, exist_ok=True)
+        if (CLONE / name).is_dir():
+            shutil.copytree(CLONE / name, to / name, ignore=NOT_COPIED, dirs_exist_ok=True)
+        else:
+            shutil.copy(CLONE / name, to / name)
+    arguments = bake_arguments(read_manifest(model_dir), to)
+    toml, dockerfile = to / "fly.toml", to / "Dockerfile"
+    lines = "\n".join(f"  {name} = {json.dumps(value)}" for name, value in arguments.items())
+    toml.write_text(toml.read_text().replace(line_of("  CLIP_MODEL =", toml), lines))
+    for name, value in arguments.items():  # so that docker build needs no arguments
+        dockerfile.write_text(
+            dockerfile.read_text().replace(line_of(f"ARG {name}=", dockerfile), f"ARG {name}={value}", 1)
+        )
+    return to / "deploy" / "databases"
+
+
+def line_of(beginning: str, file: Path) -> str:
+    """The first line of a file that begins so."""
+    return next(line for line in file.read_text().splitlines() if line.startswith(beginning))
+
+
+def bake_arguments(manifest: Manifest, to: Path) -> dict[str, str]:
+    """The Dockerfile's arguments that bake a model again. A local checkpoint is copied. Raises InputError."""
+    source = manifest.source
+    if source.weights_sha256.get("model.safetensors") == sha256_of(CLONE / DEMO / "model.safetensors"):
+        return {"CLIP_MODEL": DEMO.as_posix(), "LABELS": "demo/emoji.txt", "VERIFY": "0"}
+    checkpoint = Path(source.id)
+    if checkpoint.is_dir():
+        shutil.copytree(checkpoint, to / "deploy" / "checkpoints" / checkpoint.name, dirs_exist_ok=True)
+        return {"CLIP_MODEL": f"deploy/checkpoints/{checkpoint.name}"}
+    if checkpoint.is_absolute():
+        raise InputError(f"the model was baked from {source.id}, which is gone: bake it again")
+    return {"CLIP_MODEL": source.id} | ({"CLIP_REVISION": source.revision} if source.revision else {})
+
+
+def sha256_of(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def copy_package(model_dir: Path, to: Path) -> Path:
+    """Copy the model and the package's Dockerfile. Returns the folder of databases."""
+    to.mkdir(parents=True, exist_ok=True)
+    (to / "srv").mkdir(exist_ok=True)
+    shutil.copytree(model_dir, to / "model", dirs_exist_ok=True)
+    manifest = json.loads((to / "model" / MANIFEST).read_text())
+    manifest["source"]["id"] = Path(manifest["source"]["id"]).name  # a checkpoint's folder is no one's business
+    (to / "model" / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    (to / "Dockerfile").write_text((PUBLISHED / "Dockerfile").read_text().replace("VERSION", __version__))
+    shutil.copy(PUBLISHED / "fly.toml", to)
+    for name in ("metadata.json", "settings.json"):
+        shutil.copy(PUBLISHED / name, to / "srv")
+    return to / "srv"
+
+
+def publish_database(database: Path, to: Path, originals: Sequence[PhotoFolder]) -> None:
+    """Copy a database without places, private tables and originals, but for those of these folders, and index it."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    to.unlink(missing_ok=True)
+    with closing(build.connect(str(database), reads_only=True)) as conn:
+        conn.execute("vacuum into ?", [str(to)])
+    with closing(build.connect(str(to))) as conn:
+        conn.execute("pragma secure_delete = on")
+        remove_private(conn)
+        for photos in originals:
+            store_originals(conn, photos)
+        conn.execute("vacuum")
+        renumber_thumbnails(conn)
+        for name in llm_collection_names(conn):
+            if (collection := open_collection(conn, name)).embed_dim is not None:
+                build.index(conn, collection)
+        conn.execute("pragma journal_mode = delete")
+
+
+def remove_private(conn: sqlite3.Connection) -> None:
+    """Delete places, originals, and the tables that only filling needs."""
+    for table in PRIVATE_TABLES:
+        conn.execute(f"drop table if exists main.{table}")
+    if columns_of(conn, "clip_collection_facts"):
+        conn.execute("update main.clip_collection_facts set places = 0")
+    if {"metadata", "content_blob"} <= columns_of(conn, "embeddings").keys():
+        conn.execute("update main.embeddings set content_blob = null where content_blob is not null")
+        paths = ", ".join(f"'$.{key}'" for key in PLACES)
+        conn.execute(f"update main.embeddings set metadata = json_remove(metadata, {paths}) where json_valid(metadata)")
+
+
+def store_originals(conn: sqlite3.Connection, photos: PhotoFolder) -> None:
+    """Store a folder's photos in content_blob: upright, in full size, without what is written in them beside pixels."""
+    [(key,)] = rows(conn, "select id from main.collections where name = ?", [photos.collection])
+    for (id,) in rows(conn, "select id from main.embeddings where collection_id = ?", [key]):
+        try:
+            image = public_image(read_file(photos.folder / id))
+        except InputError as error:
+            click.echo(f"{cited(id)} is published without its original: {error}", err=True)
+            continue
+        conn.execute("update main.embeddings set content_blob = ? where collection_id = ? and id = ?", [image, key, id])
+
+
+def public_image(content: bytes) -> bytes:
+    """An image as a JPEG, upright, without EXIF, XMP and comments. Raises InputError."""
+    try:
+        upright = ImageOps.exif_transpose(open_image(content, OWN_MACHINE)).convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"it cannot be read: {error}") from error
+    clean = Image.new("RGB", upright.size)
+    clean.paste(upright)
+    stream = io.BytesIO()
+    clean.save(stream, "JPEG", quality=QUALITY, icc_profile=upright.info.get("icc_profile"))
+    return stream.getvalue()
+
+
+def renumber_thumbnails(conn: sqlite3.Connection) -> None:
+    """Give the thumbnails of llm's collections the rowids that VACUUM has given to their rows."""
+    if not columns_of(conn, "clip_thumbnails") or not columns_of(conn, "collections"):
+        return
+    conn.execute(
+        "update main.clip_thumbnails set row = (select embeddings.rowid from main.embeddings"
+        " join main.collections on collections.id = embeddings.collection_id"
+        " where collections.name = clip_thumbnails.collection and embeddings.id = clip_thumbnails.id)"
+        " where collection in (select name from main.collections)"
+    )

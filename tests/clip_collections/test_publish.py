@@ -1,0 +1,142 @@
+"""`llm clip serve --publish` writes what can be deployed, and nothing that the photos' owner has not shown."""
+
+from __future__ import annotations
+
+import getpass
+import io
+import json
+import sqlite3
+import tomllib
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import ExifTags, Image
+from test_serve import picture
+
+import clip_collections.publish
+from clip_collections.publish import copy_package, publish_database
+from nasty import saved
+from serving import environment, run_llm, serving
+
+SECRET_CAMERA_OWNER = "Ottilie Unverwechselbar"
+
+
+def photo(number: int) -> bytes:
+    """A JPEG of 120 x 90 that is to be turned, with a place, an owner and a comment."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    exif[ExifTags.Base.Artist] = SECRET_CAMERA_OWNER
+    exif[ExifTags.IFD.GPSInfo] = {1: "N", 2: (48.0, 51.0, 29.61), 3: "E", 4: (2.0, 17.0, 40.21)}
+    comment = SECRET_CAMERA_OWNER.encode()
+    return saved(Image.open(io.BytesIO(picture(number))), "JPEG", exif=exif.tobytes(), comment=comment)
+
+
+@pytest.fixture
+def env(demo_dir, tmp_path):
+    return environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
+
+
+@pytest.fixture
+def photos(env, tmp_path) -> Path:
+    folder = tmp_path / "private-home" / getpass.getuser() / "photos"
+    (folder / "trip").mkdir(parents=True)
+    for number, name in enumerate(["a.jpg", "trip/b.jpg", "gone.jpg"]):
+        (folder / name).write_bytes(photo(number))
+    named = ["-d", str(tmp_path / "photos.db"), "-c", "photos"]
+    run_llm("clip", "embed", str(folder), *named, "--gps", "--store", env=env)
+    (folder / "gone.jpg").unlink()  # rowids are not those of a copy
+    return folder
+
+
+def publish(photos: Path, to: Path, *options: str, env: dict[str, str]) -> str:
+    database = photos.parents[2] / "photos.db"
+    arguments = [str(photos), "--no-open", "-d", str(database), "-c", "photos", "--publish", str(to), *options]
+    return run_llm("clip", "serve", *arguments, env=env).stderr
+
+
+def contents(folder: Path) -> bytes:
+    """All that is in a folder's files, and their names, but for the model's weights."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".safetensors"]
+    return b"\0".join(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() for path in files)
+
+
+def secrets(photos: Path) -> list[bytes]:
+    words = ["private-home", str(photos), SECRET_CAMERA_OWNER, "48.858", "2.2945", 'latitude"', "GPS", "29.61"]
+    return [word.encode() for word in words]
+
+
+@pytest.mark.parametrize("options", [[], ["--with-originals"]], ids=["", "originals"])
+def test_nothing_private_is_published(options, photos, env, tmp_path):
+    with closing(sqlite3.connect(tmp_path / "photos.db")) as conn:
+        before = b"".join(str(row).encode() for row in conn.execute("select metadata from embeddings"))
+    assert b"latitude" in before  # so there is something to find
+    publish(photos, tmp_path / "out", *options, env=env)
+    database = (tmp_path / "out/deploy/databases/photos.db").read_bytes()
+    assert [word for word in secrets(photos) if word in database] == []
+    everything = contents(tmp_path / "out")
+    assert [word for word in secrets(photos)[:3] if word in everything] == []
+    assert b"Exif\0" not in database
+
+
+def test_the_published_database_searches_and_shows_thumbnails(photos, env, tmp_path):
+    publish(photos, tmp_path / "out", env=env)
+    published = tmp_path / "out/deploy/databases/photos.db"
+    with closing(sqlite3.connect(published)) as conn:
+        assert conn.execute("pragma integrity_check").fetchall() == [("ok",)]
+        assert conn.execute("pragma journal_mode").fetchone() == ("delete",)
+        assert conn.execute("select count(*), count(content_blob) from embeddings").fetchone() == (2, 0)
+        assert conn.execute("select vectors from clip_index").fetchone() == (2,)
+    with serving("-i", str(published), env=env, log=tmp_path / "log") as url:
+        results = httpx.get(f"{url}/-/clip/search/photos/photos.json?q=a+tree").json()["results"]
+        assert {row["id"] for row in results} == {"a.jpg", "trip/b.jpg"}
+        thumbnails = [httpx.get(row["image"]) for row in results]
+        assert [thumbnail.status_code for thumbnail in thumbnails] == [200, 200]
+        assert all(Image.open(io.BytesIO(thumbnail.content)).size == (90, 120) for thumbnail in thumbnails)
+
+
+def test_originals_are_published_upright_on_request(photos, env, tmp_path):
+    publish(photos, tmp_path / "out", "--with-originals", env=env)
+    with closing(sqlite3.connect(tmp_path / "out/deploy/databases/photos.db")) as conn:
+        images = [Image.open(io.BytesIO(blob)) for (blob,) in conn.execute("select content_blob from embeddings")]
+    assert [(image.format, image.size, dict(image.getexif())) for image in images] == [("JPEG", (90, 120), {})] * 2
+
+
+def test_a_clone_publishes_what_its_dockerfile_needs(photos, env, tmp_path):
+    publish(photos, tmp_path / "out", env=env)
+    publish(photos, tmp_path / "out", env=env)  # again, over the first
+    out = tmp_path / "out"
+    lines = (out / "Dockerfile").read_text().replace("\\\n", "").splitlines()
+    copied = [line.split()[1:-1] for line in lines if line.startswith("COPY ") and "--from" not in line]
+    assert [name for names in copied for name in names if not (out / name).exists()] == []
+    arguments = tomllib.loads((out / "fly.toml").read_text())["build"]["args"]
+    assert arguments == {"CLIP_MODEL": "demo/checkpoint", "LABELS": "demo/emoji.txt", "VERIFY": "0"}
+    assert "ARG CLIP_MODEL=demo/checkpoint" in lines
+
+
+def test_without_a_clone_the_folder_has_the_model_and_a_dockerfile_of_its_own(photos, env, demo_dir, tmp_path):
+    place = copy_package(demo_dir, tmp_path / "out")
+    publish_database(tmp_path / "photos.db", place / "photos.db", [])
+    out = tmp_path / "out"
+    lines = (out / "Dockerfile").read_text().splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("COPY ")] == ["model", "srv"]
+    assert "VERSION" not in (out / "Dockerfile").read_text()
+    assert tomllib.loads((out / "fly.toml").read_text())["http_service"]["internal_port"] == 8080
+    assert json.loads((out / "srv/metadata.json").read_text())["plugins"]
+    assert (out / "srv/settings.json").read_bytes() == (
+        clip_collections.publish.CLONE / "deploy/settings.json"
+    ).read_bytes()
+    assert str(demo_dir).encode() not in contents(out)
+    own = environment(tmp_path / "own", CLIP_MODEL_DIR=str(out / "model"), SLEEP_AFTER="10m")
+    with serving(str(out / "srv"), env=own, log=tmp_path / "log") as url:
+        assert len(httpx.get(f"{url}/-/clip/search/photos/photos.json?q=a+tree").json()["results"]) == 3
+
+
+def test_another_folder_is_not_overwritten(photos, env, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    arguments = [str(photos), "--no-open", "--publish", str(tmp_path / "mine")]
+    done = run_llm("clip", "serve", *arguments, env=env, ok=False)
+    assert f"{tmp_path}/mine is not empty, and was not written by --publish" in done.stderr
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
