@@ -36,13 +36,18 @@ async def visible_collection(datasette, request) -> CollectionRef:
     """The collection that a URL names. Raises NotFound if there is none, Forbidden if the client may not see it."""
     await ensure_instance(datasette, request)
     database, name = (tilde_decode(request.url_vars[part]) for part in ("database", "collection"))
+    return await named_collection(datasette, request.actor, database, name)
+
+
+async def named_collection(datasette, actor, database: str, name: str) -> CollectionRef:
+    """The collection of this name. Raises NotFound if there is none, Forbidden if the actor may not see it."""
     if database not in datasette.databases or database == "_internal":
         raise NotFound(f"there is no database {cited(database)}")
-    if not await may(datasette, request.actor, "view-database", database):
+    if not await may(datasette, actor, "view-database", database):
         raise Forbidden("view-database")
     if name not in config_of(datasette).collections.get(database, {}):  # before the answer tells if there is one
         for table in LLM_TABLES:
-            if not await may_view_table(datasette, request.actor, database, table):
+            if not await may_view_table(datasette, actor, database, table):
                 raise Forbidden("view-table")
 
     def open_named(conn):
@@ -53,7 +58,7 @@ async def visible_collection(datasette, request) -> CollectionRef:
             raise NotFound(f"there is no collection {cited(name)} in database {cited(database)}") from error
 
     collection = await datasette.get_database(database).execute_fn(open_named)
-    if not await may_view(datasette, request.actor, database, collection):
+    if not await may_view(datasette, actor, database, collection):
         raise Forbidden("view-table")
     return CollectionRef(database, collection)
 

@@ -159,7 +159,8 @@ class Engine:
 
     def _make_classifier(self, labels: tuple[str, ...], templates: tuple[str, ...]) -> Classifier:
         vectors = zero_shot.class_vectors(self.embed_text, labels, templates)
-        return Classifier(labels, vectors, zero_shot.unrelated_cosine(vectors, self.made_image_embeddings))
+        unrelated_cosine = zero_shot.unrelated_cosine(vectors, self.made_image_embeddings)
+        return Classifier(labels, vectors, unrelated_cosine, templates)
 
     @property
     def made_image_embeddings(self) -> NDArray[np.float32]:

@@ -133,7 +133,7 @@ def read_classifier(path: Path, manifest: Manifest, name: str) -> Classifier:
             f"{file} has vectors of shape {vectors.shape}, expected {(len(facts.labels), manifest.embed_dim)}: "
             f"{rebake_set_hint(path, name)}"
         )
-    return Classifier(facts.labels, vectors, facts.unrelated_cosine)
+    return Classifier(facts.labels, vectors, facts.unrelated_cosine, facts.templates)
 
 
 def write(path: Path, facts: LabelSet, vectors: NDArray[np.float32]) -> None:

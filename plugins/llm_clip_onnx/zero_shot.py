@@ -6,6 +6,7 @@ Source: zeroshot_classifier in openai/CLIP notebooks/Prompt_Engineering_for_Imag
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,16 +18,22 @@ from .vectors import check_same_size, unit, unit_embedding
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 PLACEHOLDER = "{}"
+ARTICLE_BEFORE = re.compile(r"\b(?:an?|the)\s+\{\}", re.IGNORECASE)
+WITH_ARTICLE = re.compile(r"\s*(?:an?|the)\s+\S", re.IGNORECASE)
 MAX_CHARACTERS = 300  # of a label or a template, which is more than 77 ids
 
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """labels: c of them. vectors: their unit embeddings, [c, embed_dim] float32. unrelated_cosine: see below."""
+    """labels: c of them. vectors: their unit embeddings, [c, embed_dim] float32. unrelated_cosine: see below.
+
+    templates: of the prompts.
+    """
 
     labels: tuple[str, ...]
     vectors: NDArray[np.float32]
     unrelated_cosine: float
+    templates: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,12 @@ def check_labels(labels: Sequence[str], templates: Sequence[str]) -> None:
 
 
 def prompts_of(label: str, templates: Sequence[str]) -> list[str]:
-    """The prompts of a label, one per template."""
+    """The prompts of a label, one per template. A label's own article takes the place of the template's.
+
+    So "a red heart" is in "a photo of a red heart.", and not in "a photo of a a red heart."
+    """
+    if WITH_ARTICLE.match(label):
+        templates = [ARTICLE_BEFORE.sub(PLACEHOLDER, template) for template in templates]
     return [template.replace(PLACEHOLDER, label) for template in templates]
 
 

@@ -172,3 +172,23 @@ def test_an_inline_script_without_the_nonce_does_not_run(browser_page, server):
     )
     assert browser_page.evaluate("window.ran === undefined")
     assert browser_page.is_visible("h1")
+
+
+@chromium
+def test_headings_stay_in_sight_with_30_rows_on_a_telephone(chromium_process, server):
+    with new_context(chromium_process, viewport={"width": 390, "height": 844}) as context:
+        page = context.new_page()
+        page.goto(server + COMPARE)
+        upload(page, *FILES * 10)
+        page.fill("#clip-texts", "\n".join(f"a text of some words, number {n}" for n in range(12)))
+        page.locator(".clip-heat td").first.wait_for()
+        scroll = page.locator(".clip-scroll")
+        scroll.scroll_into_view_if_needed()
+        scroll.evaluate("region => region.scrollTo(region.scrollWidth, region.scrollHeight)")
+        region, last = scroll.bounding_box(), page.locator(".clip-heat tbody tr:last-child")
+        heading = page.locator(".clip-heat thead th:last-child").bounding_box()
+        picture = last.locator("th").bounding_box()
+        assert region["y"] - 1 <= heading["y"] <= region["y"] + 5
+        assert heading["width"] >= 60
+        assert region["x"] - 1 <= picture["x"] <= region["x"] + 5
+        assert last.locator("td").last.bounding_box()["x"] >= picture["x"] + picture["width"] - 1

@@ -80,7 +80,7 @@ def test_a_new_file_takes_the_place_of_the_picture_that_was_kept(datasette):
         ({"labels": ["emoji"], "own": ["cat\ndog"], "shown": ["cat dog"]}, "", "cat\ndog"),
         ({"labels": [""], "own": ["cat"], "shown": ["cat"]}, "", "cat"),
         ({"labels": ["emoji"], "own": [" \n"]}, "emoji", " \n"),
-        ({"labels": ['["cat", "a, b"]']}, "", "cat\na, b"),  # a permalink
+        ({"labels": ['["cat", "a, b"]']}, "", 'cat\n"a, b"'),  # a permalink
         ({"labels": ["cat", "dog"]}, "", "cat\ndog"),  # as the JSON endpoint takes them
         ({"labels": [""], "own": [" \n"], "shown": ["cat"]}, None, " \n"),  # the typed labels were deleted
     ],
@@ -112,13 +112,59 @@ def test_a_label_of_two_lines_is_refused_where_labels_are_lines(labels, datasett
     assert "bird</textarea>" in page.text
 
 
-def test_a_link_holds_the_picture_and_gives_the_same_answer(datasette):
+@pytest.mark.parametrize(
+    ("typed", "labels"),
+    [
+        ("cat, dog", ["cat", "dog"]),
+        ("cat,dog\r\nbird\n , ,fish,", ["cat", "dog", "bird", "fish"]),
+        ('"Paris, Texas", "cat"\n"a, b"', ["Paris, Texas", "cat", "a, b"]),
+        ('the "best" cat, 5" screen', ['the "best" cat', '5" screen']),
+        ('"cat, dog', ['"cat', "dog"]),
+        ('"a" and "b"', ['"a" and "b"']),
+        (" \n,,\n", []),
+        (" " * 500_000 + "," * 500_000, []),
+        ('"' * 500_000, ['"' * 500_000]),
+    ],
+)
+def test_labels_stand_between_commas_and_lines(typed, labels):
+    assert classify.labels_of(typed, 256) == labels
+
+
+def test_more_labels_than_are_accepted_are_not_all_read():
+    assert len(classify.labels_of("a," * 1000, 256)) == 257
+
+
+@pytest.mark.parametrize("label", ['a "b", c', '"quoted"'])
+def test_a_label_that_cannot_be_typed_is_refused(label, datasette):
+    page = get(datasette, f"{CLASSIFY}?{urlencode({'labels': json.dumps(['cat', label])})}")
+    assert page.status_code == 400
+    assert errors_in(page.text) == [f"label 1 is {label!r}; on this page quotation marks are around commas"]
+
+
+def test_the_prompt_that_is_used_is_shown(datasette, demo_dir):
+    heart = [("heart.png", drawing("heart"))]
+
+    def prompt_on(**fields) -> str:
+        page = post(datasette, CLASSIFY, heart, **fields).text
+        return html.unescape(re.search(r'id="clip-prompt">(.*?)</p>', page)[1])
+
+    assert prompt_on(own="a red heart") == "Each label is read in a prompt: “a photo of a red heart.”"
+    assert prompt_on(own="heart, heart") == "Each label is read in a prompt: “a photo of a heart.”"
+    templates = json.loads((demo_dir / "labels/emoji.json").read_text())["templates"]
+    if len(templates) == 1:
+        assert prompt_on() == f"Each label is read in a prompt: “{templates[0].replace('{}', 'red heart')}”"
+
+
+def test_a_link_holds_the_vector_and_gives_the_same_answer(datasette):
     first = post(datasette, CLASSIFY, [("heart.png", drawing("heart"))], own="\n".join(LABELS), k="2").text
     again = get(datasette, link_in(first, CLASSIFY + r"\?"))
     assert again.status_code == 200
     assert bars_in(again.text) == bars_in(first)
     assert len(bars_in(first)) == 2
-    assert jpegs_in(again.text) == jpegs_in(first)
+    assert len(link_in(first, CLASSIFY + r"\?")) < 4000
+    assert hidden_fields_in(again.text)["vector"] == hidden_fields_in(first)["vector"]
+    assert jpegs_in(again.text) == [b""]
+    assert "Of heart.png only the vector is here." in again.text
     assert "\n".join(LABELS) in again.text
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import html
+import io
 import re
 
 import numpy as np
@@ -11,7 +14,7 @@ from datasette_clip.pages import compare
 from datasette_clip.paths import COMPARE
 from datasette_clip.static_files import static_files
 from drawings import FILES, LABELS
-from page_forms import cells_in, cosines, errors_in, hidden_fields_in, jpegs_in, post
+from page_forms import cells_in, cosines, errors_in, get, hidden_fields_in, jpegs_in, link_in, post
 
 
 def test_a_heat_map_has_the_cosines_of_numpy_and_its_extremes_the_ends_of_the_scale(datasette, demo_engine):
@@ -99,3 +102,32 @@ def test_every_number_of_the_heat_map_can_be_read(shade):
 
 def test_one_image_and_one_text_make_a_table_too(datasette):
     assert len(cells_in(post(datasette, COMPARE, FILES[:1], texts="a face").text)) == 1
+
+
+def test_a_link_restores_the_table_without_the_pictures(datasette):
+    first = post(datasette, COMPARE, FILES, texts="\n".join(LABELS)).text
+    link = link_in(first, COMPARE + r"\?")
+    assert len(link) < 3 * 3000 + 200
+    again = get(datasette, link).text
+    assert cells_in(again) == cells_in(first)
+    assert hidden_fields_in(again)["vector"] == hidden_fields_in(first)["vector"]
+    assert re.findall(r"<span data-without[^>]*>(.*?)</span>", again) == [name for name, _ in FILES]
+    assert "data-without" not in first
+
+
+def test_a_table_that_is_too_long_for_a_link_says_so(datasette):
+    page = post(datasette, COMPARE, FILES * 10, texts="a face").text
+    assert len(cells_in(page)) == 30
+    assert f'href="{COMPARE}?' not in page
+    assert "So many pictures are too long for a link." in page
+
+
+def test_the_table_is_csv_too(datasette, demo_engine):
+    texts = ["a face", 'a "red", heart']
+    page = post(datasette, COMPARE, FILES, texts="\n".join(texts)).text
+    text = html.unescape(re.search(r'<pre id="clip-csv"[^>]*>(.*?)</pre>', page, re.DOTALL)[1])
+    header, *rows = csv.reader(io.StringIO(text))
+    assert header == ["image", *texts]
+    assert [row[0] for row in rows] == [name for name, _ in FILES]
+    found = [[float(cell) for cell in row[1:]] for row in rows]
+    np.testing.assert_allclose(found, cosines(demo_engine, jpegs_in(page), texts), atol=1e-6)

@@ -9,17 +9,20 @@ import shlex
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
 from datasette.app import Datasette
+from datasette.utils import tilde_encode
 
 from clip_collections.collection import open_collection
 from conftest import ROOT
-from datasette_clip.pages import home
+from datasette_clip.pages import home, samples
+from datasette_clip.paths import CLASSIFY, COMPARE
 from drawings import FILES, drawing
 from llm_clip_onnx.vectors import to_blob
-from page_forms import get
+from page_forms import bars_in, cells_in, errors_in, get, hidden_fields_in
 from stored import llms_database
 
 # For the same reason as in test_sql_functions.py.
@@ -105,14 +108,14 @@ def test_pictures_come_from_all_over_a_collection(tmp_path):
     stored = {name: {f"{name}{n}": rng.standard_normal(8) for n in range(1000)} for name in ("a", "b")}
     with closing(llms_database(**stored)) as conn:
         for name, first in (("a", 0), ("b", 1000)):
-            spread = home.spread_rows(conn, open_collection(conn, name), 5)
+            spread = samples.spread_rows(conn, open_collection(conn, name), 5)
             assert [rowid - first for rowid in spread] == [1, 250, 500, 750, 1000]
             assert all(id.startswith(name) for id in spread.values())
-        assert home.spread_rows(conn, open_collection(conn, "a"), 1) == {1: "a0"}
+        assert samples.spread_rows(conn, open_collection(conn, "a"), 1) == {1: "a0"}
         conn.execute("delete from embeddings where collection_id = 2 and rowid > 1002")
-        assert list(home.spread_rows(conn, open_collection(conn, "b"), 5)) == [1001, 1002]
+        assert list(samples.spread_rows(conn, open_collection(conn, "b"), 5)) == [1001, 1002]
         conn.execute("delete from embeddings")
-        assert home.spread_rows(conn, open_collection(conn, "a"), 5) == {}
+        assert samples.spread_rows(conn, open_collection(conn, "a"), 5) == {}
 
 
 def test_the_page_leads_to_everything_else(served):
@@ -198,7 +201,7 @@ def test_a_database_whose_rows_cannot_be_read_has_its_box_all_the_same(served, m
     def broken(*arguments):
         raise sqlite3.DatabaseError("database disk image is malformed")
 
-    monkeypatch.setattr("datasette_clip.pages.home.spread_rows", broken)
+    monkeypatch.setattr("datasette_clip.pages.samples.spread_rows", broken)
     page = get(served(), "/").text
     assert list(shelves_in(page)) == ["photos", "words"]
     assert "clip-strip" not in page
@@ -215,3 +218,38 @@ def test_shipped_metadata_leads_to_pages_that_exist(demo_dir, monkeypatch):
         datasette = Datasette(metadata=metadata, **options)
         for link in re.findall(r'href="([^"]+)"', metadata["description_html"]):
             assert get(datasette, f"/{html.unescape(link)}").status_code == 200, (file, link)
+
+
+def test_a_form_offers_pictures_of_a_collection_to_try(served):
+    datasette = served()
+    classify = get(datasette, CLASSIFY).text
+    tries = re.findall(r'<li><a href="([^"]+\?sample=[^"]+)" title="Try (.*?)"><img src="([^"]+)"', classify)
+    assert [html.unescape(label) for _, label, _ in tries] == LABELS
+    page = get(datasette, html.unescape(tries[1][0])).text
+    assert bars_in(page)
+    assert hidden_fields_in(page)["name"] == ["id 1"]
+    compare = re.search(r'<a href="([^"]+)">try some pictures', get(datasette, COMPARE).text)[1]
+    page = get(datasette, html.unescape(compare)).text
+    assert [len(row) for row in cells_in(page)] == [3] * len(LABELS)
+
+
+@pytest.mark.parametrize(
+    ("sample", "metadata", "status", "sentence"),
+    [
+        ("photos/photos/id 9", {}, 404, "there is no small picture of 'id 9'"),
+        ("photos/words/one", {}, 404, "there is no small picture of 'one'"),
+        ("photos/nothing/one", {}, 404, "there is no collection 'nothing' in database 'photos'"),
+        ("nothing/photos/one", {}, 404, "there is no database 'nothing'"),
+        ("_internal/photos/one", {}, 404, "there is no database '_internal'"),
+        ("one", {}, 400, "sample is 'one'; expected DATABASE/COLLECTION/ID"),
+        ("photos/photos/id 1", {"databases": {"photos": {"allow": False}}}, 403, "view-database"),
+    ],
+)
+@pytest.mark.parametrize("path", [CLASSIFY, COMPARE])
+def test_a_picture_to_try_is_one_that_the_visitor_may_see(path, sample, metadata, status, sentence, served):
+    datasette = served(metadata=metadata)
+    field = "/".join(map(tilde_encode, sample.split("/")))
+    response = get(datasette, f"{path}?{urlencode({'sample': field})}")
+    assert response.status_code == status
+    assert errors_in(response.text) == [sentence]
+    assert ("?sample=" in response.text) == (not metadata)

@@ -157,7 +157,7 @@ def test_a_label_may_be_called_anything(browser_page, server):
     upload(browser_page, ("~0~.png", drawing("heart")))
     wait_for_text(browser_page, "The best 5 of")
     picture = browser_page.get_attribute(".clip-picture img", "src")
-    browser_page.fill("#clip-own", "~0~\n$&\nbase64,~0~")
+    browser_page.fill("#clip-own", '~0~\n$&\n"base64,~0~"')
     wait_for_text(browser_page, "All 3 labels")
     assert {row[0] for row in bars_shown_on(browser_page)} == {"~0~", "$&", "base64,~0~"}
     assert browser_page.get_attribute(".clip-picture img", "src") == picture
@@ -178,7 +178,7 @@ def test_deleting_the_typed_labels_returns_to_the_chosen_set(browser_page, serve
 
 
 @chromium
-def test_a_link_opened_afresh_shows_the_same_picture_and_numbers(browser_page, chromium_process, server):
+def test_a_link_opened_afresh_shows_the_same_numbers(browser_page, chromium_process, server):
     browser_page.goto(server + CLASSIFY)
     upload(browser_page, ("heart.png", drawing("heart")))
     wait_for_text(browser_page, "The best 5 of")
@@ -190,9 +190,42 @@ def test_a_link_opened_afresh_shows_the_same_picture_and_numbers(browser_page, c
         page.goto(link)
         assert bars_shown_on(page) == bars_shown_on(browser_page)
         assert page.input_value("#clip-own") == "\n".join(LABELS)
-        pictures = [p.get_attribute(".clip-picture img", "src") for p in (page, browser_page)]
-        assert pictures[0] == pictures[1]
-        assert page.evaluate("document.querySelector('.clip-picture img').naturalWidth") == 224
+        assert page.is_visible("text=Of heart.png only the vector is here.")
+        assert not page.is_visible(".clip-picture img")
+        assert not page.is_visible(".clip-run")
+
+
+@chromium
+def test_a_reload_keeps_the_answer_and_the_pictures(browser_page, server):
+    for path, act, waited in (
+        (CLASSIFY, lambda: browser_page.fill("#clip-own", "a face, a heart"), "All 2 labels"),
+        (COMPARE, lambda: browser_page.fill("#clip-texts", "a face\na heart"), "Cosines of unit"),
+    ):
+        browser_page.goto(server + path)
+        upload(browser_page, ("heart.png", drawing("heart")))
+        browser_page.locator("#clip-result img[src^=data]").wait_for()
+        act()
+        wait_for_text(browser_page, waited)
+        before = jpegs_in(browser_page.inner_html("#clip-result"))
+        assert len(browser_page.url) < 4000
+        browser_page.reload()
+        wait_for_text(browser_page, waited)
+        assert jpegs_in(browser_page.inner_html("#clip-result")) == before != [b""]
+        assert browser_page.evaluate("document.querySelector('#clip-result img').naturalWidth") == 224
+        assert browser_page.locator("[data-without]").count() == 0
+
+
+@chromium
+def test_a_table_is_copied_as_csv(chromium_process, server):
+    with new_context(chromium_process, permissions=["clipboard-read", "clipboard-write"]) as context:
+        page = context.new_page()
+        page.goto(server + COMPARE)
+        upload(page, *FILES)
+        page.fill("#clip-texts", "a face")
+        page.click("text=Copy as CSV")
+        page.wait_for_selector("text=Copied")
+        lines = page.evaluate("navigator.clipboard.readText()").splitlines()
+        assert [line.split(",")[0] for line in lines] == ["image", *(name for name, _ in FILES)]
 
 
 @chromium
@@ -200,14 +233,15 @@ def test_no_link_becomes_too_long_by_the_picture_that_the_script_puts_back(brows
     browser_page.goto(server + CLASSIFY)
     noise = np.random.default_rng(0).integers(0, 2, (224, 224, 3), dtype=np.uint8) * 255
     upload(browser_page, ("noise.png", saved(Image.fromarray(noise), "PNG")))
-    wait_for_text(browser_page, "Link to this picture and its answer")
+    wait_for_text(browser_page, "Link to this answer")
     browser_page.fill("#clip-own", LONG)
     wait_for_text(browser_page, "The best 5 of 250 labels")
-    assert browser_page.is_visible(f"text={TOO_LONG}")
-    assert not browser_page.locator("#clip-result a:visible").count()
+    hint = browser_page.locator("p:visible", has_text=TOO_LONG)
+    assert hint.count() == 1  # of the query with the picture; the link has only its vector
+    assert browser_page.locator("#clip-result a:visible").count() == 1
     browser_page.fill("#clip-own", "a heart")
     wait_for_text(browser_page, "The one label")
-    assert not browser_page.is_visible(f"text={TOO_LONG}")
+    assert hint.count() == 0
     assert httpx.get(browser_page.evaluate("document.querySelector('.clip-permalink').href")).status_code == 200
 
 

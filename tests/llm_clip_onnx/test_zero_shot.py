@@ -11,7 +11,7 @@ from llm_clip_onnx.zero_shot import Classifier, Match
 
 
 def classifier(labels=("cat", "dog"), vectors=((1, 0), (0, 1)), unrelated_cosine=0.5) -> Classifier:
-    return Classifier(tuple(labels), np.array(vectors, np.float32), unrelated_cosine)
+    return Classifier(tuple(labels), np.array(vectors, np.float32), unrelated_cosine, ("{}",))
 
 
 def test_a_class_vector_is_the_unit_mean_of_its_prompts_unit_embeddings(demo_engine):
@@ -102,3 +102,23 @@ def test_the_engine_makes_a_classifier_once(demo_engine):
     assert demo_engine.classifier(["dog", "cat"]) is not first
     images = np.load(demo_engine.path / "image.npy")
     assert first.unrelated_cosine == zero_shot.unrelated_cosine(first.vectors, images)
+
+
+@pytest.mark.parametrize(
+    ("label", "prompts"),
+    [
+        ("red heart", ["a photo of a red heart.", "the red heart", "a red heart and the red heart", "red heart"]),
+        ("a red heart", ["a photo of a red heart.", "a red heart", "a red heart and a red heart", "a red heart"]),
+        ("An apple", ["a photo of An apple.", "An apple", "An apple and An apple", "An apple"]),
+        ("the moon", ["a photo of the moon.", "the moon", "the moon and the moon", "the moon"]),
+        ("theatre", ["a photo of a theatre.", "the theatre", "a theatre and the theatre", "theatre"]),
+        ("a", ["a photo of a a.", "the a", "a a and the a", "a"]),
+    ],
+)
+def test_a_labels_own_article_takes_the_place_of_the_templates(label, prompts):
+    templates = ("a photo of a {}.", "the {}", "a {} and the {}", "{}")
+    assert zero_shot.prompts_of(label, templates) == prompts
+
+
+def test_an_article_within_a_word_is_none():
+    assert zero_shot.prompts_of("a cat", ("pizza {}", "a {}")) == ["pizza a cat", "a cat"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import time
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from datasette.utils.asgi import Response
@@ -18,11 +20,14 @@ from ..config import PLUGIN, Config, config_of
 from ..items import FormFields, check_text, read_k
 from ..model import embedding_queue, in_thread, permitted_engine
 from ..paths import CLASSIFY
-from .form_page import K, Page, lines_of, read_page_pictures, render_form
+from .form_page import LINE, K, Page, read_page_pictures, render_form
 from .links import fitting_path, sql_page_path
+from .samples import pictures_to_try, read_sample
 
 if TYPE_CHECKING:
     from llm_clip_onnx.engine import Engine
+
+LABEL = re.compile(r'"([^"\r\n]+)"(?=\s*(?:,|$))|[^\s,][^,\r\n]*', re.MULTILINE)
 
 
 async def classify_page(datasette, request) -> Response:
@@ -35,6 +40,9 @@ async def fill_classify(datasette, request, fields: FormFields, page: Page) -> N
     config = config_of(datasette)
     page["pictures"] = page["pictures"][-2:]  # the one that the page keeps, and the one that was just sent
     page |= {"k": fields.last("k", K), "own": fields.last("own")}
+    page["samples"] = await pictures_to_try(datasette, request)
+    if not page["pictures"] and (sample := fields.last("sample")):
+        page["pictures"] = [await read_sample(datasette, request, sample)]
     for text in (page["own"], *fields.all("labels")):
         check_text(config, text)
     page |= chosen_labels(fields)
@@ -54,16 +62,16 @@ async def fill_classify(datasette, request, fields: FormFields, page: Page) -> N
 
 
 def chosen_labels(fields: FormFields) -> Page:
-    """The labels that a form chooses. chosen: a label set, None for the default one, "" for `own`, labels one a line.
+    """The labels that a form chooses. chosen: a label set, None for the default one, "" for `own`, labels as typed.
 
     Typed labels win over the chosen set, unless the page had `shown` the same ones already.
     """
     sent, own = fields.all("labels"), fields.last("own")
     chosen = sent[0] if sent else None
     if len(sent) > 1:
-        chosen, own = "", one_a_line(sent)
+        chosen, own = "", as_typed(sent)
     elif chosen and chosen.lstrip().startswith("["):  # a permalink has a list in JSON
-        chosen, own = "", one_a_line(read_list(chosen))
+        chosen, own = "", as_typed(read_list(chosen))
     elif own.strip() and with_plain_ends(own) != with_plain_ends(fields.last("shown")):
         chosen = ""
     elif not chosen and not own.strip():
@@ -76,12 +84,22 @@ def with_plain_ends(text: str) -> str:
     return text.replace("\r\n", "\n").strip()
 
 
-def one_a_line(names: list[str]) -> str:
-    """Labels, one a line. Raises InputError for a label of several lines."""
+def as_typed(names: list[str]) -> str:
+    """Labels, one a line, from which `labels_of` reads them. Raises InputError for one that cannot be typed."""
     for position, label in enumerate(names):
-        if len(lines_of(label, 1)) > 1:
+        if len(LINE.findall(label)) > 1:
             raise InputError(f"label {position} is {cited(label)}; on this page a label is a line")
-    return "\n".join(names)
+        if '"' in label and ("," in label or label.lstrip().startswith('"')):
+            raise InputError(f"label {position} is {cited(label)}; on this page quotation marks are around commas")
+    return "\n".join(f'"{label}"' if "," in label else label for label in names)
+
+
+def labels_of(text: str, most: int) -> list[str]:
+    """The labels in a text, between commas and ends of lines. If there are more than `most`, one more than that.
+
+    A label in quotation marks may have commas: "Paris, Texas".
+    """
+    return [(label[1] or label[0]).strip() for label in islice(LABEL.finditer(text), most + 1)]
 
 
 def read_list(text: str) -> list[str]:
@@ -104,7 +122,7 @@ def label_choices(engine: Engine, page: Page) -> Page:
 def best_labels(engine: Engine, config: Config, page: Page) -> Page:
     """The best labels for the picture. Raises InputError and ModelDirError for labels or a k that cannot be used."""
     k, most = read_k(page["k"]), config.limits.prompts
-    own = lines_of(page["own"], most)
+    own = labels_of(page["own"], most)
     if not page["chosen"] and len(own) > most:
         raise InputError(
             f"there are more than {most} labels; at most so many are embedded for a request "
@@ -113,7 +131,11 @@ def best_labels(engine: Engine, config: Config, page: Page) -> Page:
     classifier = labels.classifier_of(engine, config.limits, page["chosen"] or own)
     matches = zero_shot.classify(classifier, page["pictures"][0].embedding, engine.manifest.logit_scale, k)
     none_of_these = zero_shot.is_none_of_these(classifier, matches[0])
-    facts = {"count": len(classifier.labels), "unrelated_cosine": classifier.unrelated_cosine}
+    facts: Page = {"count": len(classifier.labels), "unrelated_cosine": classifier.unrelated_cosine}
+    facts |= {
+        "prompt": zero_shot.prompts_of(matches[0].label, classifier.templates[:1])[0],
+        "prompts": len(classifier.templates),
+    }
     return facts | {"matches": [bar_of(match) for match in matches], "none_of_these": none_of_these}
 
 
@@ -127,13 +149,14 @@ def bar_of(match: zero_shot.Match) -> dict:
 async def other_ways(datasette, request, page: Page) -> Page:
     """The same answer by URL, in SQL and by curl."""
     limits = config_of(datasette).limits
-    names = page["chosen"] or json.dumps(lines_of(page["own"], limits.prompts), ensure_ascii=False)
+    names = page["chosen"] or json.dumps(labels_of(page["own"], limits.prompts), ensure_ascii=False)
     img = page["pictures"][0].img
     quoted = names.replace("'", "''")
     sql = f"select clip_classify(clip_image(:img), '{quoted}', {int(page['k'])})"
     url = datasette.absolute_url(request, datasette.urls.path(f"{CLASSIFY}.json"))
     form = ["curl", "-F", "image=@photo.jpg", "--form-string", f"labels={names}", "-F", f"k={page['k']}"]
-    query = {"labels": names, "k": page["k"], "img": img}
+    picture = page["pictures"][0]
+    query = {"labels": names, "k": page["k"], "name": picture.name, "vector": picture.vector}
     return {
         "permalink": fitting_path(datasette, datasette.urls.path(CLASSIFY), query),
         "url_bytes": limits_of(datasette).url_bytes,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import time
 from typing import TYPE_CHECKING
 
@@ -15,9 +17,13 @@ from llm_clip_onnx.errors import InputError
 from ..api.embed_classify import item_embedding, results_of
 from ..config import PLUGIN, Config, config_of
 from ..items import FormFields, Item
+from ..labels import DIGITS
 from ..model import embedding_queue, in_thread, permitted_engine
+from ..paths import COMPARE
 from .form_page import Page, lines_of, read_page_pictures, render_form
+from .links import fitting_path
 from .pictures import Picture
+from .samples import pictures_to_try, read_sample
 
 if TYPE_CHECKING:
     from llm_clip_onnx.engine import Engine
@@ -34,7 +40,10 @@ async def fill_compare(datasette, request, fields: FormFields, page: Page) -> No
     """Fill the page with the cosines of its texts and pictures."""
     config = config_of(datasette)
     page["texts"] = fields.last("texts")
-    remove = fields.all("remove")
+    remove, samples = fields.all("remove"), fields.all("sample")
+    page["samples"] = await pictures_to_try(datasette, request)
+    if not page["pictures"]:
+        page["pictures"] = [await read_sample(datasette, request, sample) for sample in samples[: config.limits.items]]
     page["pictures"] = [picture for n, picture in enumerate(page["pictures"]) if str(n) not in remove]
     engine = await in_thread(permitted_engine, config)
     page["side"] = engine.manifest.preprocess.crop
@@ -52,11 +61,31 @@ async def fill_compare(datasette, request, fields: FormFields, page: Page) -> No
     with embedding_queue(datasette).slot():
         begun_s = time.perf_counter()
         await read_page_pictures(datasette, request, engine, page)
+        page["permalink"] = permalink(datasette, page)
         if not texts:
             return  # pictures may come first
         embeddings = await embed_lines(request, engine, config, texts)
         page["ms"] = round((time.perf_counter() - begun_s) * 1000, 1)
     page |= {"columns": texts, "rows": heat_map(page["pictures"], embeddings)}
+    page["csv"] = csv_of(texts, page["rows"])
+
+
+def permalink(datasette, page: Page) -> str:
+    """The path of the page with these texts and the pictures' vectors, "" if it is too long."""
+    query = [("texts", page["texts"])]
+    for picture in page["pictures"]:
+        query += [("name", picture.name), ("vector", picture.vector)]
+    return fitting_path(datasette, datasette.urls.path(COMPARE), query)
+
+
+def csv_of(texts: list[str], rows: list[dict]) -> str:
+    """The cosines as CSV: a column for each text, a row for each picture."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["image", *texts])
+    for row in rows:
+        writer.writerow([row["picture"].name, *(f"{cell['cosine']:.{DIGITS}f}" for cell in row["cells"])])
+    return stream.getvalue()
 
 
 async def embed_lines(request, engine: Engine, config: Config, texts: list[str]) -> NDArray[np.float32]:

@@ -60,7 +60,7 @@ async def sql_page_path(datasette, request, query: dict[str, str]) -> str | None
     return database and fitting_path(datasette, sql_paths(datasette, database)[0], query)
 
 
-def fitting_path(datasette, path: str, query: dict[str, str]) -> str:
+def fitting_path(datasette, path: str, query: dict[str, str] | list[tuple[str, str]]) -> str:
     """A path with a query string, or "" if the guard would refuse it as too long."""
     encoded = urlencode(query)
     return f"{path}?{encoded}" if query_fits(datasette, encoded) else ""

@@ -2,6 +2,7 @@
 import { shrink } from "./clip.js";
 import { onPictures } from "./picking.js";
 
+const KEPT = "clip picture "; // before a vector: the key of its picture in sessionStorage
 const TYPING_MS = 300; // from the last key until labels and texts are sent
 const form = document.querySelector(".clip-form");
 const result = document.querySelector("#clip-result");
@@ -75,8 +76,31 @@ function show(response, text, kept, ms) {
   putBack(kept);
   unhide(result);
   if (focused) result.focus();
+  remember();
   for (const span of result.querySelectorAll("[data-round-trip]")) span.textContent = `, there and back ${ms.toFixed(1)} ms`;
   status.textContent = answered.querySelector("#clip-status").textContent;
+}
+
+/** Makes the address of the page a link to the answer, which has vectors. The pictures stay in this tab, for a reload. */
+function remember() {
+  const link = result.querySelector(".clip-permalink");
+  const vectors = result.querySelectorAll("[name=vector]");
+  try {
+    if (link) history.replaceState(null, "", link.href);
+    result.querySelectorAll("[name=img]").forEach(({ value }, at) => value && sessionStorage.setItem(KEPT + vectors[at].value, value));
+  } catch {
+    // Safari allows 100 addresses in 30 seconds, and a tab keeps 5 MB
+  }
+}
+
+/** The pictures that this tab has kept, by vector. */
+function keptPictures() {
+  const vectors = [...result.querySelectorAll("[name=vector]")].map(({ value }) => value);
+  try {
+    return new Map(vectors.map((vector) => [vector, sessionStorage.getItem(KEPT + vector)]));
+  } catch {
+    return new Map(); // the browser keeps nothing
+  }
 }
 
 /** Adds the pictures that were not sent to the response, which has only their vectors. */
@@ -87,6 +111,7 @@ function putBack(kept) {
     if (!img || fields[at].value) return;
     fields[at].value = img;
     images[at].src = `data:image/jpeg;base64,${img.replaceAll("-", "+").replaceAll("_", "/")}`;
+    for (const note of result.querySelectorAll("[data-without]")) if (note.dataset.without === value) note.remove();
     for (const link of result.querySelectorAll("[data-most]")) {
       link.href += img; // the link ends with img=
       link.parentNode.hidden = link.search.length - 1 > link.dataset.most;
@@ -136,12 +161,14 @@ form.addEventListener("change", ({ target }) => {
 });
 result.addEventListener("click", async ({ target }) => {
   if (!target.dataset.copy) return;
-  await navigator.clipboard.writeText(result.querySelector(target.dataset.copy).href);
+  const copied = result.querySelector(target.dataset.copy);
+  await navigator.clipboard.writeText(copied.href ?? copied.textContent);
   target.textContent = "Copied";
 });
 onPictures(form, take);
 addEventListener("pageshow", () => {
-  if (takes) return; // the page came from the browser's cache
+  if (takes || result.querySelector("[name=vector]")) return; // from the browser's cache, or by a link to an answer
   for (const input of form.querySelectorAll("[type=file]")) if (input.files.length) take(input.files, input);
 });
+putBack(keptPictures());
 unhide(document);
