@@ -16,7 +16,6 @@ from clip_collections import query
 from clip_collections.collection import quoted
 from clip_collections.query import Term
 from datasette_guard import ensure_instance, may
-from llm_clip_onnx import vectors
 from llm_clip_onnx.errors import InputError, shortened
 
 from .. import paths
@@ -48,9 +47,7 @@ async def search_page(datasette, request) -> Response:
     ref = await visible_collection(datasette, request)
     if sentence := unknown_method(request, "page"):
         return Response.text(sentence, status=405)
-    path = paths.search_path(datasette, ref.database, ref.collection.name)
-    page: Page = {"paths": paths, "errors": [], "ref": ref, "path": path, "q": "", "kept": [], "where": "", "side": 224}
-    page["may_sql"] = await may(datasette, request.actor, "execute-sql", ref.database)
+    page = await empty_page(datasette, request, ref)
     status, begun_s = 200, time.perf_counter()
     try:
         await fill_search(datasette, request, ref, page)
@@ -62,6 +59,23 @@ async def search_page(datasette, request) -> Response:
         page["errors"].append(str(error))
         status = status_of(error)
     return Response.html(await datasette.render_template("search.html", page, request=request), status=status)
+
+
+async def empty_page(datasette, request, ref: CollectionRef) -> Page:
+    """The variables of a page about a collection before its fields are read."""
+    names = (ref.database, ref.collection.name)
+    return {
+        "paths": paths,
+        "errors": [],
+        "ref": ref,
+        "path": paths.search_path(datasette, *names),
+        "viewer_path": paths.viewer_path(datasette, *names),
+        "q": "",
+        "kept": [],
+        "where": "",
+        "side": 224,
+        "may_sql": await may(datasette, request.actor, "execute-sql", ref.database),
+    }
 
 
 async def fill_search(datasette, request, ref: CollectionRef, page: Page) -> None:
@@ -76,14 +90,17 @@ async def fill_search(datasette, request, ref: CollectionRef, page: Page) -> Non
     words = terms_in(page["typed"]) + tuple(Term("id", value) for value in fields.all("id") if value)
     if len(page["typed"]) > 1 or fields.all("id"):
         page["q"] = query.format_query(words) if words else ""
+    if picture:
+        page["kept"] = [f"vector:{picture.vector}"]  # it replaces a kept one
     terms = [*words, *terms_in(page["kept"])]
-    if picture and picture.embedding is not None:
-        terms.append(Term("vector", vectors.to_blob(picture.embedding)))
     search_request.terms = query.check_terms(terms) if terms else ()
     page |= await run_search(datasette, request, ref, search_request)
-    page |= query_links(page, words, picture, search_request)
+    page |= query_links(page, words, search_request)
     origin = datasette.absolute_url(request, "/")
-    page["results"] = [render_row(page, words, result, origin) for result in page["results"]]
+    page["results"] = [
+        render_row(page, words, result, origin, at)
+        for at, result in enumerate(page["results"], search_request.offset + 1)
+    ]
     page |= await other_ways(datasette, request, ref, page, search_request)
 
 
@@ -112,56 +129,61 @@ async def read_picture(datasette, request, fields: FormFields, page: Page) -> Pi
         raise InputError(f"only the name of {shortened(name)} has come: an image is sent by the button under it")
     else:
         return None
-    page["img"] = img
     engine = await in_thread(permitted_engine, config)
     page["side"] = engine.manifest.preprocess.crop
     with embedding_queue(datasette).slot():
         good, sentences = await read_pictures(request, engine, config, [picture])
     fields.items.clear()
     if not good:
-        page["img"] = ""
         raise InputError(sentences[0])
-    page |= {"picture": picture, "img": picture.img, "kept": []}  # it replaces a kept one
+    page["picture"] = picture
     return picture
 
 
-def query_links(page: Page, words: tuple[Term, ...], picture: Picture | None, search_request: SearchRequest) -> Page:
+def query_links(page: Page, words: tuple[Term, ...], search_request: SearchRequest) -> Page:
     """The query as fields of a URL, and links to it without the picture, to its first rows and to further ones."""
     q: list[tuple[str, Any]] = [("q", query.format_query(words))] if words else []
-    kept = [("q", text) for text in page["kept"]] + ([("q", f"vector:{picture.vector}")] if picture else [])
-    where = [("where", search_request.where)] if search_request.where else []
-    more = [("k", search_request.k)] if search_request.k != ROWS else []
-    first = [*q, *kept, *where, *more]
+    kept = [("q", text) for text in page["kept"]]
+    rest = [("where", search_request.where)] if search_request.where else []
+    rest += search_request.filters.fields()
+    first = [*q, *kept, *rest]
     last = search_request.offset + len(page["results"])
     return {
-        "fields": {"kept": kept, "rest": [*where, *more]},
-        "without": search_url(page, [*q, *where, *more]),
+        "fields": {"kept": kept, "rest": rest},
+        "without": search_url(page, [*q, *rest]),
         "first": search_url(page, first) if search_request.offset else None,
         "more": search_url(page, [*first, ("offset", last)]) if page["next"] else None,
         "from_to": (search_request.offset + 1, last),
-        "query_fields": [*q, *kept, *where],
+        "query_fields": first,
+        "filter_fields": search_request.filters.fields(),
     }
 
 
-def search_url(page: Page, fields: list[tuple[str, Any]]) -> str:
-    """The URL of the page with these fields."""
-    return page["path"] + (f"?{urlencode(fields)}" if fields else "")
+def search_url(page: Page, fields: list[tuple[str, Any]], path: str = "path") -> str:
+    """The URL of the search page, or of another page whose path is in `page`, with these fields."""
+    return page[path] + (f"?{urlencode(fields)}" if fields else "")
 
 
-def render_row(page: Page, words: tuple[Term, ...], result: dict, origin: str) -> Page:
-    """The variables of a row: caption, picture, score, and links to searches that start from it."""
+def render_row(page: Page, words: tuple[Term, ...], result: dict, origin: str, at: int) -> Page:
+    """The variables of a row: caption, picture, score, and links to it and to searches that start from it.
+
+    at: its place in the order of the results, from 1.
+    """
     fields, id_ = page["fields"], str(result["id"])
     queries = {
         "more": query.format_query([*words, Term("id", id_)]),
         "less": query.format_query([*words, Term("id", id_, -1.0)]),
     }
     urls = {name: search_url(page, [("q", q), *fields["kept"], *fields["rest"]]) for name, q in queries.items()}
+    named = [("id", id_)] if isinstance(result["id"], str | int) else []
     return {
         "id": id_,
+        "at": at,
         "caption": caption_of(result),
         "score": result["score"],
         "url": relative(result["url"], origin),
         "image": safe_image(result["image"], origin),
+        "view": search_url(page, [*named, *page["query_fields"], ("at", at)], "viewer_path"),
         "like": search_url(page, [("q", query.format_query([Term("id", id_)])), *fields["rest"]]),
         "has_vector": result.get("has_vector", True),
         "queries": queries,
@@ -207,7 +229,8 @@ async def other_ways(datasette, request, ref: CollectionRef, page: Page, search_
         "curl": shlex.join(["curl", "--get", *encoded, url]),
         "sql": None,
     }
-    if page["may_sql"] and search_request.terms and not search_request.where and not search_request.offset:
+    is_whole = not (search_request.where or search_request.filters or search_request.offset)
+    if page["may_sql"] and search_request.terms and is_whole:
         ways["sql"] = collection_sql(ref, search_request.k)
         q = urlencode({"sql": ways["sql"], "q": query.format_query(search_request.terms)})
         ways["sql_page"] = f"{sql_paths(datasette, ref.database)[0]}?{q}"
