@@ -157,8 +157,10 @@ def url_of(pattern: str) -> str:
 
 def urls() -> str:
     from datasette_clip import register_routes
+    from datasette_clip.paths import STATIC
 
-    described((url_of(pattern) for pattern, _ in register_routes()), URLS, "URLs")
+    routes = (url_of(pattern) for pattern, _ in register_routes())
+    described((url for url in routes if not url.startswith(STATIC)), URLS, "URLs")
     return table(["URL", "answers"], ([f"`{url}`", answers] for url, answers in URLS.items()))
 
 

@@ -43,6 +43,7 @@ from llm_clip_onnx.images.signatures import BOM
 from ..collection_refs import CollectionRef, visible_collection
 from ..config import Config, config_of
 from ..failures import WITH_SENTENCE, MayNotRunSql, failure_json, failure_of, options_response, unknown_method
+from ..filling import filling_of
 from ..filters import FIELD_NAMES, RowFilters, is_filter, read_filters
 from ..items import (
     IGNORED,
@@ -183,7 +184,12 @@ async def run_search(datasette, request, ref: CollectionRef, search_request: Sea
             embedding = await in_thread(search_embedding, config, ref.collection, search_request, stored)
         if search_request.images:
             collect_soon()
-    rows = await database.execute_fn(lambda conn: read_rows(conn, limit_ms, ref.collection, embedding, search_request))
+    rows, filling = await database.execute_fn(
+        lambda conn: (
+            read_rows(conn, limit_ms, ref.collection, embedding, search_request),
+            filling_of(conn, ref.collection),
+        )
+    )
     origin = datasette.absolute_url(request, "/").removesuffix("/")
     results = [row_json(datasette, origin, ref, row) for row in rows[: search_request.k]]
     vector = base64url(vectors.to_blob(embedding)) if embedding is not None else None
@@ -196,7 +202,7 @@ async def run_search(datasette, request, ref: CollectionRef, search_request: Sea
         "results": results,
         "next": None,
         "next_url": None,
-    }
+    } | ({"filling": filling} if filling else {})
     if len(rows) > search_request.k:
         content["next"] = search_request.offset + search_request.k
         content["next_url"] = datasette.absolute_url(request, next_path(datasette, ref, search_request, vector))

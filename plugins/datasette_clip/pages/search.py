@@ -5,8 +5,11 @@ api/search.py runs the search. static/search.js fetches the page again at every 
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -16,13 +19,16 @@ from clip_collections import query
 from clip_collections.collection import quoted
 from clip_collections.query import Term
 from datasette_guard import ensure_instance, may
-from llm_clip_onnx.errors import InputError, shortened
+from llm_clip_onnx import model_dir
+from llm_clip_onnx.errors import ClipError, InputError, shortened
 
 from .. import paths
 from ..api.search import SearchRequest, read_search_fields, read_search_request, run_search
 from ..collection_refs import CollectionRef, searchable_collections, visible_collection
 from ..config import config_of
+from ..facets import Facet, Value, facets_of
 from ..failures import WITH_SENTENCE, MayNotRunSql, status_of, unknown_method
+from ..filters import TAKEN
 from ..items import FormFields
 from ..model import embedding_queue, in_thread, permitted_engine
 from .form_page import Page
@@ -30,6 +36,9 @@ from .links import sql_paths
 from .pictures import Picture, file_bytes, read_pictures
 
 ROWS = 24  # fills rows of 2, 3, 4, 6 and 8
+CHIPS = 10  # of a facet; the others are behind a summary
+SIGN = re.compile(r"(?:^|(?<=\s))[+-](?=[^\s\d.+-])|(?<=[^\s+-])[+-](?=\s)")  # that lacks a space
+MANY_LANGUAGES = re.compile("multilingual|xlm|m-clip", re.IGNORECASE)  # in the name of a model
 CAPTION_CHARACTERS = 80
 CAPTION_KEYS = ("label", "name", "title", "caption")  # of metadata
 IMAGE_URLS = ("https://", "http://", "/", "data:image/")
@@ -74,6 +83,7 @@ async def empty_page(datasette, request, ref: CollectionRef) -> Page:
         "kept": [],
         "where": "",
         "side": 224,
+        "reads_english": reads_english(),
         "may_sql": await may(datasette, request.actor, "execute-sql", ref.database),
     }
 
@@ -102,6 +112,8 @@ async def fill_search(datasette, request, ref: CollectionRef, page: Page) -> Non
         for at, result in enumerate(page["results"], search_request.offset + 1)
     ]
     page |= await other_ways(datasette, request, ref, page, search_request)
+    page["facets"] = await facet_chips(datasette, ref, page, search_request)
+    page["has_dates"] = any(facet["key"] == TAKEN for facet in page["facets"])
 
 
 def typed_fields(fields: FormFields) -> Page:
@@ -149,6 +161,7 @@ def query_links(page: Page, words: tuple[Term, ...], search_request: SearchReque
     first = [*q, *kept, *rest]
     last = search_request.offset + len(page["results"])
     return {
+        "query": q,
         "fields": {"kept": kept, "rest": rest},
         "without": search_url(page, [*q, *rest]),
         "first": search_url(page, first) if search_request.offset else None,
@@ -156,7 +169,56 @@ def query_links(page: Page, words: tuple[Term, ...], search_request: SearchReque
         "from_to": (search_request.offset + 1, last),
         "query_fields": first,
         "filter_fields": search_request.filters.fields(),
+        "unfiltered": search_url(page, [*q, *kept]),
+        "filters": search_request.filters,
+        "has_dates": False,
+        **spaced_query(page, [*kept, *rest]),
     }
+
+
+async def facet_chips(datasette, ref: CollectionRef, page: Page, search_request: SearchRequest) -> list[Page]:
+    """The facets of the rows, each value with a link to the same search with or without it."""
+    where = [("where", search_request.where)] if search_request.where else []
+    facets = await facets_of(datasette, ref, search_request.filters, search_request.where)
+
+    def chip(value: Value) -> Page:
+        fields = [*page["query"], *page["fields"]["kept"], *where, *value.toggled.fields()]
+        return {"text": value.text, "count": value.count, "chosen": value.is_chosen, "url": search_url(page, fields)}
+
+    def chips(facet: Facet) -> Page:
+        values = sorted(facet.values, key=lambda value: not value.is_chosen) if facet.key != TAKEN else facet.values
+        made = [chip(value) for value in values]
+        return {"key": facet.key, "chips": made[:CHIPS], "more": made[CHIPS:]}
+
+    return [chips(facet) for facet in facets]
+
+
+def spaced_query(page: Page, others: list[tuple[str, Any]]) -> Page:
+    """The query with spaces around its signs and its URL, if one lacks a space; else nothing."""
+    better = spaced(page["q"])
+    return {"spaced": better, "spaced_url": search_url(page, [("q", better), *others])} if better else {}
+
+
+def spaced(q: str) -> str | None:
+    """The query with spaces around each sign that lacks one, None if none does or if it has quotes."""
+    better = SIGN.sub(lambda match: f" {match[0].strip()} ", q)
+    return " ".join(better.split()) if better != q and not set('"[{') & set(q) else None
+
+
+def reads_english() -> bool:
+    """True if the model was trained on English texts: its tokens are CLIP's own. False if there is no model."""
+    try:
+        path = model_dir.default_path()
+        return is_english(path, (path / model_dir.MANIFEST).stat().st_mtime_ns)
+    except (ClipError, OSError):
+        return False
+
+
+@lru_cache(maxsize=1)
+def is_english(path: Path, written_ns: int) -> bool:
+    """As reads_english. written_ns: when the manifest was written, so that a new one is read."""
+    manifest = model_dir.read_manifest(path)
+    return manifest.tokens is None and not MANY_LANGUAGES.search(manifest.source.id)
 
 
 def search_url(page: Page, fields: list[tuple[str, Any]], path: str = "path") -> str:
@@ -180,6 +242,7 @@ def render_row(page: Page, words: tuple[Term, ...], result: dict, origin: str, a
         "id": id_,
         "at": at,
         "caption": caption_of(result),
+        "name": caption_of(result).rpartition("/")[2] if caption_of(result) == id_ else caption_of(result),
         "score": result["score"],
         "url": relative(result["url"], origin),
         "image": safe_image(result["image"], origin),

@@ -4,6 +4,8 @@ import { onPictures } from "./picking.js";
 import { copyLink, onSteps, Viewer } from "./viewer.js";
 
 const TYPING_MS = 80; // from the last key until the words are sent
+const POLL_MS = 2000; // between two looks at how far a collection is that is being filled
+const FIRST_ROWS = 24; // of a page
 const MOST_ROWS = 1000; // that the server answers at once
 const SETTLED_MS = 2000; // a query that stood so long gets an entry in the history
 const form = document.querySelector("#clip-form");
@@ -72,7 +74,6 @@ async function go(url, { remembered = false, replace = false, scroll = null, min
   const kept = remembered ? history.state?.picture : null;
   picture.replaceChildren(...page.querySelector("#clip-asked").childNodes);
   showPicture(kept);
-  narrow.replaceChildren(...page.querySelector("#clip-narrow").childNodes);
   if (!remembered) remember(options.method ? urlOf() : url, { replace });
   show(page);
   scrollTo(0, scroll ?? Math.min(scrollY, result.offsetTop));
@@ -83,6 +84,7 @@ function show(page) {
   const answer = page.querySelector("#clip-result");
   const wrong = answer.querySelector("[role=alert]");
   if (wrong) return say(wrong.textContent);
+  showFilters(page.querySelector("#clip-narrow"));
   const open = result.querySelector("#clip-elsewhere")?.open;
   const focused = result.contains(document.activeElement);
   keepImages(answer);
@@ -93,6 +95,22 @@ function show(page) {
   if (open) result.querySelector("#clip-elsewhere")?.setAttribute("open", "");
   if (focused) result.focus();
   announce(page);
+}
+
+/** Shows the filters of a page. The focus and what was opened stay. */
+function showFilters(next) {
+  const focused = narrow.contains(document.activeElement) && document.activeElement;
+  const group = focused && focused.closest("[role=group]")?.getAttribute("aria-label");
+  const text = focused?.firstChild?.textContent;
+  const opened = new Set([...narrow.querySelectorAll("details[open]")].map((one) => one.parentElement.getAttribute("aria-label")));
+  narrow.replaceChildren(...next.childNodes);
+  for (const one of narrow.querySelectorAll("details")) one.open = opened.has(one.parentElement.getAttribute("aria-label"));
+  if (!focused) return;
+  const same = [...narrow.querySelectorAll("a, input, summary")].find((one) => {
+    if (focused.id) return one.id === focused.id;
+    return one.closest("[role=group]")?.getAttribute("aria-label") === group && one.firstChild?.textContent === text;
+  });
+  (same ?? result).focus({ preventScroll: true });
 }
 
 /** Puts the images that are shown already into a new page's rows, so that no picture is asked for twice. */
@@ -227,7 +245,7 @@ box.addEventListener("input", () => {
 });
 form.addEventListener("change", ({ target }) => {
   if (target.type === "file" && target.files.length) take(target.files, target);
-  if (target.id === "clip-where") search();
+  if (["clip-where", "clip-from", "clip-to"].includes(target.id)) search();
 });
 document.querySelector(".clip-page").addEventListener("click", (event) => {
   const link = event.target.closest("a");
@@ -271,6 +289,31 @@ addEventListener("popstate", async ({ state }) => {
   if (viewer.isOpen) closeViewer();
   if (location.href !== shownUrl) go(location.href, { remembered: true, scroll: state?.scroll });
 });
+/** Says how far a collection is that is being filled, until it is full; then searches once more. */
+async function poll() {
+  const line = document.querySelector("#clip-filling");
+  if (!line) return;
+  await new Promise((done) => setTimeout(done, POLL_MS));
+  try {
+    const answer = document.hidden ? null : await (await fetch(`${form.action}.json?k=1`)).json();
+    const { done, total, searchable } = answer?.filling ?? {};
+    if (answer?.ok && !answer.filling) {
+      line.textContent = "All pictures are read.";
+      line.id = "";
+      if (!viewer.isOpen && result.querySelectorAll("#clip-grid > li").length <= FIRST_ROWS) search({ typed: true });
+    } else if (total) {
+      Object.assign(line.querySelector("progress"), { max: total, value: done });
+      const [a, b, c] = [done, total, searchable].map((number) => number.toLocaleString("en"));
+      line.querySelector("span").textContent = `${a} of ${b} pictures are read. ${c} can be searched already.`;
+      if (!viewer.isOpen && !box.value && result.querySelectorAll("#clip-grid > li").length < FIRST_ROWS) search({ typed: true });
+    }
+  } catch {
+    // the server may be starting again
+  }
+  poll();
+}
+
+poll();
 addEventListener("pagehide", rememberScroll);
 onPictures(form, take);
 showPicture(history.state?.picture);
