@@ -71,7 +71,9 @@ URLS = {
     "/-/clip/search": "[page](pages.md#search): the collections that can be searched",
     "/-/clip/search/DATABASE/COLLECTION": "[page](pages.md#search): search a collection while you type",
     "/-/clip/search/DATABASE/COLLECTION.json": "the rows most like [a query](search-collections.md#as-json)",
+    "/-/clip/view/DATABASE/COLLECTION": "[page](pages.md#viewer): the row with the given `id`, large",
     "/-/clip/thumbnail/DATABASE/COLLECTION": "the thumbnail of the row with the given `id`",
+    "/-/clip/original/DATABASE/COLLECTION": "[the large picture](#pictures) of the row with the given `id`",
 }
 ROW_FORMATS = {
     "CSV": "lines of cells, the first line the names of columns; delimiter {delimiters}, told from the lines, or any "
@@ -155,8 +157,10 @@ def url_of(pattern: str) -> str:
 
 def urls() -> str:
     from datasette_clip import register_routes
+    from datasette_clip.paths import STATIC
 
-    described((url_of(pattern) for pattern, _ in register_routes()), URLS, "URLs")
+    routes = (url_of(pattern) for pattern, _ in register_routes())
+    described((url for url in routes if not url.startswith(STATIC)), URLS, "URLs")
     return table(["URL", "answers"], ([f"`{url}`", answers] for url, answers in URLS.items()))
 
 

@@ -97,7 +97,7 @@ def test_every_url_answers(demo_engine, monkeypatch, tmp_path):
     clip = {"collections": {"DATABASE": {"COLLECTION": photos}}}
     datasette = Datasette([str(tmp_path / "DATABASE.db")], memory=True, metadata={"plugins": {"datasette-clip": clip}})
     needed = {"/-/clip/embed.json": {"text": "a"}, "/-/clip/classify.json": {"text": "a"}}
-    needed["/-/clip/thumbnail/DATABASE/COLLECTION"] = {"id": "a"}
+    needed |= {f"/-/clip/{name}/DATABASE/COLLECTION": {"id": "a"} for name in ("thumbnail", "original", "view")}
     for url in facts.URLS:
         assert get(datasette, url, **needed.get(url, {})).status_code == 200
 

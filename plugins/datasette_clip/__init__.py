@@ -12,25 +12,30 @@ if is_server():
 from datasette import hookimpl
 
 from . import paths, static_files
-from .api import embed_classify, thumbnail
+from .api import embed_classify, original, thumbnail
 from .api import search as search_api
 from .collection_refs import is_internal
 from .compression import compressed
 from .config import config_of
 from .frame import with_policy
-from .pages import about, classify, compare, home, links
+from .pages import about, classify, compare, home, links, viewer
 from .pages import search as search_page
 from .sql import functions
 from .sql import search as sql_search
 from .tables import cells, like
 
-declare([paths.HEALTH], [f"{paths.SEARCH}/", f"{paths.THUMBNAIL}/"], paths.is_read_only)
+declare(
+    [paths.HEALTH],
+    [f"{paths.SEARCH}/", f"{paths.VIEWER}/", f"{paths.THUMBNAIL}/", f"{paths.ORIGINAL}/"],
+    paths.is_read_only,
+)
 
 
 @hookimpl(tryfirst=True)  # before others return coroutines, which Python reports as never awaited if this raises
 def startup(datasette):
     config_of(datasette)
     hide_tables(is_internal)
+    original.folders_of(datasette)
     text_opening()
 
 
@@ -100,5 +105,7 @@ def register_routes():
         (rf"^{paths.SEARCH}$", search_page.collections_page),
         (rf"^{paths.SEARCH}{paths.COLLECTION}$", search_page.search_page),
         (rf"^{paths.SEARCH}{paths.COLLECTION}\.json$", search_api.search_json),
+        (rf"^{paths.VIEWER}{paths.COLLECTION}$", viewer.viewer_page),
         (rf"^{paths.THUMBNAIL}{paths.COLLECTION}$", thumbnail.thumbnail),
+        (rf"^{paths.ORIGINAL}{paths.COLLECTION}$", original.original),
     ]

@@ -7,6 +7,7 @@ from datasette.utils import tilde_encode
 ABOUT, HEALTH = "/-/clip", "/-/clip/health"
 EMBED, CLASSIFY, COMPARE = "/-/clip/embed", "/-/clip/classify", "/-/clip/compare"
 SEARCH, THUMBNAIL = "/-/clip/search", "/-/clip/thumbnail"  # SEARCH itself lists the collections
+VIEWER, ORIGINAL = "/-/clip/view", "/-/clip/original"  # of one row, by ?id=
 STATIC = "/-/clip/static"  # below it the hash of all static files, then a file's name
 COLLECTION = "/(?P<database>[^/.]+)/(?P<collection>[^/.]+)"  # each tilde-encoded, as in Datasette's own URLs
 READ_ONLY = {f"{EMBED}.json", f"{CLASSIFY}.json", CLASSIFY, COMPARE}  # paths that take a POST and change nothing
@@ -19,12 +20,27 @@ def is_read_only(path: str) -> bool:
 
 def search_path(datasette, database: str, collection: str) -> str:
     """The path of a collection's search page, with base_url."""
-    return datasette.urls.path(f"{SEARCH}/{tilde_encode(database)}/{tilde_encode(collection)}")
+    return collection_path(datasette, SEARCH, database, collection)
 
 
 def thumbnail_path(datasette, database: str, collection: str) -> str:
     """The path of a collection's thumbnails, with base_url."""
-    return datasette.urls.path(f"{THUMBNAIL}/{tilde_encode(database)}/{tilde_encode(collection)}")
+    return collection_path(datasette, THUMBNAIL, database, collection)
+
+
+def viewer_path(datasette, database: str, collection: str) -> str:
+    """The path of the page that shows one row of a collection large, with base_url."""
+    return collection_path(datasette, VIEWER, database, collection)
+
+
+def original_path(datasette, database: str, collection: str) -> str:
+    """The path of a collection's original pictures, with base_url."""
+    return collection_path(datasette, ORIGINAL, database, collection)
+
+
+def collection_path(datasette, begins: str, database: str, collection: str) -> str:
+    """A path of ours that names a collection, with base_url."""
+    return datasette.urls.path(f"{begins}/{tilde_encode(database)}/{tilde_encode(collection)}")
 
 
 def is_ours(path: str) -> bool:

@@ -13,7 +13,7 @@ import string
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -43,6 +43,8 @@ from llm_clip_onnx.images.signatures import BOM
 from ..collection_refs import CollectionRef, visible_collection
 from ..config import Config, config_of
 from ..failures import WITH_SENTENCE, MayNotRunSql, failure_json, failure_of, options_response, unknown_method
+from ..filling import filling_of
+from ..filters import FIELD_NAMES, RowFilters, is_filter, read_filters
 from ..items import (
     IGNORED,
     MULTIPART,
@@ -61,12 +63,13 @@ from ..paths import search_path, thumbnail_path
 from ..sql.search import MAX_K, K, embed_query, json_value, read_stored
 from .thumbnail import rowids_with_picture
 
-FIELDS = ("q", "id", "img", "k", "offset", "where")
+FIELDS = ("q", "id", "img", "k", "offset", "where", *FIELD_NAMES)
 
 
 @dataclass
 class SearchRequest:
     """A search. terms: of its query. images: of the request's body, each a term too. where: an SQL condition, or "".
+    filters: what needs no permission to run SQL.
 
     Without terms and images, the first rows of the table are returned.
     """
@@ -76,6 +79,7 @@ class SearchRequest:
     k: int = K
     offset: int = 0
     where: str = ""
+    filters: RowFilters = field(default_factory=RowFilters)
 
 
 async def search_json(datasette, request) -> Response:
@@ -142,7 +146,8 @@ def read_search_request(fields: FormFields) -> SearchRequest:
     """The search in these fields. Raises InputError naming the field that cannot be used."""
     for name, values in fields.options.items():
         is_empty_file = name == "image" and not any(values)  # of the page's form, sent without JavaScript
-        if name not in (*FIELDS, *IGNORED) and not name.startswith("_") and not is_empty_file:
+        is_known = name in (*FIELDS, *IGNORED) or is_filter(name) or name.startswith("_") or is_empty_file
+        if not is_known:
             raise InputError(f"{cited(name)} is not a field of a search; expected {', '.join(FIELDS)}")
         for value in values:
             query.check_unicode(name, value)
@@ -157,6 +162,7 @@ def read_search_request(fields: FormFields) -> SearchRequest:
         k=read_number("k", fields.last("k") or str(K), 1, MAX_K),
         offset=read_number("offset", fields.last("offset") or "0", 0, 10**6),
         where=fields.last("where").strip(),
+        filters=read_filters(fields),
     )
 
 
@@ -178,7 +184,12 @@ async def run_search(datasette, request, ref: CollectionRef, search_request: Sea
             embedding = await in_thread(search_embedding, config, ref.collection, search_request, stored)
         if search_request.images:
             collect_soon()
-    rows = await database.execute_fn(lambda conn: read_rows(conn, limit_ms, ref.collection, embedding, search_request))
+    rows, filling = await database.execute_fn(
+        lambda conn: (
+            read_rows(conn, limit_ms, ref.collection, embedding, search_request),
+            filling_of(conn, ref.collection),
+        )
+    )
     origin = datasette.absolute_url(request, "/").removesuffix("/")
     results = [row_json(datasette, origin, ref, row) for row in rows[: search_request.k]]
     vector = base64url(vectors.to_blob(embedding)) if embedding is not None else None
@@ -191,7 +202,7 @@ async def run_search(datasette, request, ref: CollectionRef, search_request: Sea
         "results": results,
         "next": None,
         "next_url": None,
-    }
+    } | ({"filling": filling} if filling else {})
     if len(rows) > search_request.k:
         content["next"] = search_request.offset + search_request.k
         content["next_url"] = datasette.absolute_url(request, next_path(datasette, ref, search_request, vector))
@@ -216,6 +227,7 @@ def next_path(datasette, ref: CollectionRef, search_request: SearchRequest, vect
     elif search_request.terms:
         fields = [("q", query.format_query(search_request.terms))]
     fields += [("where", search_request.where)] if search_request.where else []
+    fields += search_request.filters.fields()
     fields += [("k", search_request.k), ("offset", search_request.offset + search_request.k)]
     return f"{search_path(datasette, ref.database, ref.collection.name)}.json?{urlencode(fields)}"
 
@@ -260,15 +272,16 @@ def find_rows(conn, collection: Collection, embedding, wanted: int, search_reque
     """The rows most like an embedding, or the first rows if it is None."""
     if embedding is None:
         return first_rows(conn, collection, wanted, search_request)
-    where, offset = search_request.where, search_request.offset
-    return search.search(conn, collection, embedding, wanted, where, offset=offset)
+    where, parameters = search_request.filters.condition(collection, search_request.where)
+    return search.search(conn, collection, embedding, wanted, where, parameters, offset=search_request.offset)
 
 
 def first_rows(conn, collection: Collection, wanted: int, search_request: SearchRequest) -> list[search.Hit]:
     """The first rows in the order of the table, without a score."""
-    key, source = quoted_key(collection), from_clause(collection, search_request.where)
+    where, parameters = search_request.filters.condition(collection, search_request.where)
+    key, source = quoted_key(collection), from_clause(collection, where)
     sql = f"select {key}, rowid {source} order by rowid limit {wanted} offset {search_request.offset}"
-    return [search.Hit(id, None, rowid) for id, rowid in rows(conn, sql)]  # type: ignore[arg-type]
+    return [search.Hit(id, None, rowid) for id, rowid in rows(conn, sql, parameters)]  # type: ignore[arg-type]
 
 
 def rowids_with_direction(conn, collection: Collection, rowids: Sequence[int]) -> set[int]:

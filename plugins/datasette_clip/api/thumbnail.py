@@ -11,9 +11,10 @@ from datasette.utils.asgi import NotFound, Response
 
 from clip_collections.collection import Collection, columns_of, from_clause, quoted, quoted_key, rows
 from datasette_guard import CORS_HEADERS
-from llm_clip_onnx.images.signatures import FORMATS, format_of
+from llm_clip_onnx.images.signatures import format_of
 
 from ..collection_refs import visible_collection
+from .picture import picture_response
 
 MAX_STORED_BYTES = 100_000  # larger stored images are not shown
 FIRST_BYTES = 64  # enough to tell the format
@@ -27,9 +28,7 @@ async def thumbnail(datasette, request) -> Response:
     picture = await datasette.get_database(ref.database).execute_fn(lambda conn: picture_of(conn, ref.collection, id_))
     if not picture:
         raise NotFound("there is no small picture of this row; llm clip index makes them")
-    headers = {"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}
-    headers |= CORS_HEADERS if datasette.cors else {}
-    return Response(picture[0], headers=headers, content_type=picture[1])
+    return picture_response(request, picture, CORS_HEADERS if datasette.cors else {})
 
 
 def rowids_with_picture(conn, collection: Collection, rowids: Sequence[int]) -> set[int]:
@@ -56,8 +55,8 @@ def is_shown(image: object) -> bool:
     return isinstance(image, bytes) and format_of(image) in SHOWN_FORMATS
 
 
-def picture_of(conn, collection: Collection, id: str) -> tuple[bytes, str] | None:
-    """The small picture of a row and its content type, None if it has none or one of a format not in SHOWN_FORMATS."""
+def picture_of(conn, collection: Collection, id: str) -> bytes | None:
+    """The small picture of a row, None if it has none or one of a format not in SHOWN_FORMATS."""
     from clip_collections import thumbnails  # here: Datasette's start does not wait for Pillow
 
     image = thumbnails.read_thumbnail(conn, collection, id)
@@ -66,5 +65,4 @@ def picture_of(conn, collection: Collection, id: str) -> tuple[bytes, str] | Non
         small = f"{quoted_key(collection)} = ? and length({column}) between 1 and {MAX_STORED_BYTES}"
         stored = rows(conn, f"select {column} {from_clause(collection, '', small)} limit 1", [id])
         image = stored[0][0] if stored and isinstance(stored[0][0], bytes) else None
-    begins_as = format_of(image) if image else None
-    return (image, FORMATS[begins_as].content_type) if image and begins_as in SHOWN_FORMATS else None
+    return image if is_shown(image) else None

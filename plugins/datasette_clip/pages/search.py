@@ -5,8 +5,11 @@ api/search.py runs the search. static/search.js fetches the page again at every 
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -16,14 +19,16 @@ from clip_collections import query
 from clip_collections.collection import quoted
 from clip_collections.query import Term
 from datasette_guard import ensure_instance, may
-from llm_clip_onnx import vectors
-from llm_clip_onnx.errors import InputError, shortened
+from llm_clip_onnx import model_dir
+from llm_clip_onnx.errors import ClipError, InputError, shortened
 
 from .. import paths
 from ..api.search import SearchRequest, read_search_fields, read_search_request, run_search
 from ..collection_refs import CollectionRef, searchable_collections, visible_collection
 from ..config import config_of
+from ..facets import Facet, Value, facets_of
 from ..failures import WITH_SENTENCE, MayNotRunSql, status_of, unknown_method
+from ..filters import TAKEN
 from ..items import FormFields
 from ..model import embedding_queue, in_thread, permitted_engine
 from .form_page import Page
@@ -31,6 +36,9 @@ from .links import sql_paths
 from .pictures import Picture, file_bytes, read_pictures
 
 ROWS = 24  # fills rows of 2, 3, 4, 6 and 8
+CHIPS = 10  # of a facet; the others are behind a summary
+SIGN = re.compile(r"(?:^|(?<=\s))[+-](?=[^\s\d.+-])|(?<=[^\s+-])[+-](?=\s)")  # that lacks a space
+MANY_LANGUAGES = re.compile("multilingual|xlm|m-clip", re.IGNORECASE)  # in the name of a model
 CAPTION_CHARACTERS = 80
 CAPTION_KEYS = ("label", "name", "title", "caption")  # of metadata
 IMAGE_URLS = ("https://", "http://", "/", "data:image/")
@@ -48,9 +56,7 @@ async def search_page(datasette, request) -> Response:
     ref = await visible_collection(datasette, request)
     if sentence := unknown_method(request, "page"):
         return Response.text(sentence, status=405)
-    path = paths.search_path(datasette, ref.database, ref.collection.name)
-    page: Page = {"paths": paths, "errors": [], "ref": ref, "path": path, "q": "", "kept": [], "where": "", "side": 224}
-    page["may_sql"] = await may(datasette, request.actor, "execute-sql", ref.database)
+    page = await empty_page(datasette, request, ref)
     status, begun_s = 200, time.perf_counter()
     try:
         await fill_search(datasette, request, ref, page)
@@ -62,6 +68,24 @@ async def search_page(datasette, request) -> Response:
         page["errors"].append(str(error))
         status = status_of(error)
     return Response.html(await datasette.render_template("search.html", page, request=request), status=status)
+
+
+async def empty_page(datasette, request, ref: CollectionRef) -> Page:
+    """The variables of a page about a collection before its fields are read."""
+    names = (ref.database, ref.collection.name)
+    return {
+        "paths": paths,
+        "errors": [],
+        "ref": ref,
+        "path": paths.search_path(datasette, *names),
+        "viewer_path": paths.viewer_path(datasette, *names),
+        "q": "",
+        "kept": [],
+        "where": "",
+        "side": 224,
+        "reads_english": reads_english(),
+        "may_sql": await may(datasette, request.actor, "execute-sql", ref.database),
+    }
 
 
 async def fill_search(datasette, request, ref: CollectionRef, page: Page) -> None:
@@ -76,15 +100,20 @@ async def fill_search(datasette, request, ref: CollectionRef, page: Page) -> Non
     words = terms_in(page["typed"]) + tuple(Term("id", value) for value in fields.all("id") if value)
     if len(page["typed"]) > 1 or fields.all("id"):
         page["q"] = query.format_query(words) if words else ""
+    if picture:
+        page["kept"] = [f"vector:{picture.vector}"]  # it replaces a kept one
     terms = [*words, *terms_in(page["kept"])]
-    if picture and picture.embedding is not None:
-        terms.append(Term("vector", vectors.to_blob(picture.embedding)))
     search_request.terms = query.check_terms(terms) if terms else ()
     page |= await run_search(datasette, request, ref, search_request)
-    page |= query_links(page, words, picture, search_request)
+    page |= query_links(page, words, search_request)
     origin = datasette.absolute_url(request, "/")
-    page["results"] = [render_row(page, words, result, origin) for result in page["results"]]
+    page["results"] = [
+        render_row(page, words, result, origin, at)
+        for at, result in enumerate(page["results"], search_request.offset + 1)
+    ]
     page |= await other_ways(datasette, request, ref, page, search_request)
+    page["facets"] = await facet_chips(datasette, ref, page, search_request)
+    page["has_dates"] = any(facet["key"] == TAKEN for facet in page["facets"])
 
 
 def typed_fields(fields: FormFields) -> Page:
@@ -112,56 +141,112 @@ async def read_picture(datasette, request, fields: FormFields, page: Page) -> Pi
         raise InputError(f"only the name of {shortened(name)} has come: an image is sent by the button under it")
     else:
         return None
-    page["img"] = img
     engine = await in_thread(permitted_engine, config)
     page["side"] = engine.manifest.preprocess.crop
     with embedding_queue(datasette).slot():
         good, sentences = await read_pictures(request, engine, config, [picture])
     fields.items.clear()
     if not good:
-        page["img"] = ""
         raise InputError(sentences[0])
-    page |= {"picture": picture, "img": picture.img, "kept": []}  # it replaces a kept one
+    page["picture"] = picture
     return picture
 
 
-def query_links(page: Page, words: tuple[Term, ...], picture: Picture | None, search_request: SearchRequest) -> Page:
+def query_links(page: Page, words: tuple[Term, ...], search_request: SearchRequest) -> Page:
     """The query as fields of a URL, and links to it without the picture, to its first rows and to further ones."""
     q: list[tuple[str, Any]] = [("q", query.format_query(words))] if words else []
-    kept = [("q", text) for text in page["kept"]] + ([("q", f"vector:{picture.vector}")] if picture else [])
-    where = [("where", search_request.where)] if search_request.where else []
-    more = [("k", search_request.k)] if search_request.k != ROWS else []
-    first = [*q, *kept, *where, *more]
+    kept = [("q", text) for text in page["kept"]]
+    rest = [("where", search_request.where)] if search_request.where else []
+    rest += search_request.filters.fields()
+    first = [*q, *kept, *rest]
     last = search_request.offset + len(page["results"])
     return {
-        "fields": {"kept": kept, "rest": [*where, *more]},
-        "without": search_url(page, [*q, *where, *more]),
+        "query": q,
+        "fields": {"kept": kept, "rest": rest},
+        "without": search_url(page, [*q, *rest]),
         "first": search_url(page, first) if search_request.offset else None,
         "more": search_url(page, [*first, ("offset", last)]) if page["next"] else None,
         "from_to": (search_request.offset + 1, last),
-        "query_fields": [*q, *kept, *where],
+        "query_fields": first,
+        "filter_fields": search_request.filters.fields(),
+        "unfiltered": search_url(page, [*q, *kept]),
+        "filters": search_request.filters,
+        "has_dates": False,
+        **spaced_query(page, [*kept, *rest]),
     }
 
 
-def search_url(page: Page, fields: list[tuple[str, Any]]) -> str:
-    """The URL of the page with these fields."""
-    return page["path"] + (f"?{urlencode(fields)}" if fields else "")
+async def facet_chips(datasette, ref: CollectionRef, page: Page, search_request: SearchRequest) -> list[Page]:
+    """The facets of the rows, each value with a link to the same search with or without it."""
+    where = [("where", search_request.where)] if search_request.where else []
+    facets = await facets_of(datasette, ref, search_request.filters, search_request.where)
+
+    def chip(value: Value) -> Page:
+        fields = [*page["query"], *page["fields"]["kept"], *where, *value.toggled.fields()]
+        return {"text": value.text, "count": value.count, "chosen": value.is_chosen, "url": search_url(page, fields)}
+
+    def chips(facet: Facet) -> Page:
+        values = sorted(facet.values, key=lambda value: not value.is_chosen) if facet.key != TAKEN else facet.values
+        made = [chip(value) for value in values]
+        return {"key": facet.key, "chips": made[:CHIPS], "more": made[CHIPS:]}
+
+    return [chips(facet) for facet in facets]
 
 
-def render_row(page: Page, words: tuple[Term, ...], result: dict, origin: str) -> Page:
-    """The variables of a row: caption, picture, score, and links to searches that start from it."""
+def spaced_query(page: Page, others: list[tuple[str, Any]]) -> Page:
+    """The query with spaces around its signs and its URL, if one lacks a space; else nothing."""
+    better = spaced(page["q"])
+    return {"spaced": better, "spaced_url": search_url(page, [("q", better), *others])} if better else {}
+
+
+def spaced(q: str) -> str | None:
+    """The query with spaces around each sign that lacks one, None if none does or if it has quotes."""
+    better = SIGN.sub(lambda match: f" {match[0].strip()} ", q)
+    return " ".join(better.split()) if better != q and not set('"[{') & set(q) else None
+
+
+def reads_english() -> bool:
+    """True if the model was trained on English texts: its tokens are CLIP's own. False if there is no model."""
+    try:
+        path = model_dir.default_path()
+        return is_english(path, (path / model_dir.MANIFEST).stat().st_mtime_ns)
+    except (ClipError, OSError):
+        return False
+
+
+@lru_cache(maxsize=1)
+def is_english(path: Path, written_ns: int) -> bool:
+    """As reads_english. written_ns: when the manifest was written, so that a new one is read."""
+    manifest = model_dir.read_manifest(path)
+    return manifest.tokens is None and not MANY_LANGUAGES.search(manifest.source.id)
+
+
+def search_url(page: Page, fields: list[tuple[str, Any]], path: str = "path") -> str:
+    """The URL of the search page, or of another page whose path is in `page`, with these fields."""
+    return page[path] + (f"?{urlencode(fields)}" if fields else "")
+
+
+def render_row(page: Page, words: tuple[Term, ...], result: dict, origin: str, at: int) -> Page:
+    """The variables of a row: caption, picture, score, and links to it and to searches that start from it.
+
+    at: its place in the order of the results, from 1.
+    """
     fields, id_ = page["fields"], str(result["id"])
     queries = {
         "more": query.format_query([*words, Term("id", id_)]),
         "less": query.format_query([*words, Term("id", id_, -1.0)]),
     }
     urls = {name: search_url(page, [("q", q), *fields["kept"], *fields["rest"]]) for name, q in queries.items()}
+    named = [("id", id_)] if isinstance(result["id"], str | int) else []
     return {
         "id": id_,
+        "at": at,
         "caption": caption_of(result),
+        "name": caption_of(result).rpartition("/")[2] if caption_of(result) == id_ else caption_of(result),
         "score": result["score"],
         "url": relative(result["url"], origin),
         "image": safe_image(result["image"], origin),
+        "view": search_url(page, [*named, *page["query_fields"], ("at", at)], "viewer_path"),
         "like": search_url(page, [("q", query.format_query([Term("id", id_)])), *fields["rest"]]),
         "has_vector": result.get("has_vector", True),
         "queries": queries,
@@ -207,7 +292,8 @@ async def other_ways(datasette, request, ref: CollectionRef, page: Page, search_
         "curl": shlex.join(["curl", "--get", *encoded, url]),
         "sql": None,
     }
-    if page["may_sql"] and search_request.terms and not search_request.where and not search_request.offset:
+    is_whole = not (search_request.where or search_request.filters or search_request.offset)
+    if page["may_sql"] and search_request.terms and is_whole:
         ways["sql"] = collection_sql(ref, search_request.k)
         q = urlencode({"sql": ways["sql"], "q": query.format_query(search_request.terms)})
         ways["sql_page"] = f"{sql_paths(datasette, ref.database)[0]}?{q}"

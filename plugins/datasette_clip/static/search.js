@@ -1,17 +1,25 @@
 /** Searches a collection while the user types: fetches the same page, shows its rows, and keeps the URL a link to them. */
-import { base64url, shrink } from "./clip.js";
+import { shrink } from "./clip.js";
 import { onPictures } from "./picking.js";
+import { copyLink, onSteps, Viewer } from "./viewer.js";
 
 const TYPING_MS = 80; // from the last key until the words are sent
+const POLL_MS = 2000; // between two looks at how far a collection is that is being filled
+const FIRST_ROWS = 24; // of a page
+const MOST_ROWS = 1000; // that the server answers at once
 const SETTLED_MS = 2000; // a query that stood so long gets an entry in the history
 const form = document.querySelector("#clip-form");
 const box = document.querySelector("#clip-q");
 const picture = document.querySelector("#clip-asked"); // the picture of the query
+const narrow = document.querySelector("#clip-narrow"); // the filters
+const viewer = new Viewer(document.querySelector("#clip-dialog"));
 const result = document.querySelector("#clip-result");
 const status = document.querySelector("#clip-status");
 let newest = new AbortController(); // of the newest request; responses to older ones are not shown
 let timer;
 let typedAt = -Infinity; // when typed words were last sent
+let shownUrl = location.href; // of the rows that are shown
+let opener = null; // the link that opened the viewer
 
 /** Aborts the newest request. The caller's request is now the newest. */
 function begin() {
@@ -20,14 +28,11 @@ function begin() {
   return (newest = new AbortController());
 }
 
-/** The URL of the form's query. If `short`, a picture goes as its vector, which is shorter and already embedded. */
-function urlOf({ short = false } = {}) {
-  const fields = new FormData(form);
-  const vector = short && picture.querySelector("[data-vector]")?.dataset.vector;
-  if (vector) fields.set("img", `vector:${vector}`);
+/** The URL of the form's query, which has a picture as its vector. */
+function urlOf() {
   const search = new URLSearchParams();
-  for (const [name, value] of fields) {
-    if (typeof value === "string" && value.trim()) search.append(vector && name === "img" ? "q" : name, value);
+  for (const [name, value] of new FormData(form)) {
+    if (typeof value === "string" && value.trim()) search.append(name, value);
   }
   return form.action + (search.size ? `?${search}` : "");
 }
@@ -57,18 +62,21 @@ async function ask(mine, url, options = {}) {
 async function search({ typed = false } = {}) {
   const mine = begin();
   remember(urlOf(), { typed });
-  const page = await ask(mine, urlOf({ short: true }));
+  const page = await ask(mine, urlOf());
   if (page) show(page);
 }
 
-/** Goes to a page, with its form. `remembered`: its URL is in the history already. */
-async function go(url, { remembered = false, mine = begin(), ...options } = {}) {
+/** Goes to a page, with its form. `remembered`: its URL is in the history already. `scroll`: where the window was. */
+async function go(url, { remembered = false, replace = false, scroll = null, mine = begin(), ...options } = {}) {
   const page = await ask(mine, url, options);
   if (!page) return;
   for (const input of form.querySelectorAll("#clip-q, #clip-where")) input.value = page.getElementById(input.id)?.value ?? "";
+  const kept = remembered ? history.state?.picture : null;
   picture.replaceChildren(...page.querySelector("#clip-asked").childNodes);
+  showPicture(kept);
+  if (!remembered) remember(options.method ? urlOf() : url, { replace });
   show(page);
-  if (!remembered) remember(urlOf());
+  scrollTo(0, scroll ?? Math.min(scrollY, result.offsetTop));
 }
 
 /** Shows the rows of a page in place of the previous ones. An error comes above them. */
@@ -76,17 +84,46 @@ function show(page) {
   const answer = page.querySelector("#clip-result");
   const wrong = answer.querySelector("[role=alert]");
   if (wrong) return say(wrong.textContent);
+  showFilters(page.querySelector("#clip-narrow"));
   const open = result.querySelector("#clip-elsewhere")?.open;
   const focused = result.contains(document.activeElement);
+  keepImages(answer);
   result.replaceChildren(...answer.childNodes);
+  shownUrl = location.href;
+  watchEnd();
   result.classList.remove("clip-stale");
   if (open) result.querySelector("#clip-elsewhere")?.setAttribute("open", "");
   if (focused) result.focus();
   announce(page);
 }
 
-/** Appends the rows that follow. */
-async function more(link) {
+/** Shows the filters of a page. The focus and what was opened stay. */
+function showFilters(next) {
+  const focused = narrow.contains(document.activeElement) && document.activeElement;
+  const group = focused && focused.closest("[role=group]")?.getAttribute("aria-label");
+  const text = focused?.firstChild?.textContent;
+  const opened = new Set([...narrow.querySelectorAll("details[open]")].map((one) => one.parentElement.getAttribute("aria-label")));
+  narrow.replaceChildren(...next.childNodes);
+  for (const one of narrow.querySelectorAll("details")) one.open = opened.has(one.parentElement.getAttribute("aria-label"));
+  if (!focused) return;
+  const same = [...narrow.querySelectorAll("a, input, summary")].find((one) => {
+    if (focused.id) return one.id === focused.id;
+    return one.closest("[role=group]")?.getAttribute("aria-label") === group && one.firstChild?.textContent === text;
+  });
+  (same ?? result).focus({ preventScroll: true });
+}
+
+/** Puts the images that are shown already into a new page's rows, so that no picture is asked for twice. */
+function keepImages(answer) {
+  const images = new Map([...result.querySelectorAll("#clip-grid img")].map((image) => [image.getAttribute("src"), image]));
+  for (const image of answer.querySelectorAll("#clip-grid img")) {
+    const known = images.get(image.getAttribute("src"));
+    if (known) image.replaceWith(known);
+  }
+}
+
+/** Appends the rows that follow. `focus`: to the first of them. */
+async function more(link, { focus = true } = {}) {
   const page = await ask(begin(), link.href);
   const grid = page?.querySelector("#clip-grid");
   if (!grid) return page && say(page.querySelector("#clip-result").textContent.trim());
@@ -95,8 +132,32 @@ async function more(link) {
   const next = page.querySelector("#clip-more");
   if (next) result.querySelector("#clip-more").replaceWith(next);
   else result.querySelector("#clip-more").remove();
-  first.focus({ preventScroll: true });
-  status.textContent = `${result.querySelectorAll("#clip-grid > li").length} rows`;
+  if (focus) first.focus({ preventScroll: true });
+  const rows = result.querySelectorAll("#clip-grid > li").length;
+  status.textContent = `${rows} rows`;
+  rememberRows(rows);
+  watchEnd();
+}
+
+/** Has the URL lead to as many rows as are shown, up to what the server answers at once. */
+function rememberRows(rows) {
+  const url = new URL(location.href);
+  if (url.searchParams.has("offset")) return;
+  url.searchParams.set("k", Math.min(rows, MOST_ROWS));
+  remember(url.href, { replace: true });
+  shownUrl = location.href;
+}
+
+const end = new IntersectionObserver((entries) => {
+  const link = entries.some((entry) => entry.isIntersecting) && result.querySelector("[data-more]");
+  if (link && !viewer.isOpen && result.getAttribute("aria-busy") !== "true") more(link, { focus: false });
+}, { rootMargin: "600px" });
+
+/** Loads further rows when the end of those that are shown comes near. */
+function watchEnd() {
+  end.disconnect();
+  const link = result.querySelector("#clip-more");
+  if (link) end.observe(link);
 }
 
 function announce(page) {
@@ -105,17 +166,30 @@ function announce(page) {
   document.title = page.title;
 }
 
-/** Puts a URL into the history. It replaces the last entry while the user types. */
-function remember(url, { typed = false } = {}) {
-  const continued = typed && performance.now() - typedAt < SETTLED_MS;
+/** Puts a URL into the history. It replaces the last entry while the user types, or if `replace`. */
+function remember(url, { typed = false, replace = false } = {}) {
+  const continued = replace || (typed && performance.now() - typedAt < SETTLED_MS);
   typedAt = typed ? performance.now() : -Infinity;
-  if (url === location.href) return;
+  const state = { picture: picture.querySelector("img")?.src };
   try {
-    if (continued) history.replaceState(null, "", url);
-    else history.pushState(null, "", url);
+    if (continued || url === location.href) return history.replaceState({ ...history.state, ...state }, "", url);
+    rememberScroll();
+    history.pushState(state, "", url);
   } catch {
     // Safari allows 100 in 30 seconds
   }
+}
+
+/** Keeps where the window is with the current entry of the history. */
+function rememberScroll() {
+  if (!viewer.isOpen) history.replaceState({ ...history.state, scroll: scrollY }, "");
+}
+
+/** Shows the picture of the query again, of which a page that was fetched by its URL has the vector alone. */
+function showPicture(src) {
+  const figure = picture.querySelector("figure");
+  if (!src || !figure || figure.querySelector("img")) return;
+  figure.prepend(Object.assign(new Image(96, 96), { src, alt: "The picture, as CLIP looks at it" }));
 }
 
 /** Shrinks a picture to what CLIP sees and searches by it. A file that this browser cannot read is sent as it is. */
@@ -126,16 +200,25 @@ async function take(files, from) {
   const small = await shrink(file, Number(form.dataset.side)).catch(() => null);
   if (mine !== newest) return;
   for (const input of form.querySelectorAll("input[type=file]")) input.value = "";
-  const url = new URL(urlOf());
-  url.searchParams.delete("img");
-  if (small) {
-    url.searchParams.append("img", await base64url(small));
-    return go(url, { mine });
-  }
   const body = new FormData();
-  for (const [name, value] of url.searchParams) body.append(name, value);
-  body.append("image", file, file.name);
+  for (const [name, value] of new URL(urlOf()).searchParams) body.append(name, value);
+  body.append("image", small ?? file, file.name);
   await go(form.action, { mine, method: "POST", body });
+}
+
+/** Shows the picture of a link to the viewer over the rows. */
+async function view(link) {
+  opener = link;
+  rememberScroll();
+  history.pushState({}, "", link.href);
+  if (!(await viewer.show(link.href))) location.reload();
+}
+
+/** Closes the viewer. The focus is on the row whose picture was shown last, and the window where it was. */
+function closeViewer() {
+  const row = document.getElementById(viewer.row)?.querySelector("a") ?? opener;
+  viewer.close();
+  row?.focus({ preventScroll: row === opener });
 }
 
 function say(sentence) {
@@ -162,13 +245,16 @@ box.addEventListener("input", () => {
 });
 form.addEventListener("change", ({ target }) => {
   if (target.type === "file" && target.files.length) take(target.files, target);
-  if (target.id === "clip-where") search();
+  if (["clip-where", "clip-from", "clip-to"].includes(target.id)) search();
 });
 document.querySelector(".clip-page").addEventListener("click", (event) => {
   const link = event.target.closest("a");
-  if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+  if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey || copyLink(event)) return;
   const act = {
-    go: () => go(link.href),
+    view: () => view(link),
+    back: () => history.back(),
+    step: () => step(link),
+    go: () => leave(link.href),
     q: () => ((box.value = link.dataset.q), search()),
     remove: () => (picture.replaceChildren(), search()),
     more: () => more(link),
@@ -178,6 +264,58 @@ document.querySelector(".clip-page").addEventListener("click", (event) => {
   event.preventDefault();
   act[name]();
 });
-addEventListener("popstate", () => go(location.href, { remembered: true }));
+
+/** Goes to another search. From the viewer, it takes the place of the picture in the history. */
+function leave(url) {
+  const replace = viewer.isOpen;
+  if (replace) viewer.close();
+  go(url, { replace, scroll: 0 });
+}
+
+/** Goes to the picture before or after the one that is shown, which it replaces in the history. */
+async function step(link) {
+  history.replaceState({}, "", link.href);
+  if (!(await viewer.step(link))) location.reload();
+}
+
+viewer.dialog.addEventListener("cancel", (event) => {
+  event.preventDefault();
+  history.back();
+});
+onSteps(viewer.dialog, step);
+addEventListener("popstate", async ({ state }) => {
+  const isPicture = new URL(location.href).pathname !== new URL(form.action).pathname;
+  if (isPicture) return (await viewer.show(location.href)) || location.reload();
+  if (viewer.isOpen) closeViewer();
+  if (location.href !== shownUrl) go(location.href, { remembered: true, scroll: state?.scroll });
+});
+/** Says how far a collection is that is being filled, until it is full; then searches once more. */
+async function poll() {
+  const line = document.querySelector("#clip-filling");
+  if (!line) return;
+  await new Promise((done) => setTimeout(done, POLL_MS));
+  try {
+    const answer = document.hidden ? null : await (await fetch(`${form.action}.json?k=1`)).json();
+    const { done, total, searchable } = answer?.filling ?? {};
+    if (answer?.ok && !answer.filling) {
+      line.textContent = "All pictures are read.";
+      line.id = "";
+      if (!viewer.isOpen && result.querySelectorAll("#clip-grid > li").length <= FIRST_ROWS) search({ typed: true });
+    } else if (total) {
+      Object.assign(line.querySelector("progress"), { max: total, value: done });
+      const [a, b, c] = [done, total, searchable].map((number) => number.toLocaleString("en"));
+      line.querySelector("span").textContent = `${a} of ${b} pictures are read. ${c} can be searched already.`;
+      if (!viewer.isOpen && !box.value && result.querySelectorAll("#clip-grid > li").length < FIRST_ROWS) search({ typed: true });
+    }
+  } catch {
+    // the server may be starting again
+  }
+  poll();
+}
+
+poll();
+addEventListener("pagehide", rememberScroll);
 onPictures(form, take);
+showPicture(history.state?.picture);
+watchEnd();
 for (const element of document.querySelectorAll("[data-script], [data-plain]")) element.hidden = "plain" in element.dataset;

@@ -1,0 +1,298 @@
+"""Filters by metadata and dates, their counts on the search page, and how far a collection is that is being filled."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+import pytest
+from datasette.app import Datasette
+
+from page_forms import errors_in, get
+from stored import llms_database, random_vectors
+
+PAGE, JSON = "/-/clip/search/photos/album", "/-/clip/search/photos/album.json"
+CAMERAS = ("Canon EOS 5D", "Pixel 7", 'it\'s "x" & <b>')
+NASTY_KEYS = ("$.camera", "a.b", '"', "camera') or 1=1 --", "", " ", "$", "ca[0]", "x" * 90)
+
+
+def facts(number: int) -> dict:
+    """The metadata of a photo, one a month from January 2018 on."""
+    year, month = 2018 + number // 12, number % 12 + 1
+    return {
+        "taken": f"{year}-{month:02d}-15T23:59:59",
+        "camera": CAMERAS[number % 3],
+        "width": 4000,
+        "height": 3000 + number % 2,
+        "bytes": 1000 + number,
+        "folder": f"{year}/holidays",
+        "stars": number % 2,
+        "label": f"photo {number}",
+        "shown": number % 4 == 0,
+    }
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    """30 photos with metadata, one whose metadata are no JSON, one with a list, one with none."""
+    vectors = random_vectors(33, 512)
+    stored = {f"p{number:02d}": vector for number, vector in enumerate(vectors)}
+    with closing(llms_database(str(tmp_path / "photos.db"), album=stored, words={"a": vectors[0]})) as conn, conn:
+        texts = [json.dumps(facts(number)) for number in range(30)] + ["no JSON", "[1, 2]", None]
+        ids = [f"p{number:02d}" for number in range(33)]
+        conn.executemany("update embeddings set metadata = ? where id = ?", list(zip(texts, ids)))
+    return tmp_path / "photos.db"
+
+
+@pytest.fixture
+def datasette(file, demo_dir, monkeypatch) -> Datasette:
+    """A Datasette in which nobody may run SQL."""
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    return Datasette([str(file)], metadata={"allow_sql": False})
+
+
+def url(path: str, fields) -> str:
+    return f"{path}?{urlencode(fields, doseq=True)}"
+
+
+def ids(datasette, fields: dict) -> list[str]:
+    """The ids that the JSON endpoint answers, sorted."""
+    response = get(datasette, url(JSON, {**fields, "k": 100}))
+    assert response.status_code == 200, response.text
+    return sorted(row["id"] for row in response.json()["results"])
+
+
+def numbers(condition) -> list[str]:
+    return [f"p{number:02d}" for number in range(30) if condition(facts(number))]
+
+
+CASES = [
+    ({"meta.camera": "Canon EOS 5D"}, lambda fact: fact["camera"] == "Canon EOS 5D"),
+    ({"meta.camera": CAMERAS[2]}, lambda fact: fact["camera"] == CAMERAS[2]),
+    ({"meta.camera": list(CAMERAS[:2])}, lambda fact: fact["camera"] in CAMERAS[:2]),
+    ({"meta.stars": "1"}, lambda fact: fact["stars"] == 1),
+    ({"meta.shown": "1"}, lambda fact: fact["shown"]),
+    ({"meta.stars": "1", "meta.camera": "Pixel 7"}, lambda fact: fact["stars"] == 1 and fact["camera"] == "Pixel 7"),
+    ({"from": "2018-03-15"}, lambda fact: fact["taken"] >= "2018-03-15"),
+    ({"to": "2018-03-15"}, lambda fact: fact["taken"] < "2018-03-16"),
+    ({"to": "9999-12-31"}, lambda fact: True),
+    (
+        {"from": "2019-01-01", "to": "2019-12-31", "meta.stars": "0"},
+        lambda fact: fact["taken"][:4] == "2019" and not fact["stars"],
+    ),
+    ({"meta.nothing": "x"}, lambda fact: False),
+    ({"meta.camera": "x' or 1=1 --"}, lambda fact: False),
+]
+
+
+@pytest.mark.parametrize(("fields", "condition"), CASES)
+def test_filters_leave_the_rows_that_fit_without_the_permission_to_run_sql(fields, condition, datasette):
+    assert ids(datasette, fields) == numbers(condition)
+    assert ids(datasette, {"q": "id:p00", **fields}) == numbers(condition)
+    page = get(datasette, url(PAGE, {"q": "id:p00", **fields}))
+    assert page.status_code == 200
+    shown = {html.unescape(id) for id in re.findall(r'class="clip-marks" data-id="(.*?)"', page.text)}
+    assert shown <= set(numbers(condition))
+
+
+def test_filters_and_a_condition_in_sql_both_hold(file, demo_dir, monkeypatch):
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    datasette = Datasette([str(file)])
+    fields = {"meta.stars": "1", "where": "id < 'p10' or id = 'p11'"}
+    assert ids(datasette, fields) == ["p01", "p03", "p05", "p07", "p09", "p11"]
+    for where in ("id = ?", "id = :clip_0", "1) or (1", "id in (select :x)"):
+        response = get(datasette, url(JSON, {**fields, "where": where}))
+        assert response.status_code == 400 or response.json()["results"] == []
+
+
+@pytest.mark.parametrize("key", NASTY_KEYS)
+def test_a_key_that_is_no_name_is_refused(key, datasette):
+    response = get(datasette, url(JSON, {f"meta.{key}": "x"}))
+    assert response.status_code == 400
+    assert "names no key of metadata; expected meta. and a name" in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"from": "July"}, "from is 'July'; expected a date such as 2019-07-14"),
+        ({"to": "2019-02-30"}, "to is '2019-02-30'; expected a date such as 2019-07-14"),
+        (
+            {"meta.camera": [str(number) for number in range(60)]},
+            "there are 60 values of metadata; at most 50 are read",
+        ),
+    ],
+)
+def test_a_filter_that_cannot_be_read_is_a_sentence(fields, sentence, datasette):
+    assert get(datasette, url(JSON, fields)).json()["error"] == sentence
+    assert errors_in(get(datasette, url(PAGE, fields)).text) == [html.escape(sentence, quote=False)]
+
+
+def test_a_collection_without_metadata_says_so(demo_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    with closing(llms_database(str(tmp_path / "photos.db"))) as conn, conn:
+        conn.execute("create table t (id text primary key, v blob)")
+        conn.execute("insert into t values ('a', ?)", [random_vectors(1, 512)[0].tobytes()])
+    clip = {"collections": {"photos": {"album": {"table": "t", "vector": "v"}}}}
+    datasette = Datasette([str(tmp_path / "photos.db")], metadata={"plugins": {"datasette-clip": clip}})
+    response = get(datasette, url(JSON, {"meta.camera": "x"}))
+    assert response.json()["error"] == "collection 'album' has no metadata; expected no from, to, meta.KEY"
+    assert "clip-facet" not in get(datasette, PAGE).text
+
+
+def test_further_rows_keep_the_filters(datasette):
+    content = get(datasette, url(JSON, {"meta.stars": "1", "from": "2018-02-01", "k": 5})).json()
+    found = [row["id"] for row in content["results"]]
+    while content["next_url"]:
+        path = urlsplit(content["next_url"])
+        content = get(datasette, f"{path.path}?{path.query}").json()
+        found += [row["id"] for row in content["results"]]
+    assert found == numbers(lambda fact: fact["stars"] == 1)
+
+
+# On the page
+
+
+def chips(page: str) -> dict[str, dict[str, tuple[int, str, bool]]]:
+    """The values of each facet: count, address, and whether it is chosen."""
+    facets = {}
+    for name, body in re.findall(
+        r'<div class="clip-facet" role="group" aria-label="(.*?)">(.*?)</div>', page, re.DOTALL
+    ):
+        found = re.findall(
+            r'<a class="clip-chip" href="(.*?)" data-go( aria-current="true")?>(.*?) <span>(.*?)</span>', body
+        )
+        facets[html.unescape(name)] = {
+            html.unescape(text): (int(count.replace(",", "")), html.unescape(href), bool(chosen))
+            for href, chosen, text, count in found
+        }
+    return facets
+
+
+def counts(page: str) -> dict[str, dict[str, int]]:
+    return {name: {text: chip[0] for text, chip in values.items()} for name, values in chips(page).items()}
+
+
+def test_the_page_counts_what_has_few_values_and_nothing_else(datasette):
+    assert counts(get(datasette, PAGE).text) == {
+        "taken": {"2020": 6, "2019": 12, "2018": 12},
+        "camera": dict.fromkeys(sorted(CAMERAS), 10),
+        "folder": {"2018/holidays": 12, "2019/holidays": 12, "2020/holidays": 6},
+        "stars": {"0": 15, "1": 15},
+        "shown": {"0": 22, "1": 8},
+    }
+
+
+def test_each_chip_leads_to_as_many_rows_as_it_says_and_back(datasette):
+    for name, values in chips(get(datasette, url(PAGE, {"q": "id:p00"})).text).items():
+        for text, (count, href, chosen) in values.items():
+            query = urlsplit(href).query
+            assert not chosen
+            assert len(get(datasette, f"{JSON}?{query}&k=100").json()["results"]) == count
+            page = get(datasette, href).text
+            assert parse_qs(query)["q"] == ["id:p00"]
+            again = chips(page)[name][text]
+            assert (again[0], again[2]) == (count, True)
+            assert again[1] == url(PAGE, {"q": "id:p00"})
+            assert f'href="{PAGE}?q=id%3Ap00" data-go>All rows again' in page
+
+
+def test_counts_are_of_the_rows_that_other_filters_leave(datasette):
+    page = get(datasette, url(PAGE, {"meta.stars": "1", "from": "2018-01-01", "to": "2018-12-31"})).text
+    found = counts(page)
+    assert found["taken"] == {"2020": 3, "2019": 6, "2018": 6}
+    assert found["stars"] == {"1": 6, "0": 6}
+    assert sum(found["camera"].values()) == 6
+    assert re.search(r'id="clip-from" name="from" value="2018-01-01"', page)
+    assert '<input type="hidden" name="meta.stars" value="1">' in page
+    assert 'type="hidden" name="from"' not in page
+
+
+def test_a_new_row_is_counted_at_once(datasette, file):
+    assert counts(get(datasette, PAGE).text)["stars"] == {"0": 15, "1": 15}
+    with closing(sqlite3.connect(file)) as conn, conn:
+        conn.execute(
+            "insert into embeddings (collection_id, id, embedding, metadata) select 1, 'new', embedding, metadata"
+            " from embeddings where id = 'p00'"
+        )
+    assert counts(get(datasette, PAGE).text)["stars"] == {"0": 16, "1": 15}
+
+
+def test_values_that_are_markup_are_text(datasette):
+    page = get(datasette, PAGE).text
+    assert CAMERAS[2] not in page
+    assert html.escape(CAMERAS[2], quote=False) in page or "it&#39;s &#34;x&#34; &amp; &lt;b&gt;" in page
+
+
+# While it is filled
+
+
+@pytest.fixture
+def filling(file):
+    """Writes the row of clip_filling as `llm clip serve` does: done, and how many seconds ago."""
+
+    def write(done: int | None, ago_s: float = 0) -> None:
+        with closing(sqlite3.connect(file)) as conn, conn:
+            conn.execute(
+                "create table if not exists clip_filling (collection text primary key, done integer, total integer,"
+                " bad integer, started_s real, updated_s real)"
+            )
+            conn.execute("delete from clip_filling")
+            if done is not None:
+                conn.execute("insert into clip_filling values ('album', ?, 5000, 2, 0, ?)", [done, time.time() - ago_s])
+
+    return write
+
+
+def test_json_and_page_say_how_far_a_collection_is_while_it_is_filled(datasette, filling):
+    assert "filling" not in get(datasette, JSON).json()
+    filling(1204)
+    assert get(datasette, JSON).json()["filling"] == {"done": 1204, "total": 5000, "bad": 2, "searchable": 33}
+    page = get(datasette, PAGE).text
+    assert "1,204 of 5,000 pictures are read. 33 can be searched already." in page
+    assert "filling" not in get(datasette, "/-/clip/search/photos/words.json").json()
+    filling(None)
+    assert "filling" not in get(datasette, JSON).json()
+    assert "clip-filling" not in get(datasette, PAGE).text
+
+
+def test_a_process_that_died_fills_nothing(datasette, filling):
+    filling(1204, ago_s=1000)
+    assert "filling" not in get(datasette, JSON).json()
+
+
+# Hints
+
+
+@pytest.mark.parametrize(
+    ("q", "meant"),
+    [
+        ("red heart -blue", "red heart - blue"),
+        ("red heart- blue", "red heart - blue"),
+        ("red +blue -green", "red + blue - green"),
+        ("-blue", "- blue"),
+        ("red - blue", None),
+        ("a t-shirt", None),
+        ("minus -5 degrees", None),
+        ('red "heart -blue"', None),
+        ("C++ code", None),
+        ("rock--n--roll", None),
+        ("2018-07-14", None),
+    ],
+)
+def test_a_sign_without_its_space_gets_a_hint(q, meant, datasette):
+    page = get(datasette, url(PAGE, {"q": q, "meta.stars": "1"})).text
+    found = re.search(r'Did you mean <a href="(.*?)" data-q="(.*?)">(.*?)</a>', page)
+    assert (html.unescape(found[2]) if found else None) == meant
+    if found:
+        assert parse_qs(urlsplit(html.unescape(found[1])).query) == {"q": [meant], "meta.stars": ["1"]}
+
+
+def test_the_page_says_that_the_model_reads_english(datasette):
+    assert "This model reads English." in get(datasette, PAGE).text
