@@ -349,12 +349,21 @@ def metadata_of(entry: Entry, look: Look | None, known: Known | None) -> str | N
     """An entry's metadata as JSON. An image of a folder has the facts of its photo, its bytes and its folder."""
     if entry.state is None:
         return json.dumps(entry.metadata) if entry.metadata else None
-    facts = json.loads(known.metadata) if known and known.metadata else look.facts if look else {}
-    if not isinstance(facts, dict) or not facts:
+    facts = facts_in(known.metadata) if known and known.metadata else look.facts if look else {}
+    if not facts:
         return known.metadata if known else None
     folder = entry.id.rpartition("/")[0]
     facts = {name: value for name, value in facts.items() if name not in ("bytes", "folder")}
     return json.dumps(facts | {"bytes": entry.state.bytes} | ({"folder": folder} if folder else {}))
+
+
+def facts_in(metadata: str) -> dict[str, Any]:
+    """The object that metadata are, {} if they are none: another program may have written them."""
+    try:
+        facts = json.loads(metadata)
+    except (ValueError, TypeError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def row_of(id: str, content: str | bytes, content_hash: bytes, blob: bytes, metadata: str | None, store: bool) -> tuple:

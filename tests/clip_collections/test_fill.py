@@ -260,6 +260,16 @@ def test_a_moved_file_moves_and_a_copied_one_is_two_rows(photos, run):
     assert run(photos)[0] == {"there": 4}
 
 
+@pytest.mark.parametrize("metadata", ["no JSON", "[1]", "null", b"\xff", None])
+def test_a_row_whose_metadata_another_program_wrote_moves_with_them(metadata, photos, run):
+    run(photos)
+    with closing(sqlite3.connect(photos.parent / "photos.db")) as conn, conn:
+        conn.execute("update embeddings set metadata = ?", [metadata])
+    (photos / "a.jpg").rename(photos / "z.jpg")
+    assert run(photos)[0] == {"moved": 1, "there": 2}
+    assert query(photos, "select metadata from embeddings where id = 'z.jpg'") == [(metadata,)]
+
+
 def test_unchanged_files_are_not_read_again(photos, run, monkeypatch):
     run(photos)
     read = []
