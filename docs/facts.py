@@ -181,7 +181,7 @@ def help(command: str) -> str:
 
 def row_files() -> str:
     """The files of rows that `llm clip embed` reads, by what their content begins as."""
-    from clip_collections.layout import DELIMITERS, SUFFIXES
+    from clip_collections.file_format import DELIMITERS, SUFFIXES
 
     described(SUFFIXES.values(), ROW_FORMATS, "formats of rows")
     suffixes = {kind: ", ".join(f"`{end}`" for end, of in SUFFIXES.items() if of == kind) for kind in ROW_FORMATS}

@@ -1,7 +1,6 @@
-"""Reads the rows of a file: CSV with any delimiter, JSON, Datasette's JSON, and JSON by lines.
+"""Makes a row, a dict of columns, of each line of CSV or object of JSON in a file whose format is known.
 
-A row is a dict of columns, in their order. A row that cannot be read is the reason, with its place; all others are
-read.
+A row that cannot be read is the reason, with its place; all others are read. sources.py decides which column is the id.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ from sqlite_utils.utils import decode_base64_values, dedupe_keys
 
 from llm_clip_onnx.errors import InputError, cited
 
-from .layout import BROKEN, SEP, Layout, opened, records
+from .csv_records import records
+from .file_format import BROKEN, SEP, FileFormat, opened
 
 NUMBER = re.compile(r"\s*[+-]?\d+([.,]\d+)*\s*")
 
@@ -28,28 +28,28 @@ class Row(NamedTuple):
     columns: dict[str, Any] | InputError
 
 
-def read_rows(file: Path, layout: Layout) -> tuple[int, Iterator[Row], str]:
+def read_rows(file: Path, format: FileFormat) -> tuple[int, Iterator[Row], str]:
     """How many rows a file has, the rows, and a sentence if Datasette says that there are more, or "".
 
     Raises InputError for a file of which no row can be read, also while its rows are read, and OSError.
     """
-    if layout.format == "JSON":
-        with opened(file, layout.encoding) as text:
+    if format.format == "JSON":
+        with opened(file, format.encoding) as text:
             document = loads(text.read())
         rows = [Row(f"row {number}", json_row(row)) for number, row in enumerate(document_rows(document), 1)]
-        return len(rows), (decoded(row, layout.encoding_name) for row in rows), more_rows(document)
-    return sum(1 for _ in rows_of_lines(file, layout)), rows_of_lines(file, layout), ""
+        return len(rows), (decoded(row, format.encoding_name) for row in rows), more_rows(document)
+    return sum(1 for _ in rows_of_lines(file, format)), rows_of_lines(file, format), ""
 
 
-def rows_of_lines(file: Path, layout: Layout) -> Iterator[Row]:
+def rows_of_lines(file: Path, format: FileFormat) -> Iterator[Row]:
     """The rows of CSV or of JSON by lines, read one by one."""
-    with opened(file, layout.encoding) as lines:
-        if layout.format == "CSV":
-            rows = csv_rows(lines, layout.delimiter)
+    with opened(file, format.encoding) as lines:
+        if format.format == "CSV":
+            rows = csv_rows(lines, format.delimiter)
         else:
             rows = (Row(f"line {number}", json_line(line)) for number, line in enumerate(lines, 1) if line.strip())
         for row in rows:
-            yield decoded(row, layout.encoding_name)
+            yield decoded(row, format.encoding_name)
 
 
 def decoded(row: Row, encoding: str) -> Row:

@@ -1,6 +1,6 @@
-"""Reads the entries to embed: the images of a folder, the rows of a file, or the rows of an SQL query.
+"""Opens a SOURCE and makes entries of it; decides what of a row is the id, the text, the image and the metadata.
 
-What a row, its id and its text are is decided here; how rows are written in files is layout.py's and rows.py's.
+SOURCE is a folder (folder.py), a file or standard input (file_format.py, then rows.py), or a query (sql_rows.py).
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sqlite3
 import sys
 import tempfile
 from base64 import b64decode
@@ -20,14 +19,14 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from sqlite_utils import Database
-from sqlite_utils.utils import dedupe_keys
 
 from llm_clip_onnx.errors import InputError, cited, shortened
 
 from .entry import Entry
+from .file_format import SUFFIXES, file_format_of
 from .folder import read_folder
-from .layout import SUFFIXES, UNDECODABLE, layout_of
-from .rows import Row, decoded, read_rows
+from .rows import Row, read_rows
+from .sql_rows import connection_to, query_rows
 
 STANDARD_INPUT = Path("-")
 DATA_URI = re.compile(r"\s*data:([^,]{0,200}),", re.IGNORECASE)
@@ -101,42 +100,11 @@ def read_source(source: Path, database: Database, reading: Reading) -> Iterator[
 def read_file_of_rows(file: Path, name: str, folder: Path, reading: Reading) -> Source:
     """The entries of a file of rows. Raises InputError if no row of it can be read."""
     try:
-        layout = layout_of(file, reading.delimiter, reading.encoding)
-        count, rows, more = read_rows(file, layout)
+        format = file_format_of(file, reading.delimiter, reading.encoding)
+        count, rows, more = read_rows(file, format)
     except (OSError, UnicodeError, InputError) as error:
         raise InputError(f"{name} cannot be read: {error}") from error
-    return Source(entries_of(rows, reading, folder), count, [note for note in (layout.guess, more) if note])
-
-
-def query_rows(database: sqlite3.Connection, sql: str) -> Iterator[Row]:
-    """The rows of a query. Raises InputError if it cannot be run or writes."""
-    try:
-        cursor = run_query(database, sql)
-        names = dedupe_keys(column[0] for column in cursor.description or ())
-        for number, values in enumerate(cursor, 1):
-            yield decoded(Row(f"row {number}", dict(zip(names, values))), "UTF-8")
-    except (sqlite3.Error, sqlite3.Warning) as error:
-        raise InputError(f"--sql cannot be run: {error}") from error
-    if not names:
-        raise InputError("--sql cannot be run: it is no query that gives rows")
-
-
-def run_query(database: sqlite3.Connection, sql: str) -> sqlite3.Cursor:
-    """The cursor of a query, run as it is and not as a part of another. Raises sqlite3.Error for one that writes."""
-    database.text_factory = lambda text: text.decode("utf-8", UNDECODABLE)
-    database.execute("pragma query_only = 1")
-    try:
-        return database.execute(sql)
-    finally:
-        database.execute("pragma query_only = 0")
-
-
-def connection_to(source: Path, database: Database) -> sqlite3.Connection:
-    """A connection that reads the source: that of `database` if it is the same file, because another would lock it."""
-    file = next(row[2] for row in database.conn.execute("pragma database_list") if row[1] == "main")
-    if source.samefile(file):
-        return database.conn
-    return sqlite3.connect(f"{source.resolve().as_uri()}?mode=ro", uri=True)
+    return Source(entries_of(rows, reading, folder), count, [note for note in (format.guess, more) if note])
 
 
 def entries_of(rows: Iterable[Row], reading: Reading, folder: Path) -> Iterator[Entry]:

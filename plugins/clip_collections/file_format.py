@@ -1,21 +1,20 @@
-"""Tells from its content how a file of rows is written: format, encoding and delimiter. It reads no rows.
+"""Tells a file's encoding, its format (CSV, JSON or JSONL) and its delimiter from its first bytes and lines.
 
-The name of a file decides only what its content leaves open.
+It makes no rows: rows.py does, with what is told here. The name of a file decides only what its content leaves open.
 """
 
 from __future__ import annotations
 
 import codecs
-import csv
 import json
 import re
-from collections import deque
-from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple, TextIO
 
 from llm_clip_onnx.errors import InputError, cited
+
+from .csv_records import records
 
 Format = Literal["CSV", "JSON", "JSONL"]
 SUFFIXES: dict[str, Format] = {
@@ -29,7 +28,6 @@ SUFFIXES: dict[str, Format] = {
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 SAMPLE = 100_000  # characters, from which format and delimiter are told
 SAMPLE_ROWS = 100
-MOST_OF_A_CELL = 10_000_000  # characters; csv's own limit, 131,072, is too small for images in base64
 UNDECODABLE = "clip_collections.undecodable"  # how bytes are decoded that are not of an encoding: as BROKEN
 BROKEN = "\udcff"  # stands for bytes that cannot be decoded, so that only their row is left out
 
@@ -41,7 +39,7 @@ BINARY = re.compile(r"[^\t\r\n\f -\U0010ffff]")  # control characters
 SEP = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)  # Excel's own first line
 
 
-class Layout(NamedTuple):
+class FileFormat(NamedTuple):
     """How a file of rows is written. delimiter: "" if the format is not CSV. guess: a sentence about one, or ""."""
 
     format: Format
@@ -55,8 +53,8 @@ class Layout(NamedTuple):
         return f"{self.encoding.removesuffix('-sig').upper()}; --encoding names another one"
 
 
-def layout_of(file: Path, delimiter: str | None = None, encoding: str | None = None) -> Layout:
-    """The layout of a file; `delimiter` and `encoding` are not guessed where they are given.
+def file_format_of(file: Path, delimiter: str | None = None, encoding: str | None = None) -> FileFormat:
+    """How a file is written; `delimiter` and `encoding` are not guessed where they are given.
 
     Raises InputError for an empty file, for one that is no text, and for an encoding that is unknown.
     """
@@ -71,8 +69,8 @@ def layout_of(file: Path, delimiter: str | None = None, encoding: str | None = N
     suffix = file.suffix.lower()
     format = format_of(sample, suffix)
     if format != "CSV":
-        return Layout(format, used, "", guess)
-    return Layout(format, used, delimiter or delimiter_of(sample, suffix), guess)
+        return FileFormat(format, used, "", guess)
+    return FileFormat(format, used, delimiter or delimiter_of(sample, suffix), guess)
 
 
 def opened(file: Path, encoding: str) -> TextIO:
@@ -166,42 +164,3 @@ def delimiter_of(sample: str, suffix: str) -> str:
         return len(first) > 1, same, -spaces, delimiter == at_first, len(first)
 
     return max(DELIMITERS, key=fit)
-
-
-def records(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str] | InputError]]:
-    """Of each record of CSV the number of its first line, and its cells or the reason why it cannot be read.
-
-    After a record that cannot be read, such as one with a quote that is never closed, the next line begins another.
-    """
-    csv.field_size_limit(MOST_OF_A_CELL)
-    source, number = Lines(lines), 1
-    while True:
-        source.taken = []
-        try:
-            cells: list[str] | InputError = next(csv.reader(source, delimiter=delimiter, strict=True))
-        except StopIteration:
-            return
-        except csv.Error as error:
-            source.give_back(source.taken[1:])
-            cells = InputError(f"it is not CSV: {error}")
-        yield number, cells
-        number += len(source.taken)
-
-
-class Lines:
-    """Lines one after another. `taken` are the last ones, which can be given back."""
-
-    def __init__(self, lines: Iterable[str]):
-        self.lines, self.back, self.taken = iter(lines), deque[str](), list[str]()
-
-    def __iter__(self) -> Lines:
-        return self
-
-    def __next__(self) -> str:
-        line = self.back.popleft() if self.back else next(self.lines)
-        self.taken.append(line)
-        return line
-
-    def give_back(self, lines: list[str]) -> None:
-        self.back.extendleft(reversed(lines))
-        del self.taken[len(self.taken) - len(lines) :]
