@@ -15,8 +15,8 @@ from sqlite_utils.utils import decode_base64_values, dedupe_keys
 
 from llm_clip_onnx.errors import InputError, cited
 
-from .csv_records import records
-from .file_format import BROKEN, SEP, FileFormat, opened
+from .csv_records import table_records
+from .file_format import BROKEN, FileFormat, opened
 
 NUMBER = re.compile(r"\s*[+-]?\d+([.,]\d+)*\s*")
 
@@ -64,15 +64,13 @@ def decoded(row: Row, encoding: str) -> Row:
 
 
 def csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[Row]:
-    """The rows of CSV, whose first line has the names of the columns. Blank lines are no rows. Raises InputError."""
+    """The rows of CSV, whose first record has the names of the columns. Raises InputError."""
     names: list[str] = []
-    for number, cells in records(lines, delimiter):
+    for number, cells in table_records(lines, delimiter):
         if isinstance(cells, InputError):
             if not names:
                 raise cells
             yield Row(f"line {number}", cells)
-        elif not "".join(cells).strip() or (number == 1 and SEP.match(delimiter.join(cells) + "\n")):
-            continue
         elif not names:
             names = names_of(cells)
         else:

@@ -22,7 +22,7 @@ from sqlite_utils import Database
 
 from llm_clip_onnx.errors import InputError, cited, shortened
 
-from .entry import Entry
+from .entry import Entry, is_blank
 from .file_format import SUFFIXES, file_format_of
 from .folder import read_folder
 from .rows import Row, read_rows
@@ -104,7 +104,7 @@ def read_file_of_rows(file: Path, name: str, folder: Path, reading: Reading) -> 
         count, rows, more = read_rows(file, format)
     except (OSError, UnicodeError, InputError) as error:
         raise InputError(f"{name} cannot be read: {error}") from error
-    return Source(entries_of(rows, reading, folder), count, [note for note in (format.guess, more) if note])
+    return Source(entries_of(rows, reading, folder), count, [*format.guesses, *([more] if more else [])])
 
 
 def entries_of(rows: Iterable[Row], reading: Reading, folder: Path) -> Iterator[Entry]:
@@ -154,7 +154,7 @@ def entry_of(row: dict[str, Any] | InputError, key: str, reading: Reading, folde
 
 def id_of(value: Any) -> str:
     """A text or a whole number as an id. Raises InputError for anything else, NULL and blank texts too."""
-    if value is None or (isinstance(value, str) and not value.strip()):
+    if value is None or (isinstance(value, str) and is_blank(value)):
         raise InputError("it has no id in its first column")
     if type(value) in NO_IDS:
         raise InputError(f"its id is {NO_IDS[type(value)]}{cited(value)}; expected a text or a whole number")
@@ -181,7 +181,7 @@ def image_of(value: Any, folder: Path) -> bytes | Path | InputError:
     """The image that a column holds: a BLOB, a data URI, or the path of a file from `folder`; or why it holds none."""
     if isinstance(value, bytes):
         return value
-    if value is None or value == "":
+    if value is None or (isinstance(value, str) and is_blank(value)):
         return InputError("there is no image; expected the path of a file, or a BLOB")
     if not isinstance(value, str):
         return InputError(f"the image is {cited(value)}; expected the path of a file, or a BLOB")

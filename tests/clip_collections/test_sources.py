@@ -167,7 +167,7 @@ def test_a_row_that_is_not_understood_is_left_out_with_its_line_and_the_reason(n
         ("s.json", '{"type": "FeatureCollection", "features": [{"id": 1, "t": "a"}]}', "{} cannot be read: it is an object with a list of objects, 'features'; expected that list alone"),
         ("s.json", '{"id": {"0": 1, "1": 2}, "t": {"0": "Red", "1": "Blue"}}', "{} cannot be read: it is a table by columns; expected a list of rows, as to_json(orient='records') writes it"),
         ("s.json", '{"1": "Red", "2": "Blue"}', "{} cannot be read: it is an object whose columns have numbers for names; expected a list of rows"),
-        ("s.json", "<html>", "{} cannot be read: it is not JSON: Expecting value: line 1 column 1 (char 0)"),
+        ("s.json", "<html>", "{} cannot be read: it is an HTML page, not rows"),
     ],
 )  # fmt: skip
 def test_a_file_that_has_nothing_to_embed_is_an_error(name, content, sentence, embed, tmp_path):

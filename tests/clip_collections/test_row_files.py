@@ -1,0 +1,195 @@
+"""A file of rows gives the right ids and texts, or a sentence that says what it is. No model is needed for that."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+import pytest
+
+from clip_collections.entry import NothingToEmbed, content_of
+from clip_collections.sources import Reading, read_file_of_rows
+from llm_clip_onnx.errors import InputError
+
+
+class Rows(NamedTuple):
+    """texts: by id. bad: the reasons, by id or place. notes: what the summary says."""
+
+    texts: dict[str, str]
+    bad: dict[str, str]
+    notes: list[str]
+
+
+@pytest.fixture
+def read(tmp_path):
+    """The rows of a file of this name and content, or the sentence that refuses it."""
+
+    def rows_of(name: str, content: str | bytes, reading: Reading | None = None) -> Rows | str:
+        file = tmp_path / name
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+        try:
+            source = read_file_of_rows(file, name, tmp_path, reading or Reading())
+            return rows_in(source)
+        except InputError as error:
+            return str(error)
+
+    return rows_of
+
+
+def rows_in(source) -> Rows:
+    texts, bad = {}, {}
+    for entry in source.entries:
+        try:
+            texts[entry.id] = content_of(entry)
+        except InputError as error:
+            bad[entry.id] = "no text" if isinstance(error, NothingToEmbed) else str(error)
+    assert source.count == len(texts) + len(bad)
+    return Rows(texts, bad, list(source.notes))
+
+
+def guess(delimiter: str) -> list[str]:
+    return [f"read with {delimiter!r} between cells; --delimiter says otherwise"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "texts", "notes"),
+    [
+        # two delimiters split all rows alike: the one that makes more cells, else the one with the shorter id
+        (["id;lat,lon;text", "1;59.9,10.7;Oslo", "2;60.4,5.3;Bergen"], {"1": "59.9,10.7 Oslo", "2": "60.4,5.3 Bergen"}, guess(";")),
+        (["id|en,fr|x", "1|red,rouge|a", "2|blue,bleu|b"], {"1": "red,rouge a", "2": "blue,bleu b"}, guess("|")),
+        (["lat,lon;id;text", "1,2;3;Oslo", "4,5;6;Bergen"], {"1,2": "3 Oslo", "4,5": "6 Bergen"}, guess(";")),
+        (["id\ta,b\tc", "1\tx,y\tz"], {"1": "x,y z"}, guess("\t")),
+        (["id\ta|b\tc;d", "1\tx|y\tz;w"], {"1": "x|y z;w"}, guess("\t")),
+        (["id,sizes;colours,text", "1,4;red,shoe", "2,5;blue,boot"], {"1": "4;red shoe", "2": "5;blue boot"}, guess(",")),
+        (["id;title, colour", "1;Shoe, red", "2;Boot, blue"], {"1": "Shoe, red", "2": "Boot, blue"}, guess(";")),
+        (["id;a,b", "1;x,y"], {"1": "x,y"}, guess(";")),
+        (["id,a;b", "1,x;y"], {"1": "x;y"}, guess(",")),
+        # one of them splits more rows alike
+        (["id;lat,lon;text", "1;59.9,10.7;Oslo, Norway", "2;60.4,5.3;Bergen"], {"1": "59.9,10.7 Oslo, Norway", "2": "60.4,5.3 Bergen"}, []),
+        (["id,title;subtitle", "1,Shoe; red", "2,Boot", "3,Hat"], {"1": "Shoe; red", "2": "Boot", "3": "Hat"}, []),
+        (["name;alias,id,text", "Bob;B,1,tall; dark", "Ann,2,short"], {"Bob;B": "1 tall; dark", "Ann": "2 short"}, []),
+        (["id,tags|old,text", "1,a|b|c,Red", "2,,Blue"], {"1": "a|b|c Red", "2": " Blue"}, []),
+        # delimiters in quotes are none
+        (['id,"a;b;c"', '1,"x;y;z"'], {"1": "x;y;z"}, []),
+        (['"id","a;b"', '"1","x;y"'], {"1": "x;y"}, []),
+        (['id;"a,b,c"', '1;"x,y,z"'], {"1": "x,y,z"}, []),
+        (["[id],[title]", "1,Red"], {"1": "Red"}, []),
+        (["<DATE>,<TIME>", "1,Red"], {"1": "Red"}, []),
+    ],
+)  # fmt: skip
+def test_the_delimiter_is_the_one_that_splits_most_rows_alike_and_a_guess_is_said(lines, texts, notes, read):
+    assert read("s.csv", "\n".join(lines)) == Rows(texts, {}, notes)
+
+
+def test_one_broken_row_in_four_changes_no_delimiter(read):
+    rows = read("s.csv", "id;lat,lon;text\n1;59,10;Oslo\n2;60,5;Bergen\n3;58,5;Stavanger;x\n")
+    assert rows.texts == {"1": "59,10 Oslo", "2": "60,5 Bergen"}
+    assert rows.bad == {"line 4": "it has 4 cells; expected 3, as the first line has"}
+    assert rows.notes == guess(";")
+
+
+def test_a_delimiter_that_is_given_is_not_said_and_a_line_ends_only_at_line_ends(read):
+    assert read("s.csv", "id;a,b\n1;x,y", Reading(delimiter=",")) == Rows({"1;x": "y"}, {}, [])
+    assert read("s.csv", "id;a\u2028b,c\n1;x,y").texts == {"1": "x,y"}
+    assert read("s.json", '[{"id": 1, "t": "a"}]', Reading(delimiter=";")) == (
+        "s.json cannot be read: it is JSON; --delimiter cannot be used with it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("lines", "texts", "notes"),
+    [
+        (["# exported in May, by me", "id,title", "1,Red"], {"1": "Red"}, ["read without the comment '# exported in May, by me'"]),
+        (["#made by a shop", "## 2024", "", "id;title", "1;Red"], {"1": "Red"}, ["read without the comment '#made by a shop' and 1 others"]),
+        (["sep=;", "# x", "id;title", "1;Red"], {"1": "Red"}, []),
+        (["# " + "x" * 100, "id,title", "1,Red"], {"1": "Red"}, ["read without the comment '# " + "x" * 55 + "...", ]),
+        (["#,title", "1,Red"], {"1": "Red"}, []),
+        (["#\ttitle", "1\tRed"], {"1": "Red"}, []),
+        (["#id,title", "1,Red"], {"1": "Red"}, []),
+        (["id,title", "# 1,Red", "#2,Blue"], {"# 1": "Red", "#2": "Blue"}, []),
+    ],
+)  # fmt: skip
+def test_a_comment_before_the_names_of_the_columns_is_left_out_and_said(lines, texts, notes, read):
+    rows = read("s.csv", "\n".join(lines))
+    assert (rows.texts, rows.bad) == (texts, {})
+    assert [note[:80] for note in rows.notes] == [note[:80] for note in notes]
+
+
+def test_the_line_of_a_row_below_a_comment_is_its_line_in_the_file(read):
+    assert read("s.csv", "# a\n\nid,title\n1,Red\n2\n").bad == {
+        "line 5": "it has 1 cells; expected 2, as the first line has"
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("s.json", "id,title\n1,Red\n2,Blue\n", Rows({"1": "Red", "2": "Blue"}, {}, ["read as CSV, although its name ends with .json"])),
+        ("s.jsonl", "id;title\n1;Red\n", Rows({"1": "Red"}, {}, ["read as CSV, although its name ends with .jsonl"])),
+        ("s.csv", '[{"id": 1, "t": "Red"}]', Rows({"1": "Red"}, {}, [])),
+        ("s.tsv", '{"id": 1,\n "t": "Red"}', Rows({"1": "Red"}, {}, [])),
+        ("s.csv", '{"id": 1, "t": "Red"}\n{"id": 2, "t": "Blue"}\n', Rows({"1": "Red", "2": "Blue"}, {}, [])),
+        ("s.csv", '# rows\n{"id": 1, "t": "Red"}\n{"id": 2, "t": "Blue"}\n', Rows({"1": "Red", "2": "Blue"}, {"line 1": "it is not JSON: Expecting value: column 1 (char 0)"}, [])),
+        ("s.json", 'x": 1, "t": "Red"}\n{"id": 2, "t": "Blue"}\n', "s.json cannot be read: it is not JSON: Expecting value: line 1 column 1 (char 0)"),
+        ("s.json", '"Not found"', "s.json cannot be read: it is 'Not found'; expected a list of rows"),
+        ("s.csv", "{'id': 1, 't': 'Red'}\n{'id': 2, 't': 'Blue'}\n", "s.csv cannot be read: it is not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+    ],
+)  # fmt: skip
+def test_the_content_decides_whether_it_is_csv_or_json(name, content, expected, read):
+    assert read(name, content) == expected
+
+
+PAGE = (
+    "<!doctype html>\n<html><head><title>Sign in, please</title></head>\n<body><p>a,b</p>\n<p>c,d</p></body></html>\n"
+)
+
+
+@pytest.mark.parametrize("name", ["s.csv", "s.json", "s.jsonl", "standard input"])
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (PAGE, "it is an HTML page, not rows; it says 'Sign in, please'"),
+        (PAGE.replace("\n", ""), "it is an HTML page, not rows; it says 'Sign in, please'"),
+        ("\ufeff\n  " + PAGE.upper(), "it is an HTML page, not rows; it says 'SIGN IN, PLEASE'"),
+        ("<html><script>a, b</script><body>Bad &amp; wrong, 502</body>", "it is an HTML page, not rows; it says 'Bad & wrong, 502'"),
+        ("<h1>404, not found</h1>", "it is HTML or XML, not rows; it says '404, not found'"),
+        ("<!-- a, b -->\n<p>\nno, page\n</p>", "it is HTML or XML, not rows; it says 'no, page'"),
+        ("<?xml version='1.0'?><Error><Code>NoSuchKey</Code>\n<Message>No, none</Message></Error>", "it is XML, not rows; it says 'NoSuchKey No, none'"),
+        ("<rss><a>1</a>, 2\n</rss>", "it is HTML or XML, not rows; it says '1 , 2'"),
+        ("<html>" + "x" * 100, "it is an HTML page, not rows; it says '" + "x" * 56 + "..."),
+        ("HTTP/1.1 200 OK\r\nContent-Type: text/csv\r\n\r\nid,t\n1,a\n", "it begins with the headers of HTTP, 'HTTP/1.1 200 OK'; curl sends none without -i"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "it is a Git LFS pointer, not rows; git lfs pull fetches the file"),
+        ("%PDF-1.4\n1, 2\n3, 4\n", "it is a PDF, not rows"),
+        (b"SQLite format 3\0rows", "it is a SQLite file, not rows; --sql names its rows"),
+    ],
+)  # fmt: skip
+def test_a_page_in_place_of_rows_is_refused_with_what_it_says(name, content, sentence, read):
+    assert str(read(name, content)).startswith(f"{name} cannot be read: {sentence}")
+
+
+ZERO_WIDTH = ["\u200b", "\ufeff\u2060", "\u00ad\u3000", "\u200d\ufe0f", "\u3164\u2800", "\u180e\u202e", " \t\u00a0"]
+
+
+@pytest.mark.parametrize("blank", ZERO_WIDTH)
+def test_ids_and_texts_that_show_nothing_are_blank(blank, read):
+    rows = [{"id": 1, "t": "Red"}, {"id": 2, "t": blank}, {"id": blank, "t": "Blue"}]
+    expected = Rows({"1": "Red"}, {"2": "no text", "row 3": "it has no id in its first column"}, [])
+    assert read("s.json", json.dumps(rows)) == expected
+    lines = f"id,t\n1,Red\n{blank},{blank}\n2,{blank}\n{blank},Blue\n"
+    assert read("s.csv", lines) == Rows(
+        {"1": "Red"}, {"2": "no text", "line 5": "it has no id in its first column"}, []
+    )
+    assert read("s.csv", f"{blank}\n") == "s.csv cannot be read: it is empty"
+
+
+@pytest.mark.parametrize("text", ["\u2764\ufe0f", "👩‍👧", "a\u200b", "\u0301", "0", "\U000e0067x"])
+def test_a_text_that_shows_something_is_none_of_them(text, read):
+    assert read("s.json", json.dumps([{"id": text, "t": text}])).texts == {text: text}
+
+
+def test_the_limit_of_cells_of_the_process_is_as_it_was(read):
+    import csv
+
+    before = csv.field_size_limit()
+    assert read("s.csv", f"id,t\n1,{'x' * 200_000}\n").texts == {"1": "x" * 200_000}
+    assert csv.field_size_limit() == before
