@@ -14,6 +14,7 @@ from base64 import b64decode
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -25,8 +26,8 @@ from llm_clip_onnx.errors import InputError, cited, shortened
 from .entry import Entry, is_blank
 from .file_format import SUFFIXES, file_format_of
 from .folder import read_folder
-from .rows import Row, read_rows
-from .sql_rows import connection_to, query_rows
+from .rows import RepeatedName, Row, first_line, read_rows
+from .sql_rows import connection_to, has_rows, query_rows
 
 STANDARD_INPUT = Path("-")
 DATA_URI = re.compile(r"\s*data:([^,]{0,200}),", re.IGNORECASE)
@@ -49,7 +50,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Reading:
-    """How a source is read: options of `llm clip embed`, None or empty if they are not given."""
+    """How a source is read: options of `llm clip embed`, None or () if they are not given."""
 
     sql: str | None = None
     image: str | None = None
@@ -59,9 +60,13 @@ class Reading:
     exclude: Sequence[str] = ()
     newest_first: bool = False
 
+    def columns(self) -> tuple[str, ...]:
+        """The names of columns that options name."""
+        return (*self.metadata, *((self.image,) if self.image is not None else ()))
+
     def refuse(self, source: str, *names: str) -> None:
         """Raises InputError if one of these options is given, because it is not for such a source."""
-        if given := [f"--{name}" for name in names if getattr(self, name)]:
+        if given := [f"--{name}" for name in names if getattr(self, name) not in (None, ())]:
             raise InputError(f"{source}; {', '.join(given)} cannot be used with it")
 
 
@@ -85,8 +90,10 @@ def read_source(source: Path, database: Database, reading: Reading) -> Iterator[
         raise InputError(f"{source} is no regular file; send its rows to standard input, with - as SOURCE")
     elif reading.sql is not None:
         reading.refuse(f"{source} is read by a query", "delimiter", "encoding", "exclude")
-        rows = query_rows(connection_to(source, database), reading.sql)
-        yield Source(entries_of(rows, reading, source.parent), None)
+        with connection_to(source, database) as connection:
+            if not has_rows(connection, reading.sql):
+                raise nothing(f"the query of {source} gives no row")
+            yield Source(entries_of(query_rows(connection, reading.sql), reading, source.parent), None)
     else:
         reading.refuse(f"{source} is a file of rows", "exclude")
         if source.suffix.lower() not in SUFFIXES:
@@ -97,6 +104,10 @@ def read_source(source: Path, database: Database, reading: Reading) -> Iterator[
         yield read_file_of_rows(source, str(source), source.parent, reading)
 
 
+def nothing(why: str) -> InputError:
+    return InputError(f"there is nothing to embed: {why}")
+
+
 def read_file_of_rows(file: Path, name: str, folder: Path, reading: Reading) -> Source:
     """The entries of a file of rows. Raises InputError if no row of it can be read."""
     try:
@@ -104,6 +115,9 @@ def read_file_of_rows(file: Path, name: str, folder: Path, reading: Reading) -> 
         count, rows, more = read_rows(file, format)
     except (OSError, UnicodeError, InputError) as error:
         raise InputError(f"{name} cannot be read: {error}") from error
+    if not count:
+        where = f" below its first line, {cited(first_line(file, format))}" if format.format == "CSV" else ""
+        raise nothing(f"{name} was read as {format.format} and has no row{where}")
     return Source(entries_of(rows, reading, folder), count, [*format.guesses, *([more] if more else [])])
 
 
@@ -127,11 +141,19 @@ def entries_of(rows: Iterable[Row], reading: Reading, folder: Path) -> Iterator[
 
 
 def key_of(row: dict[str, Any], reading: Reading) -> str:
-    """The name of the first column. Raises InputError if a column that an option names is not there."""
-    for name in (*reading.metadata, *([reading.image] if reading.image else [])):
+    """The name of the first column. Raises InputError if a column that an option names is not there, or is twice."""
+    for name in reading.columns():
         if name not in row:
             raise InputError(f"there is no column {cited(name)} among {shortened(', '.join(row))}")
+    check_names(row, reading)
     return next(iter(row))
+
+
+def check_names(row: dict[str, Any], reading: Reading) -> None:
+    """Raises InputError if two columns have a name that an option names."""
+    for column in row:
+        if isinstance(column, RepeatedName) and column.original in reading.columns():
+            raise InputError(f"two columns have the name {cited(column.original)}, which an option names; rename one")
 
 
 def entry_of(row: dict[str, Any] | InputError, key: str, reading: Reading, folder: Path) -> Entry:
@@ -141,12 +163,13 @@ def entry_of(row: dict[str, Any] | InputError, key: str, reading: Reading, folde
     """
     if isinstance(row, InputError):
         raise row
-    for name in (key, *reading.metadata, *([reading.image] if reading.image else [])):
+    for name in (key, *reading.columns()):
         if name not in row:
             raise InputError(f"it has no column {cited(name)}")
+    check_names(row, reading)
     id_ = id_of(row[key])
     metadata = metadata_of({name: row[name] for name in reading.metadata})
-    if reading.image:
+    if reading.image is not None:
         return Entry(id_, image_of(row[reading.image], folder), metadata)
     others = [value for name, value in row.items() if name != key and name not in reading.metadata]
     return Entry(id_, content_in(others), metadata)
@@ -171,7 +194,9 @@ def content_in(values: Sequence[Any]) -> str | bytes:
 
 
 def text_of(value: Any) -> str:
-    """A value as text: NULL as nothing, and lists, objects, true and false as JSON."""
+    """A value as text: NULL, NaN and infinities as nothing, and lists, objects, true and false as JSON."""
+    if isinstance(value, float) and not isfinite(value):
+        return ""
     if value is None or isinstance(value, str):
         return value or ""
     return json.dumps(value, ensure_ascii=False)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import sys
 from typing import NamedTuple
 
 import pytest
 
 from clip_collections.entry import NothingToEmbed, content_of
 from clip_collections.sources import Reading, read_file_of_rows
-from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.errors import InputError, cited
 
 
 class Rows(NamedTuple):
@@ -188,8 +190,156 @@ def test_a_text_that_shows_something_is_none_of_them(text, read):
 
 
 def test_the_limit_of_cells_of_the_process_is_as_it_was(read):
-    import csv
+    before = csv.field_size_limit(1000)
+    try:
+        assert read("s.csv", f"id,t\n1,{'x' * 200_000}\n").texts == {"1": "x" * 200_000}
+        assert csv.field_size_limit() == 1000
+    finally:
+        csv.field_size_limit(before)
 
-    before = csv.field_size_limit()
-    assert read("s.csv", f"id,t\n1,{'x' * 200_000}\n").texts == {"1": "x" * 200_000}
-    assert csv.field_size_limit() == before
+
+ERRORS = [
+    ({"ok": False, "error": "no such table: x", "title": None}, "no such table: x"),
+    ({"ok": False, "error": "Forbidden", "message": "x", "status": 403}, "Forbidden"),
+    ({"detail": "Not found."}, "Not found."),
+    ({"detail": [{"loc": ["query", "k"], "msg": "field required", "type": "missing"}]}, "field required"),
+    ({"message": "Bad credentials", "documentation_url": "https://example.com/", "status": "401"}, "Bad credentials"),
+    ({"Message": "User: x is not authorized"}, "User: x is not authorized"),
+    ({"id": "req-1", "statusCode": 429, "message": "Slow down"}, "Slow down"),
+    ({"code": 404, "message": "No shop"}, "No shop"),
+    ({"message": "No shop", "id": 5}, "No shop"),
+    ({"cod": "404", "message": "city not found"}, "city not found"),
+    ({"error": "gone", "id": 5}, "gone"),
+    ({"id": 5, "error": "gone"}, "gone"),
+    ({"Response": "False", "Error": "Movie not found!"}, "Movie not found!"),
+    ({"error": {"code": 404, "message": "Requested entity was not found."}}, "Requested entity was not found."),
+    ({"type": "error", "error": {"type": "overloaded", "message": "Overloaded"}}, "Overloaded"),
+    ({"jsonrpc": "2.0", "error": {"code": -32601, "message": "No method"}, "id": 1}, "No method"),
+    ({"errors": [{"message": "Cannot query field", "locations": []}], "data": None}, "Cannot query field"),
+    ({"errors": ["a", "b"]}, "a"),
+    ({"errors": {"name": ["is blank"]}}, {"name": ["is blank"]}),
+    ({"error": True, "msg": "no"}, "no"),
+    ({"error_description": "expired", "error": "invalid_token"}, "expired"),
+    ({"fault": {"faultstring": "Invalid key", "detail": {"errorcode": "x"}}}, "x"),
+    ({"timestamp": 1, "status": 404, "error": "Not Found", "path": "/x"}, "Not Found"),
+    ({"type": "about:blank", "title": "Not Found", "status": 404}, "Not Found"),
+    ({"status": "error", "message": "no"}, "no"),
+    ({"success": False, "id": 3, "title": "x"}, "x"),
+    ({"meta": {"code": 400, "errorMessage": "no"}, "error": {}, "errors": {"a": 1}}, {"a": 1}),
+    ({"exception": "ValueError", "traceback": "..."}, "ValueError"),
+    ([{"message": "Session expired", "errorCode": "INVALID_SESSION_ID"}], "Session expired"),
+    ([{"error": "a"}, {"error": "b"}], "a"),
+    ({"message": "x" * 500}, "x" * 500),
+]
+
+
+@pytest.mark.parametrize("name", ["s.json", "s.csv", "s.jsonl"])
+@pytest.mark.parametrize(("document", "says"), ERRORS)
+def test_an_error_in_place_of_rows_is_refused_with_what_it_says(name, document, says, read):
+    sentence = read(name, json.dumps(document))
+    assert sentence == f"{name} cannot be read: it is an error: {cited(says)}"
+    assert len(sentence) < 120
+
+
+@pytest.mark.parametrize(
+    ("document", "texts"),
+    [
+        ([{"id": 1, "message": "hello", "error": "E1"}, {"id": 2, "message": "bye", "error": None}], {"1": "hello E1", "2": "bye "}),
+        ([{"code": 5, "message": "Red shoe"}], {"5": "Red shoe"}),
+        ({"id": 1, "message": "hello"}, {"1": "hello"}),
+        ({"sku": "a", "detail": "Red", "status": "sold"}, {"a": "Red sold"}),
+        ({"id": 1, "title": "Red", "description": "Shoe"}, {"1": "Red Shoe"}),
+        ({"ok": True, "error": None, "rows": [{"id": 1, "t": "a"}]}, {"1": "a"}),
+        ({"error": {"name": "error", "t": "a"}, "warning": {"name": "warning", "t": "b"}}, {"error": "a", "warning": "b"}),
+        ({"id": 1, "t": "a", "tags": []}, {"1": "a []"}),
+    ],
+)  # fmt: skip
+def test_rows_with_the_names_of_errors_are_rows(document, texts, read):
+    assert read("s.json", json.dumps(document)) == Rows(texts, {}, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("s.csv", "id,title\n", "s.csv was read as CSV and has no row below its first line, 'id,title'"),
+        ("s.csv", "id;title\r\n\r\n;\r\n", "s.csv was read as CSV and has no row below its first line, 'id;title'"),
+        ("s.csv", "Not Found", "s.csv was read as CSV and has no row below its first line, 'Not Found'"),
+        ("s.csv", "# a\n" + "x" * 100, "s.csv was read as CSV and has no row below its first line, '" + "x" * 56 + "..."),
+        ("s.csv", "sep=;\nid;title", "s.csv was read as CSV and has no row below its first line, 'id;title'"),
+        ("s.json", "[]", "s.json was read as JSON and has no row"),
+        ("s.json", " {} \n", "s.json was read as JSON and has no row"),
+        ("s.csv", "[]", "s.csv was read as JSON and has no row"),
+        ("s.jsonl", "[]\n", "s.jsonl was read as JSON and has no row"),
+        ("s.json", '{"ok": true, "rows": []}', "s.json was read as JSON and has no row"),
+        ("s.json", '{"database": "d", "rows": [], "columns": ["id"], "truncated": false}', "s.json was read as JSON and has no row"),
+    ],
+)  # fmt: skip
+def test_a_file_without_rows_is_an_error(name, content, sentence, read):
+    assert read(name, content) == f"there is nothing to embed: {sentence}"
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ('{"count": 0, "next": null, "results": []}', "it is an object with an empty list, 'results'; expected a list of rows"),
+        ('{"data": {"items": []}}', "it is an object with an empty list, 'items'; expected a list of rows"),
+        ('{"data": {"items": [{"id": 1, "t": "a"}]}}', "it is an object with a list of objects, 'items'; expected that list alone"),
+        ('{"responseHeader": {"status": 0}, "response": {"docs": []}}', "it is an object of objects that have no column in common; expected a list of rows"),
+        ('{"ok": true, "rows": null}', "it is an answer of Datasette that has no rows"),
+        ("null", "it is None; expected a list of rows"),
+        ("[[], []]", "it is a list of []...; expected one of objects (_shape=array)"),
+    ],
+)  # fmt: skip
+def test_an_object_around_rows_is_refused(content, sentence, read):
+    assert read("s.json", content) == f"s.json cannot be read: {sentence}"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("s.csv", "id,m,t,m\n1,a,b,c\n"),
+        ("s.csv", "id,m,m,m_2\n1,a,b,c\n"),
+        ("s.json", '{"rows": [[1, "a", "b"]], "columns": ["id", "m", "m"]}'),
+        ("s.json", '[{"id": 1, "m": "a", "m": "b"}]'),
+    ],
+)
+@pytest.mark.parametrize("reading", [Reading(metadata=["m"]), Reading(image="m"), Reading(metadata=["id", "m"])])
+def test_an_option_cannot_name_a_name_that_two_columns_have(name, content, reading, read):
+    assert read(name, content, reading) == "two columns have the name 'm', which an option names; rename one"
+
+
+def test_columns_of_one_name_are_all_embedded_where_no_option_names_them(read):
+    assert read("s.csv", "id,m,m\n1,a,b\n").texts == {"1": "a b"}
+    assert read("s.json", '[{"id": 1, "m": "a", "m": "b"}]').texts == {"1": "a b"}
+    assert read("s.csv", "id,m,m_2\n1,a,b\n", Reading(metadata=["m"])).texts == {"1": "b"}
+    rows = read("s.json", '[{"id": 1, "m": "a", "t": "x"}, {"id": 2, "m": "a", "m": "b"}]', Reading(metadata=["m"]))
+    assert rows.bad == {"row 2": "two columns have the name 'm', which an option names; rename one"}
+    assert read("s.csv", "id,t\n1,a\n", Reading(image="")) == "there is no column '' among id, t"
+
+
+@pytest.mark.parametrize("value", ['"\\ud800"', '["a", "\\udfff b"]', '{"\\ud83d": 1}', '{"a": [{"b": "\\ud800"}]}'])
+def test_half_a_character_names_its_line(value, read):
+    fault = "column 't' has half a character, a surrogate without its other half"
+    lines = f'{{"id": 1, "t": "a"}}\n{{"id": "b", "t": {value}}}\n'
+    assert read("s.jsonl", lines) == Rows({"1": "a"}, {"line 2": fault}, [])
+    assert read("s.json", f'[{{"id": "b", "t": {value}}}]') == Rows({}, {"row 1": fault}, [])
+
+
+def test_an_id_of_half_a_character_names_its_line(read):
+    fault = "column 'id' has half a character, a surrogate without its other half"
+    assert read("s.jsonl", '{"id": "\\ud800", "t": "a"}\n{"id": 2, "t": "\\ud83d\\ude00"}').bad == {"line 1": fault}
+
+
+def test_numbers_that_are_too_large_are_read_and_no_setting_of_the_process_changes(read):
+    before, digits = sys.get_int_max_str_digits(), "9" * 5000
+    rows = read(
+        "s.json", f'[{{"id": {digits}, "t": -{digits}}}, {{"id": 2, "t": 1e999}}, {{"id": 3, "t": [1e999, 1.5]}}]'
+    )
+    assert rows == Rows({digits: f"-{digits}", "3": "[null, 1.5]"}, {"2": "no text"}, [])
+    assert sys.get_int_max_str_digits() == before
+
+
+def test_a_value_that_is_nested_too_deep_is_a_fault_of_its_row(read):
+    deep = "[" * 900 + "]" * 900
+    rows = read("s.jsonl", f'{{"id": 1, "t": "a"}}\n{{"id": 2, "t": {deep}}}\n')
+    assert rows.texts["1"] == "a"
