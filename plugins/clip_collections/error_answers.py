@@ -6,11 +6,12 @@ import re
 from typing import Any
 
 ERROR = re.compile(
-    r"err(or)?s?(msg|message|code|description|details?|text|type|string|info|list)?"
-    r"|exceptions?|fault(code|string)?|traceback"
+    r"(api|server|http|validation|(non)?field|global|internal|request)?err(or)?s?"
+    r"(msg|message|code|description|details?|text|type|string|info|list|id|summary|title|name|status|reason|number)?"
+    r"|exceptions?|faults?(code|string)?|traceback"
 )
 SAYS = ("message", "messages", "msg", "detail", "details", "reason")  # names of what an error says
-SAYS_WITH_STATUS = ("title", "description", "statustext", "text")  # the same, beside a status of HTTP
+SAYS_WITH_STATUS = ("title", "description", "statustext", "text", "body")  # the same, beside a status of HTTP
 STATUS = ("status", "statuscode", "httpstatus", "httpcode", "cod")
 BESIDE = {  # other names in an answer that is no row
     *STATUS,
@@ -94,4 +95,5 @@ def said_by(error: dict) -> list:
     values = filled(error)
     said = [values[name] for name in (*SAYS, *SAYS_WITH_STATUS) if name in values]
     errors = [value for name, value in values.items() if ERROR.fullmatch(name) and value is not True]
+    errors.sort(key=lambda value: isinstance(value, int | float))  # codes say less than words
     return [*errors, *said] if "ok" in error else [*said, *errors]

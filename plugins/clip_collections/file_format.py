@@ -228,7 +228,7 @@ class Fit(NamedTuple):
 
 
 def delimiter_of(sample: str, suffix: str) -> tuple[str, str]:
-    """The delimiter that splits the rows most alike, and a sentence if another does as well, or "".
+    """The delimiter that splits the rows most alike, and a sentence if another does as well or none does, or "".
 
     A first line "sep=;" names it.
     """
@@ -236,7 +236,9 @@ def delimiter_of(sample: str, suffix: str) -> tuple[str, str]:
         return named[1], ""
     fits = fits_of(sample, suffix)
     best = max(fits, key=fits.__getitem__)
-    is_doubtful = fits[best].splits and sum(fit[:3] == fits[best][:3] for fit in fits.values()) > 1
+    if not fits[best].splits:
+        return best, "read as one column; --delimiter names what is between cells"
+    is_doubtful = sum(fit[:3] == fits[best][:3] for fit in fits.values()) > 1
     return best, f"read with {best!r} between cells; --delimiter says otherwise" if is_doubtful else ""
 
 

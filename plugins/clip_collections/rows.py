@@ -15,13 +15,18 @@ from typing import Any, NamedTuple
 from sqlite_utils.utils import decode_base64_values, dedupe_keys
 
 from llm_clip_onnx.errors import InputError, cited
+from llm_clip_onnx.images.signatures import SUFFIXES
 
 from .csv_records import table_records
 from .error_answers import error_in
 from .file_format import BROKEN, FileFormat, opened
 
 SURROGATE = re.compile("[\ud800-\udfff]")
-NUMBER = re.compile(r"\s*[+-]?\d+([.,]\d+)*\s*")
+# A first line is a row if its first cell is a number, a date or a UUID, or if any is an address or an image's file
+NO_ID_NAME = re.compile(r"\s*[+-]?\d[\d.,:/\sTZ-]*|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+NO_NAME = re.compile(
+    r"\s*(https?://|data:[^,]*,).*|.*[^.\s](" + "|".join(map(re.escape, sorted(SUFFIXES))) + r")\s*", re.I
+)
 
 # Names of the list of rows in the answers of APIs
 ENVELOPES = {
@@ -124,10 +129,12 @@ def names_of(cells: list[str]) -> list[str]:
     if any(BROKEN in cell for cell in cells):
         raise InputError("its first line cannot be decoded; name its encoding with --encoding")
     names = [cell.strip("\ufeff \t") for cell in cells]
-    if NUMBER.fullmatch(names[0]):
+    if NO_ID_NAME.fullmatch(names[0]):
         raise InputError(
             f"its first line begins with {cited(names[0][:20])}; expected a line with the names of the columns"
         )
+    if row := [name for name in names if NO_NAME.fullmatch(name)]:
+        raise InputError(f"its first line has {cited(row[0])}; expected a line with the names of the columns")
     return unique_names(names)
 
 
@@ -268,6 +275,8 @@ def with_keys(document: dict[str, dict]) -> list[dict]:
         if (said := error_in([inner])) is not None:
             raise InputError(f"it is an error: {cited(said)}")
         check_is_row(inner)
+        if (name := next(iter(document))).lower() in ENVELOPES:
+            raise InputError(f"it is an object with an object, {cited(name)}; expected a list of rows")
     if all(row and all(map(str.isdigit, row)) for row in document.values()):
         raise InputError("it is a table by columns; expected a list of rows, as to_json(orient='records') writes it")
     if all(str(next(iter(row.values()), None)) == key for key, row in document.items()):

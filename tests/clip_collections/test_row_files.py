@@ -230,6 +230,12 @@ ERRORS = [
     ([{"message": "Session expired", "errorCode": "INVALID_SESSION_ID"}], "Session expired"),
     ([{"error": "a"}, {"error": "b"}], "a"),
     ({"message": "x" * 500}, "x" * 500),
+    ({"errorCode": "E0000011", "errorSummary": "Invalid token", "errorId": "x"}, "E0000011"),
+    ({"errcode": 1, "errmsg": "no"}, "no"),
+    ({"statusCode": 500, "body": "no"}, "no"),
+    ({"non_field_errors": ["no"], "id": 1}, "no"),
+    ({"apierror": {"status": "NOT_FOUND", "message": "no"}}, "no"),
+    ({"faults": ["no"]}, "no"),
 ]
 
 
@@ -285,6 +291,7 @@ def test_a_file_without_rows_is_an_error(name, content, sentence, read):
         ('{"data": {"items": []}}', "it is an object with an empty list, 'items'; expected a list of rows"),
         ('{"data": {"items": [{"id": 1, "t": "a"}]}}', "it is an object with a list of objects, 'items'; expected that list alone"),
         ('{"responseHeader": {"status": 0}, "response": {"docs": []}}', "it is an object of objects that have no column in common; expected a list of rows"),
+        ('{"data": {"id": 1, "t": "a"}}', "it is an object with an object, 'data'; expected a list of rows"),
         ('{"ok": true, "rows": null}', "it is an answer of Datasette that has no rows"),
         ("null", "it is None; expected a list of rows"),
         ("[[], []]", "it is a list of []...; expected one of objects (_shape=array)"),
@@ -343,3 +350,33 @@ def test_a_value_that_is_nested_too_deep_is_a_fault_of_its_row(read):
     deep = "[" * 900 + "]" * 900
     rows = read("s.jsonl", f'{{"id": 1, "t": "a"}}\n{{"id": 2, "t": {deep}}}\n')
     assert rows.texts["1"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("-5.5,a", "begins with '-5.5'"),
+        ("2024-01-01,a", "begins with '2024-01-01'"),
+        ("2024-01-01T10:00:00Z,a", "begins with '2024-01-01T10:00:00Z'"),
+        ("1/2/2024 10:00,a", "begins with '1/2/2024 10:00'"),
+        ("6fa459ea-ee8a-3ca4-894e-db77e160355e,a", "begins with '6fa459ea-ee8a-3ca4-8'"),
+        ("photos/a.JPG,A cat", "has 'photos/a.JPG'"),
+        ("cat,https://example.com/cat", "has 'https://example.com/cat'"),
+        ('cat,"data:image/png;base64,AAAA"', "has 'data:image/png;base64,AAAA'"),
+    ],
+)
+def test_a_first_line_that_is_a_row_is_refused(line, found, read):
+    sentence = f"s.csv cannot be read: its first line {found}; expected a line with the names of the columns"
+    assert read("s.csv", f"{line}\n{line}\n") == sentence
+
+
+@pytest.mark.parametrize("names", ["id,price 2024", "a.b,1", "_id,jpg", "t2,.png", "3d,title"])
+def test_names_with_digits_and_points_are_names(names, read):
+    assert read("s.csv", f"{names}\nx,y\n").texts == {"x": "y"}
+
+
+@pytest.mark.parametrize("delimiter", [":", "^", "~", " ", "\x01"[:0] + "/"])
+def test_a_first_line_that_no_delimiter_splits_is_said(delimiter, read):
+    rows = read("s.csv", f"sku{delimiter}title\na{delimiter}Red\n")
+    assert rows.bad == {f"a{delimiter}Red": "no text"}
+    assert rows.notes == ["read as one column; --delimiter names what is between cells"]

@@ -441,6 +441,16 @@ def test_the_files_of_nas_systems_are_excluded_and_so_are_patterns(folder, embed
     )
 
 
+def test_patterns_that_match_nothing_are_said(folder, embed):
+    (folder / ".DS_Store").write_bytes(b"x")
+    patterns = ["old", "*.JPEG", "old/b.jpg", ".ds_store", "*.JPEG", "*.jp[xy]\x1b"]
+    result = embed(folder, None, *(part for pattern in patterns for part in ("--exclude", pattern)))
+    assert (set(result.contents), result.status) == ({"a.jpg"}, 0)
+    assert result.said.rstrip().endswith(
+        "; 2 excluded: 1 hidden, 1 old; nothing matches --exclude '*.JPEG', 'old/b.jpg', '*.jp[xy]\\x1b'"
+    )
+
+
 def test_a_folder_that_has_files_and_no_image_is_an_error(embed, tmp_path):
     notes = tmp_path / "notes"
     notes.mkdir()
