@@ -29,7 +29,8 @@ READING_PRAGMAS = {  # without a value; virtual tables run some of them
 def connection_to(source: Path, database: Database) -> Iterator[sqlite3.Connection]:
     """A connection that reads the source: that of `database` if it is the same file, because another would lock it.
 
-    Raises InputError if the source is no SQLite file.
+    Raises InputError if the source is no SQLite file. The connection could write, so that SQLite removes its files -wal
+    and -shm at the end; run_query holds that it does not.
     """
     with source.open("rb") as stream:
         head = stream.read(LOOKED_AT)
@@ -39,7 +40,7 @@ def connection_to(source: Path, database: Database) -> Iterator[sqlite3.Connecti
     if source.samefile(file):
         yield database.conn
         return
-    with closing(sqlite3.connect(f"{source.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+    with closing(sqlite3.connect(f"{source.resolve().as_uri()}?mode=rw", uri=True)) as connection:
         yield connection
 
 

@@ -7,6 +7,7 @@ import os
 import socket
 import sqlite3
 from base64 import b64encode
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -234,6 +235,15 @@ def shop(tmp_path) -> Path:
 )
 def test_semicolons_and_comments_around_a_query_are_no_part_of_it(sql, shop, embed):
     assert embed("shop.db", None, "--sql", sql).contents == SHOES
+
+
+def test_a_query_leaves_no_files_beside_its_source(shop, embed):
+    with closing(sqlite3.connect(shop)) as connection:
+        connection.execute("pragma journal_mode = wal")
+    before = shop.read_bytes()
+    assert embed("shop.db", None, "--sql", "select * from shoes").contents == SHOES
+    assert shop.read_bytes() == before
+    assert sorted(file.name for file in shop.parent.glob("*.db*")) == ["shop.db", "to.db"]
 
 
 READING = "--sql cannot be run: it may only read"
