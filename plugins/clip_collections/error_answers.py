@@ -50,9 +50,12 @@ def is_error(document: dict) -> bool:
 
 
 def is_error_alone(document: dict) -> bool:
-    """True if an object has a name of errors, or begins with what one says, and has no other names than those."""
+    """True if an object has a name of errors, says that something failed, or begins with what an error says.
+
+    It has no other names than those.
+    """
     values = filled(document)
-    has_error = any(map(ERROR.fullmatch, values)) or next(iter(values), "") in SAYS
+    has_error = any(map(ERROR.fullmatch, values)) or has_failed(document) or next(iter(values), "") in SAYS
     return has_error and all(map(is_of_errors, values))
 
 

@@ -157,8 +157,12 @@ def csv_row(names: list[str], cells: list[str]) -> dict[str, Any] | InputError:
 
 
 def json_line(line: str) -> dict[str, Any] | InputError:
+    """The row of a line of JSON. An error that an API wrote among its rows is none."""
     try:
-        return json_row(loads(line.strip()))
+        row = loads(line.strip())
+        if isinstance(row, dict) and (said := error_in([row])) is not None:
+            return InputError(f"it is an error: {cited(said)}")
+        return json_row(row)
     except InputError as error:
         return InputError(str(error).replace("line 1 ", ""))  # the line is named before
 

@@ -116,7 +116,8 @@ def read_file_of_rows(file: Path, name: str, folder: Path, reading: Reading) -> 
     except (OSError, UnicodeError, InputError) as error:
         raise InputError(f"{name} cannot be read: {error}") from error
     if not count:
-        where = f" below its first line, {cited(first_line(file, format))}" if format.format == "CSV" else ""
+        names = first_line(file, format) if format.format == "CSV" else ""
+        where = f" below its first line, {cited(names)}" if names else ""
         raise nothing(f"{name} was read as {format.format} and has no row{where}")
     return Source(entries_of(rows, reading, folder), count, [*format.guesses, *([more] if more else [])])
 

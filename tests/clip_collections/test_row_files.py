@@ -236,6 +236,7 @@ ERRORS = [
     ({"non_field_errors": ["no"], "id": 1}, "no"),
     ({"apierror": {"status": "NOT_FOUND", "message": "no"}}, "no"),
     ({"faults": ["no"]}, "no"),
+    ([{"status": "error", "message": "no"}], "no"),
 ]
 
 
@@ -272,6 +273,7 @@ def test_rows_with_the_names_of_errors_are_rows(document, texts, read):
         ("s.csv", "Not Found", "s.csv was read as CSV and has no row below its first line, 'Not Found'"),
         ("s.csv", "# a\n" + "x" * 100, "s.csv was read as CSV and has no row below its first line, '" + "x" * 56 + "..."),
         ("s.csv", "sep=;\nid;title", "s.csv was read as CSV and has no row below its first line, 'id;title'"),
+        ("s.csv", "# a\n\n# b\n", "s.csv was read as CSV and has no row"),
         ("s.json", "[]", "s.json was read as JSON and has no row"),
         ("s.json", " {} \n", "s.json was read as JSON and has no row"),
         ("s.csv", "[]", "s.csv was read as JSON and has no row"),
@@ -380,3 +382,12 @@ def test_a_first_line_that_no_delimiter_splits_is_said(delimiter, read):
     rows = read("s.csv", f"sku{delimiter}title\na{delimiter}Red\n")
     assert rows.bad == {f"a{delimiter}Red": "no text"}
     assert rows.notes == ["read as one column; --delimiter names what is between cells"]
+
+
+@pytest.mark.parametrize(
+    "error", ['{"error": "late"}', '{"message": "late", "code": 504}', '{"ok": false, "error": "late"}']
+)
+def test_an_error_among_lines_of_json_is_no_row(error, read):
+    row, why = '{"id": 1, "t": "a"}', "it is an error: 'late'"
+    assert read("s.jsonl", f"{error}\n{row}\n{error}\n") == Rows({"1": "a"}, {"line 1": why, "line 3": why}, [])
+    assert read("s.jsonl", f"{error}\n{error}\n") == Rows({}, {"line 1": why, "line 2": why}, [])
