@@ -76,8 +76,8 @@ URLS = {
     "/-/clip/original/DATABASE/COLLECTION": "[the large picture](#pictures) of the row with the given `id`",
 }
 ROW_FORMATS = {
-    "CSV": "lines of cells, the first line the names of columns; delimiter {delimiters}, told from the lines, or any "
-    "by `--delimiter`",
+    "CSV": "lines of cells, the first line the names of columns, below comments (`# ...`); delimiter {delimiters}, "
+    "told from the lines, or any by `--delimiter`",
     "JSON": "a list of objects, one object, or an answer of Datasette in any `_shape` that has names or ids",
     "JSONL": "an object on each line",
 }
@@ -181,7 +181,7 @@ def help(command: str) -> str:
 
 def row_files() -> str:
     """The files of rows that `llm clip embed` reads, by what their content begins as."""
-    from clip_collections.layout import DELIMITERS, SUFFIXES
+    from clip_collections.file_format import DELIMITERS, SUFFIXES
 
     described(SUFFIXES.values(), ROW_FORMATS, "formats of rows")
     suffixes = {kind: ", ".join(f"`{end}`" for end, of in SUFFIXES.items() if of == kind) for kind in ROW_FORMATS}

@@ -7,8 +7,8 @@ import sys
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,10 +17,11 @@ import click
 from llm_clip_onnx.commands import ClipCommand
 from llm_clip_onnx.errors import InputError, cited
 
-from .entry import printable
+from .entry import is_blank, printable
 
 if TYPE_CHECKING:
     from .collection import Collection
+    from .sources import Source
     from .writer import Outcome
 
 OUTCOMES = {  # the words of the summary for each Outcome.became
@@ -38,7 +39,7 @@ def check_name(context: click.Context, parameter: click.Parameter, name: str | N
     """The name that was given. Raises BadParameter for a blank one and for control characters, which no page shows."""
     if name is None:
         return None
-    if not name.strip() or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
+    if is_blank(name) or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
         raise click.BadParameter(f"{cited(name)}; expected a name that is not blank and has no control characters")
     return name
 
@@ -121,10 +122,12 @@ def embed(
     embed_item, model = engine.embed_item, model_key(engine.manifest)
     embedder = Embedder(CLIP, engine.manifest.embed_dim, embed_item, available_cores(), embed_item, model)
     try:
-        with closing(sqlite3.connect(database, timeout=60)) as connection:
+        with connected(database) as connection:
             to = Database(connection)
             reading = Reading(sql, image, metadata, delimiter, encoding, exclude)
             with read_source(source, to, reading) as found:
+                if not prune:  # which has a sentence of its own
+                    check_images(found)
                 writer = CollectionWriter(
                     to, collection, embedder, orient, store, force, not no_thumbnails, gps, found.folder
                 )
@@ -132,7 +135,19 @@ def embed(
                 became = report_outcomes(fill.run(), found.count, lambda: fill.notes)
     except sqlite3.Error as error:
         raise InputError(f"{database}: {error}") from error
-    check_outcomes(became, found.notes)
+    check_outcomes(became)
+
+
+@contextmanager
+def connected(database: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that writes. A new file in which nothing was written is removed."""
+    is_new = not database.exists()
+    try:
+        with closing(sqlite3.connect(database, timeout=60)) as connection:
+            yield connection
+    finally:
+        if is_new and database.exists() and not database.stat().st_size:
+            database.unlink()
 
 
 def report_outcomes(outcomes: Iterable[Outcome], count: int | None, notes: Callable[[], Sequence[str]]) -> Counter[str]:
@@ -160,14 +175,19 @@ def report_outcomes(outcomes: Iterable[Outcome], count: int | None, notes: Calla
     return became
 
 
-def check_outcomes(became: Counter[str], notes: Sequence[str]) -> None:
-    """Raises ClickException if an entry is bad, and if a source that is not empty has nothing to embed."""
+def check_images(source: Source) -> None:
+    """Raises ClickException if the source is a folder without images."""
+    if source.folder is not None and not source.count:
+        nothing = f"there is nothing to embed: no file in {source.folder} is an image"
+        raise click.ClickException("; ".join([nothing, *source.notes]))
+
+
+def check_outcomes(became: Counter[str]) -> None:
+    """Raises ClickException if an entry is bad, and if no row has a text."""
     if became["bad"]:
         raise click.ClickException(f"{became['bad']:,} of {became.total():,} could not be embedded")
     if became["empty"] and became["empty"] == became.total():
         raise click.ClickException("there is nothing to embed: no row has a text beside its id and its metadata")
-    if notes and not became.total():
-        raise click.ClickException("there is nothing to embed: no file is an image")
 
 
 @click.command(cls=ClipCommand)

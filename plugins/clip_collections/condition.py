@@ -1,4 +1,4 @@
-"""Makes one SQL expression of a condition that somebody typed, so that nothing after it is cut off or added to it."""
+"""Puts the `where` of a search in parentheses, so that it cannot end or change the SQL that it is put into."""
 
 from __future__ import annotations
 

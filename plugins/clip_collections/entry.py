@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import stat
+import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
 from llm_clip_onnx.errors import InputError, cited
 
+BLANK_CATEGORIES = {"Cc", "Cf", "Zl", "Zp", "Zs"}  # control and format characters, spaces
+BLANK_LETTERS = set("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2065\u2800\u3164\uffa0")  # of others
 MAX_BYTES = 1_000_000_000  # of an image file; 200 megapixels without compression are 600 MB
 
 
@@ -50,9 +53,19 @@ def content_of(entry: Entry) -> str | bytes:
             content.encode()
     except UnicodeEncodeError as error:
         raise InputError("its name or text is not UTF-8, so SQLite cannot hold it; rename it") from error
-    if isinstance(content, str) and not content.strip():
+    if isinstance(content, str) and is_blank(content):
         raise NothingToEmbed("there is no text")
     return content
+
+
+def is_blank(text: str) -> bool:
+    """True if a text shows nothing: it is empty, or all spaces, zero-width and control characters."""
+    return all(map(shows_nothing, text))
+
+
+def shows_nothing(letter: str) -> bool:
+    is_selector = "\ufe00" <= letter <= "\ufe0f" or "\U000e0100" <= letter <= "\U000e01ef"
+    return unicodedata.category(letter) in BLANK_CATEGORIES or letter in BLANK_LETTERS or is_selector
 
 
 def read_file(file: Path) -> bytes:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.errors import InputError, cited
 from llm_clip_onnx.images.signatures import FTYP_BYTES, SUFFIXES, format_of
 
 from .entry import Entry, FileState, printable
@@ -46,12 +46,14 @@ class Contents:
     """The contents of a folder and of the folders in it.
 
     entries: images, and files and folders that cannot be read with the reason. not_images: numbers by suffix.
-    excluded: numbers of files and folders by pattern. links: paths of links to folders, which are not followed.
+    excluded: numbers of files and folders by pattern. unmatched: the patterns of --exclude that none of them matches.
+    links: paths of links to folders, which are not followed.
     """
 
     entries: list[Entry] = field(default_factory=list)
     not_images: Counter[str] = field(default_factory=Counter)
     excluded: Counter[str] = field(default_factory=Counter)
+    unmatched: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
 
     def notes(self) -> list[str]:
@@ -61,6 +63,8 @@ class Contents:
             notes.append(f"{count:,} file{'s' * (count > 1)} not looked at: {kinds(self.not_images)}")
         if count := self.excluded.total():
             notes.append(f"{count:,} excluded: {kinds(self.excluded)}")
+        if self.unmatched:
+            notes.append(f"nothing matches --exclude {', '.join(map(cited, self.unmatched))}")
         if count := len(self.links):
             names = [*map(printable, self.links[:NAMED]), *([f"{count - NAMED:,} others"] if count > NAMED else [])]
             notes.append(f"{count:,} link{'s' * (count > 1)} to a folder not followed: {', '.join(names)}")
@@ -80,7 +84,7 @@ def read_folder(folder: Path, exclude: Sequence[str] = (), newest_first: bool = 
 
     `exclude` are patterns beside those of EXCLUDED; see `excluding`. newest_first: the image modified last is first.
     """
-    contents, pending = Contents(), [folder]
+    contents, pending = Contents(unmatched=list(dict.fromkeys(exclude))), [folder]
     patterns = EXCLUDED | {pattern: pattern for pattern in exclude}
     while pending:
         try:
@@ -101,6 +105,7 @@ def add(contents: Contents, file: Path, folder: Path, patterns: dict[str, str]) 
     path = file.relative_to(folder).as_posix()
     if (pattern := excluding(path, patterns)) is not None:
         contents.excluded[patterns[pattern]] += 1
+        contents.unmatched = [other for other in contents.unmatched if excluding(path, [other]) is None]
         return None
     try:
         status = file.stat()

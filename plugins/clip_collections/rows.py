@@ -1,7 +1,6 @@
-"""Reads the rows of a file: CSV with any delimiter, JSON, Datasette's JSON, and JSON by lines.
+"""Makes a row, a dict of columns, of each line of CSV or object of JSON in a file whose format is known.
 
-A row is a dict of columns, in their order. A row that cannot be read is the reason, with its place; all others are
-read.
+A row that cannot be read is the reason, with its place; all others are read. sources.py decides which column is the id.
 """
 
 from __future__ import annotations
@@ -9,16 +8,37 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlite_utils.utils import decode_base64_values, dedupe_keys
 
 from llm_clip_onnx.errors import InputError, cited
+from llm_clip_onnx.images.signatures import SUFFIXES
 
-from .layout import BROKEN, SEP, Layout, opened, records
+from .csv_records import table_records
+from .error_answers import error_in
+from .file_format import BROKEN, FileFormat, opened
 
-NUMBER = re.compile(r"\s*[+-]?\d+([.,]\d+)*\s*")
+SURROGATE = re.compile("[\ud800-\udfff]")
+# A first line is a row if its first cell is a number, a date or a UUID, or if any is an address or an image's file
+NO_ID_NAME = re.compile(r"\s*[+-]?\d[\d.,:/\sTZ-]*|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+NO_NAME = re.compile(
+    r"\s*(https?://|data:[^,]*,).*|.*[^.\s](" + "|".join(map(re.escape, sorted(SUFFIXES))) + r")\s*", re.I
+)
+
+# Names of the list of rows in the answers of APIs
+ENVELOPES = {
+    *("rows", "results", "result", "data", "items", "records", "features", "hits", "entries", "objects", "values"),
+    *("value", "docs", "documents", "list", "content", "elements", "nodes"),
+}
+
+
+class RepeatedName(str):
+    """The name of a column made unique, because a column before it has its `original` name."""
+
+    original: str
 
 
 class Row(NamedTuple):
@@ -28,51 +48,76 @@ class Row(NamedTuple):
     columns: dict[str, Any] | InputError
 
 
-def read_rows(file: Path, layout: Layout) -> tuple[int, Iterator[Row], str]:
+def read_rows(file: Path, format: FileFormat) -> tuple[int, Iterator[Row], str]:
     """How many rows a file has, the rows, and a sentence if Datasette says that there are more, or "".
 
     Raises InputError for a file of which no row can be read, also while its rows are read, and OSError.
     """
-    if layout.format == "JSON":
-        with opened(file, layout.encoding) as text:
+    if format.format == "JSON":
+        with opened(file, format.encoding) as text:
             document = loads(text.read())
         rows = [Row(f"row {number}", json_row(row)) for number, row in enumerate(document_rows(document), 1)]
-        return len(rows), (decoded(row, layout.encoding_name) for row in rows), more_rows(document)
-    return sum(1 for _ in rows_of_lines(file, layout)), rows_of_lines(file, layout), ""
+        return len(rows), (decoded(row, format.encoding_name) for row in rows), more_rows(document)
+    return sum(1 for _ in rows_of_lines(file, format)), rows_of_lines(file, format), ""
 
 
-def rows_of_lines(file: Path, layout: Layout) -> Iterator[Row]:
+def rows_of_lines(file: Path, format: FileFormat) -> Iterator[Row]:
     """The rows of CSV or of JSON by lines, read one by one."""
-    with opened(file, layout.encoding) as lines:
-        if layout.format == "CSV":
-            rows = csv_rows(lines, layout.delimiter)
+    with opened(file, format.encoding) as lines:
+        if format.format == "CSV":
+            rows = csv_rows(lines, format.delimiter)
         else:
             rows = (Row(f"line {number}", json_line(line)) for number, line in enumerate(lines, 1) if line.strip())
         for row in rows:
-            yield decoded(row, layout.encoding_name)
+            yield decoded(row, format.encoding_name)
+
+
+def first_line(file: Path, format: FileFormat) -> str:
+    """The names of the columns of CSV, as they are written."""
+    with opened(file, format.encoding) as lines:
+        records = (cells for _, cells in table_records(lines, format.delimiter) if isinstance(cells, list))
+        return format.delimiter.join(next(records, []))
 
 
 def decoded(row: Row, encoding: str) -> Row:
-    """A row, or the reason if bytes in it are NUL or could not be decoded. `encoding` is for the sentence."""
+    """A row, or the reason if a text in it cannot be stored: with NUL, half a character, or bytes not of `encoding`."""
     if isinstance(row.columns, dict):
         for name, value in row.columns.items():
-            text = name + value if isinstance(value, str) else name
-            if BROKEN in text or "\0" in text:
-                found = "are NUL" if "\0" in text else f"are not {encoding}"
-                return Row(row.place, InputError(f"column {cited(name)} has bytes that {found}"))
+            if fault := fault_of("".join([name, *texts_in(value)]), encoding):
+                return Row(row.place, InputError(f"column {cited(name)} has {fault}"))
     return row
 
 
+def texts_in(value: Any) -> Iterator[str]:
+    """The texts in a value, also those in its lists and objects, and the names in them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield name
+            yield from texts_in(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from texts_in(inner)
+
+
+def fault_of(text: str, encoding: str) -> str:
+    """Why a text cannot be stored, or ""."""
+    if "\0" in text:
+        return "bytes that are NUL"
+    if BROKEN in text:
+        return f"bytes that are not {encoding}"
+    return "half a character, a surrogate without its other half" if SURROGATE.search(text) else ""
+
+
 def csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[Row]:
-    """The rows of CSV, whose first line has the names of the columns. Blank lines are no rows. Raises InputError."""
+    """The rows of CSV, whose first record has the names of the columns. Raises InputError."""
     names: list[str] = []
-    for number, cells in records(lines, delimiter):
+    for number, cells in table_records(lines, delimiter):
         if isinstance(cells, InputError):
             if not names:
                 raise cells
             yield Row(f"line {number}", cells)
-        elif not "".join(cells).strip() or (number == 1 and SEP.match(delimiter.join(cells) + "\n")):
-            continue
         elif not names:
             names = names_of(cells)
         else:
@@ -84,11 +129,24 @@ def names_of(cells: list[str]) -> list[str]:
     if any(BROKEN in cell for cell in cells):
         raise InputError("its first line cannot be decoded; name its encoding with --encoding")
     names = [cell.strip("\ufeff \t") for cell in cells]
-    if NUMBER.fullmatch(names[0]):
+    if NO_ID_NAME.fullmatch(names[0]):
         raise InputError(
             f"its first line begins with {cited(names[0][:20])}; expected a line with the names of the columns"
         )
-    return dedupe_keys(names)
+    if row := [name for name in names if NO_NAME.fullmatch(name)]:
+        raise InputError(f"its first line has {cited(row[0])}; expected a line with the names of the columns")
+    return unique_names(names)
+
+
+def unique_names(names: Iterable[str]) -> list[str]:
+    """The names of columns, those that come again as RepeatedName: t, t_2."""
+    originals, unique = list(names), list[str]()
+    for original, name in zip(originals, dedupe_keys(originals)):
+        if name != original:
+            name = RepeatedName(name)
+            name.original = original
+        unique.append(name)
+    return unique
 
 
 def csv_row(names: list[str], cells: list[str]) -> dict[str, Any] | InputError:
@@ -99,8 +157,12 @@ def csv_row(names: list[str], cells: list[str]) -> dict[str, Any] | InputError:
 
 
 def json_line(line: str) -> dict[str, Any] | InputError:
+    """The row of a line of JSON. An error that an API wrote among its rows is none."""
     try:
-        return json_row(loads(line.strip()))
+        row = loads(line.strip())
+        if isinstance(row, dict) and (said := error_in([row])) is not None:
+            return InputError(f"it is an error: {cited(said)}")
+        return json_row(row)
     except InputError as error:
         return InputError(str(error).replace("line 1 ", ""))  # the line is named before
 
@@ -118,11 +180,40 @@ def json_row(row: Any) -> dict[str, Any] | InputError:
 
 
 def loads(text: str) -> Any:
-    """The value of a JSON text; NaN and infinities, which are not JSON, are None. Raises InputError."""
+    """The value of a JSON text. Raises InputError.
+
+    NaN and infinities, which are not JSON, are None. A whole number too long for Python is the text of its digits. A
+    name that comes again in an object is a RepeatedName.
+    """
     try:
-        return json.loads(text.strip("\ufeff"), parse_constant=lambda name: None)
+        return json.loads(
+            text.strip("\ufeff"),
+            parse_constant=lambda name: None,
+            parse_int=whole_number,
+            parse_float=finite_number,
+            object_pairs_hook=object_of,
+        )
     except (ValueError, RecursionError) as error:
         raise InputError(f"it is not JSON: {error}") from error
+
+
+def whole_number(digits: str) -> int | str:
+    try:
+        return int(digits)
+    except ValueError:  # beyond sys.get_int_max_str_digits
+        return digits
+
+
+def finite_number(digits: str) -> float | None:
+    number = float(digits)
+    return number if isfinite(number) else None
+
+
+def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    columns = dict(pairs)
+    if len(columns) == len(pairs):
+        return columns
+    return dict(zip(unique_names(name for name, _ in pairs), (value for _, value in pairs)))
 
 
 def document_rows(document: Any) -> list:
@@ -130,22 +221,31 @@ def document_rows(document: Any) -> list:
 
     Raises InputError for any other document.
     """
+    if not isinstance(document, dict | list):
+        raise InputError(f"it is {cited(document)}; expected a list of rows")
+    if not document:
+        return []
+    if not is_keyed(document) and (said := error_in(document)) is not None:
+        raise InputError(f"it is an error: {cited(said)}")
     if isinstance(document, list):
-        if document and not any(isinstance(row, dict) for row in document):
+        if not any(isinstance(row, dict) for row in document):
             raise InputError(f"it is a list of {cited(document[0])}...; expected one of objects (_shape=array)")
         return document
-    if not isinstance(document, dict):
-        raise InputError(f"it is {cited(document)}; expected a list of rows")
-    if document.get("ok") is False:
-        raise InputError(f"it is an error: {cited(document.get('error'))}")
     if isinstance(rows := document.get("rows"), list):
         return [with_names(row, document.get("columns")) for row in rows]
     if document.get("ok") is True or {"database", "tables"} <= document.keys():
         raise InputError("it is an answer of Datasette that has no rows")
-    if document and all(isinstance(row, dict) for row in document.values()):  # _shape=object
+    if all(isinstance(row, dict) for row in document.values()):  # _shape=object
         return with_keys(document)
     check_is_row(document)
     return [document]
+
+
+def is_keyed(document: Any) -> bool:
+    """True for more than one object, all with the same columns, by their keys: Datasette's _shape=object."""
+    if not isinstance(document, dict) or not all(isinstance(row, dict) for row in document.values()):
+        return False
+    return len(document) > 1 and len({frozenset(row) for row in document.values()}) == 1
 
 
 def check_is_row(document: dict) -> None:
@@ -153,7 +253,9 @@ def check_is_row(document: dict) -> None:
     for name, value in document.items():
         if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
             raise InputError(f"it is an object with a list of objects, {cited(name)}; expected that list alone")
-    if document and all(map(str.isdigit, document)):
+        if value == [] and name.lower() in ENVELOPES:
+            raise InputError(f"it is an object with an empty list, {cited(name)}; expected a list of rows")
+    if all(map(str.isdigit, document)):
         raise InputError("it is an object whose columns have numbers for names; expected a list of rows")
 
 
@@ -162,14 +264,23 @@ def with_names(row: Any, columns: Any) -> Any:
     if not isinstance(row, list):
         return row
     names = columns if isinstance(columns, list) else range(1, len(row) + 1)
-    return dict(zip(dedupe_keys(map(str, names)), row)) if len(names) == len(row) else row
+    return dict(zip(unique_names(map(str, names)), row)) if len(names) == len(row) else row
 
 
 def with_keys(document: dict[str, dict]) -> list[dict]:
     """The rows of an object by their keys, which are the first column in all of them, or become it.
 
-    Raises InputError for columns by their names, as pandas writes them.
+    Raises InputError for columns by their names, as pandas writes them, and for objects that are no rows.
     """
+    if not set.intersection(*map(set, document.values())):
+        raise InputError("it is an object of objects that have no column in common; expected a list of rows")
+    if len(document) == 1:
+        [inner] = document.values()
+        if (said := error_in([inner])) is not None:
+            raise InputError(f"it is an error: {cited(said)}")
+        check_is_row(inner)
+        if (name := next(iter(document))).lower() in ENVELOPES:
+            raise InputError(f"it is an object with an object, {cited(name)}; expected a list of rows")
     if all(row and all(map(str.isdigit, row)) for row in document.values()):
         raise InputError("it is a table by columns; expected a list of rows, as to_json(orient='records') writes it")
     if all(str(next(iter(row.values()), None)) == key for key, row in document.items()):

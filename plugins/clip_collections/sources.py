@@ -1,6 +1,6 @@
-"""Reads the entries to embed: the images of a folder, the rows of a file, or the rows of an SQL query.
+"""Opens a SOURCE and makes entries of it; decides what of a row is the id, the text, the image and the metadata.
 
-What a row, its id and its text are is decided here; how rows are written in files is layout.py's and rows.py's.
+SOURCE is a folder (folder.py), a file or standard input (file_format.py, then rows.py), or a query (sql_rows.py).
 """
 
 from __future__ import annotations
@@ -8,26 +8,26 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sqlite3
 import sys
 import tempfile
 from base64 import b64decode
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from sqlite_utils import Database
-from sqlite_utils.utils import dedupe_keys
 
 from llm_clip_onnx.errors import InputError, cited, shortened
 
-from .entry import Entry
+from .entry import Entry, is_blank
+from .file_format import SUFFIXES, file_format_of
 from .folder import read_folder
-from .layout import SUFFIXES, UNDECODABLE, layout_of
-from .rows import Row, decoded, read_rows
+from .rows import RepeatedName, Row, first_line, read_rows
+from .sql_rows import connection_to, has_rows, query_rows
 
 STANDARD_INPUT = Path("-")
 DATA_URI = re.compile(r"\s*data:([^,]{0,200}),", re.IGNORECASE)
@@ -50,7 +50,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Reading:
-    """How a source is read: options of `llm clip embed`, None or empty if they are not given."""
+    """How a source is read: options of `llm clip embed`, None or () if they are not given."""
 
     sql: str | None = None
     image: str | None = None
@@ -60,9 +60,13 @@ class Reading:
     exclude: Sequence[str] = ()
     newest_first: bool = False
 
+    def columns(self) -> tuple[str, ...]:
+        """The names of columns that options name."""
+        return (*self.metadata, *((self.image,) if self.image is not None else ()))
+
     def refuse(self, source: str, *names: str) -> None:
         """Raises InputError if one of these options is given, because it is not for such a source."""
-        if given := [f"--{name}" for name in names if getattr(self, name)]:
+        if given := [f"--{name}" for name in names if getattr(self, name) not in (None, ())]:
             raise InputError(f"{source}; {', '.join(given)} cannot be used with it")
 
 
@@ -86,8 +90,10 @@ def read_source(source: Path, database: Database, reading: Reading) -> Iterator[
         raise InputError(f"{source} is no regular file; send its rows to standard input, with - as SOURCE")
     elif reading.sql is not None:
         reading.refuse(f"{source} is read by a query", "delimiter", "encoding", "exclude")
-        rows = query_rows(connection_to(source, database), reading.sql)
-        yield Source(entries_of(rows, reading, source.parent), None)
+        with connection_to(source, database) as connection:
+            if not has_rows(connection, reading.sql):
+                raise nothing(f"the query of {source} gives no row")
+            yield Source(entries_of(query_rows(connection, reading.sql), reading, source.parent), None)
     else:
         reading.refuse(f"{source} is a file of rows", "exclude")
         if source.suffix.lower() not in SUFFIXES:
@@ -98,45 +104,22 @@ def read_source(source: Path, database: Database, reading: Reading) -> Iterator[
         yield read_file_of_rows(source, str(source), source.parent, reading)
 
 
+def nothing(why: str) -> InputError:
+    return InputError(f"there is nothing to embed: {why}")
+
+
 def read_file_of_rows(file: Path, name: str, folder: Path, reading: Reading) -> Source:
     """The entries of a file of rows. Raises InputError if no row of it can be read."""
     try:
-        layout = layout_of(file, reading.delimiter, reading.encoding)
-        count, rows, more = read_rows(file, layout)
+        format = file_format_of(file, reading.delimiter, reading.encoding)
+        count, rows, more = read_rows(file, format)
     except (OSError, UnicodeError, InputError) as error:
         raise InputError(f"{name} cannot be read: {error}") from error
-    return Source(entries_of(rows, reading, folder), count, [note for note in (layout.guess, more) if note])
-
-
-def query_rows(database: sqlite3.Connection, sql: str) -> Iterator[Row]:
-    """The rows of a query. Raises InputError if it cannot be run or writes."""
-    try:
-        cursor = run_query(database, sql)
-        names = dedupe_keys(column[0] for column in cursor.description or ())
-        for number, values in enumerate(cursor, 1):
-            yield decoded(Row(f"row {number}", dict(zip(names, values))), "UTF-8")
-    except (sqlite3.Error, sqlite3.Warning) as error:
-        raise InputError(f"--sql cannot be run: {error}") from error
-    if not names:
-        raise InputError("--sql cannot be run: it is no query that gives rows")
-
-
-def run_query(database: sqlite3.Connection, sql: str) -> sqlite3.Cursor:
-    """The cursor of a query, run as it is and not as a part of another. Raises sqlite3.Error for one that writes."""
-    database.text_factory = lambda text: text.decode("utf-8", UNDECODABLE)
-    database.execute("pragma query_only = 1")
-    try:
-        return database.execute(sql)
-    finally:
-        database.execute("pragma query_only = 0")
-
-
-def connection_to(source: Path, database: Database) -> sqlite3.Connection:
-    """A connection that reads the source: that of `database` if it is the same file, because another would lock it."""
-    file = next(row[2] for row in database.conn.execute("pragma database_list") if row[1] == "main")
-    if source.samefile(file):
-        return database.conn
-    return sqlite3.connect(f"{source.resolve().as_uri()}?mode=ro", uri=True)
+    if not count:
+        names = first_line(file, format) if format.format == "CSV" else ""
+        where = f" below its first line, {cited(names)}" if names else ""
+        raise nothing(f"{name} was read as {format.format} and has no row{where}")
+    return Source(entries_of(rows, reading, folder), count, [*format.guesses, *([more] if more else [])])
 
 
 def entries_of(rows: Iterable[Row], reading: Reading, folder: Path) -> Iterator[Entry]:
@@ -159,11 +142,19 @@ def entries_of(rows: Iterable[Row], reading: Reading, folder: Path) -> Iterator[
 
 
 def key_of(row: dict[str, Any], reading: Reading) -> str:
-    """The name of the first column. Raises InputError if a column that an option names is not there."""
-    for name in (*reading.metadata, *([reading.image] if reading.image else [])):
+    """The name of the first column. Raises InputError if a column that an option names is not there, or is twice."""
+    for name in reading.columns():
         if name not in row:
             raise InputError(f"there is no column {cited(name)} among {shortened(', '.join(row))}")
+    check_names(row, reading)
     return next(iter(row))
+
+
+def check_names(row: dict[str, Any], reading: Reading) -> None:
+    """Raises InputError if two columns have a name that an option names."""
+    for column in row:
+        if isinstance(column, RepeatedName) and column.original in reading.columns():
+            raise InputError(f"two columns have the name {cited(column.original)}, which an option names; rename one")
 
 
 def entry_of(row: dict[str, Any] | InputError, key: str, reading: Reading, folder: Path) -> Entry:
@@ -173,12 +164,13 @@ def entry_of(row: dict[str, Any] | InputError, key: str, reading: Reading, folde
     """
     if isinstance(row, InputError):
         raise row
-    for name in (key, *reading.metadata, *([reading.image] if reading.image else [])):
+    for name in (key, *reading.columns()):
         if name not in row:
             raise InputError(f"it has no column {cited(name)}")
+    check_names(row, reading)
     id_ = id_of(row[key])
     metadata = metadata_of({name: row[name] for name in reading.metadata})
-    if reading.image:
+    if reading.image is not None:
         return Entry(id_, image_of(row[reading.image], folder), metadata)
     others = [value for name, value in row.items() if name != key and name not in reading.metadata]
     return Entry(id_, content_in(others), metadata)
@@ -186,7 +178,7 @@ def entry_of(row: dict[str, Any] | InputError, key: str, reading: Reading, folde
 
 def id_of(value: Any) -> str:
     """A text or a whole number as an id. Raises InputError for anything else, NULL and blank texts too."""
-    if value is None or (isinstance(value, str) and not value.strip()):
+    if value is None or (isinstance(value, str) and is_blank(value)):
         raise InputError("it has no id in its first column")
     if type(value) in NO_IDS:
         raise InputError(f"its id is {NO_IDS[type(value)]}{cited(value)}; expected a text or a whole number")
@@ -203,7 +195,9 @@ def content_in(values: Sequence[Any]) -> str | bytes:
 
 
 def text_of(value: Any) -> str:
-    """A value as text: NULL as nothing, and lists, objects, true and false as JSON."""
+    """A value as text: NULL, NaN and infinities as nothing, and lists, objects, true and false as JSON."""
+    if isinstance(value, float) and not isfinite(value):
+        return ""
     if value is None or isinstance(value, str):
         return value or ""
     return json.dumps(value, ensure_ascii=False)
@@ -213,7 +207,7 @@ def image_of(value: Any, folder: Path) -> bytes | Path | InputError:
     """The image that a column holds: a BLOB, a data URI, or the path of a file from `folder`; or why it holds none."""
     if isinstance(value, bytes):
         return value
-    if value is None or value == "":
+    if value is None or (isinstance(value, str) and is_blank(value)):
         return InputError("there is no image; expected the path of a file, or a BLOB")
     if not isinstance(value, str):
         return InputError(f"the image is {cited(value)}; expected the path of a file, or a BLOB")

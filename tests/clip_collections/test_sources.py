@@ -7,6 +7,7 @@ import os
 import socket
 import sqlite3
 from base64 import b64encode
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -167,7 +168,7 @@ def test_a_row_that_is_not_understood_is_left_out_with_its_line_and_the_reason(n
         ("s.json", '{"type": "FeatureCollection", "features": [{"id": 1, "t": "a"}]}', "{} cannot be read: it is an object with a list of objects, 'features'; expected that list alone"),
         ("s.json", '{"id": {"0": 1, "1": 2}, "t": {"0": "Red", "1": "Blue"}}', "{} cannot be read: it is a table by columns; expected a list of rows, as to_json(orient='records') writes it"),
         ("s.json", '{"1": "Red", "2": "Blue"}', "{} cannot be read: it is an object whose columns have numbers for names; expected a list of rows"),
-        ("s.json", "<html>", "{} cannot be read: it is not JSON: Expecting value: line 1 column 1 (char 0)"),
+        ("s.json", "<html>", "{} cannot be read: it is an HTML page, not rows"),
     ],
 )  # fmt: skip
 def test_a_file_that_has_nothing_to_embed_is_an_error(name, content, sentence, embed, tmp_path):
@@ -211,6 +212,93 @@ def test_a_query_is_run_as_it_is(sql, name, embed, tmp_path):
         connection.executemany("insert into shoes values (?, ?)", SHOES.items())
     result = embed(name, None, "--sql", sql)
     assert (result.contents, result.status) == (SHOES, 0), result.said
+
+
+@pytest.fixture
+def shop(tmp_path) -> Path:
+    """A database with a table of shoes."""
+    with sqlite3.connect(tmp_path / "shop.db") as connection:
+        connection.execute("create table shoes (sku, title)")
+        connection.executemany("insert into shoes values (?, ?)", SHOES.items())
+    return tmp_path / "shop.db"
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "select * from shoes;;",
+        "select * from shoes ; ; -- ;\n ;/* ; */",
+        "; select * from shoes",
+        "select sku, title as ';;' from shoes -- ;",
+        "select shoes.* from shoes join pragma_table_info('shoes') as columns on columns.name = 'sku'",
+    ],
+)
+def test_semicolons_and_comments_around_a_query_are_no_part_of_it(sql, shop, embed):
+    assert embed("shop.db", None, "--sql", sql).contents == SHOES
+
+
+def test_a_query_leaves_no_files_beside_its_source(shop, embed):
+    with closing(sqlite3.connect(shop)) as connection:
+        connection.execute("pragma journal_mode = wal")
+    before = shop.read_bytes()
+    assert embed("shop.db", None, "--sql", "select * from shoes").contents == SHOES
+    assert shop.read_bytes() == before
+    assert sorted(file.name for file in shop.parent.glob("*.db*")) == ["shop.db", "to.db"]
+
+
+READING = "--sql cannot be run: it may only read"
+
+
+@pytest.mark.parametrize(
+    ("sql", "sentence"),
+    [
+        ("attach 'evil.db' as x", READING),
+        ("attach 'file:evil.db?mode=rwc' as x;", READING),
+        ("vacuum into 'evil.db'", READING),
+        ("detach main", READING),
+        ("pragma journal_mode = wal", READING),
+        ("pragma user_version = 7", READING),
+        ("pragma query_only = 0", READING),
+        ("pragma wal_checkpoint", READING),
+        ("delete from shoes returning sku, title", "--sql cannot be run: attempt to write a readonly database"),
+        ("create table evil (a)", "--sql cannot be run: attempt to write a readonly database"),
+        ("select 1, 2; select 3, 4", "--sql cannot be run: You can only execute one statement at a time."),
+        ("select * from shoes where 0", "there is nothing to embed: the query of {} gives no row"),
+        ("pragma foreign_key_list(shoes)", "there is nothing to embed: the query of {} gives no row"),
+        ("begin", "--sql cannot be run: it is no query that gives rows"),
+        (" ;; -- nothing", "--sql cannot be run: it is no query that gives rows"),
+        ("select sku, title, title from shoes", "two columns have the name 'title', which an option names; rename one"),
+    ],
+)
+@pytest.mark.parametrize("to", ["to.db", "shop.db"])
+def test_a_query_that_does_more_than_read_or_has_no_row_is_an_error(sql, sentence, to, shop, embed, monkeypatch):
+    monkeypatch.chdir(shop.parent)
+    before = shop.read_bytes()
+    result = embed("shop.db", None, "--sql", sql, "--metadata", "title", "-d", to)
+    assert (result.contents, result.status) == ({}, 1)
+    assert result.said.splitlines()[-1] == f"Error: {sentence.format(shop)}"
+    assert {file.name for file in shop.parent.iterdir() if file.suffix == ".db"} <= {"shop.db", "to.db"}
+    assert shop.read_bytes() == before or sql.endswith(
+        "from shoes"
+    )  # where the collection is made before the first row
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [(b"id,t\n1,a\n", "text"), (b"", "empty"), (BLUE, "PNG"), (b"[]", "JSON"), (b"<html>", "an HTML page"), (b"\0\1", "binary data")],
+)  # fmt: skip
+def test_a_query_of_a_file_that_is_no_sqlite_file_is_an_error(content, found, embed, tmp_path):
+    result = embed("s.csv", content, "--sql", "select 1, 'a'")
+    assert (result.contents, result.status) == ({}, 1)
+    assert result.said == f"Error: {tmp_path}/s.csv is {found}; --sql reads a SQLite file\n"
+
+
+@pytest.mark.parametrize(("name", "content"), [("s.csv", "id,t\n"), ("s.json", "[]"), ("s.csv", ""), ("-", None)])
+def test_a_source_without_rows_is_an_error_and_makes_no_collection(name, content, embed, tmp_path):
+    result = embed(name, content)
+    assert result.status == 1
+    assert "there is nothing to embed" in result.said or "it is empty" in result.said
+    assert not (tmp_path / "to.db").exists()
 
 
 def test_ids_texts_and_metadata_of_a_query_are_checked(embed, tmp_path):
@@ -363,15 +451,24 @@ def test_the_files_of_nas_systems_are_excluded_and_so_are_patterns(folder, embed
     )
 
 
-def test_a_folder_that_has_files_and_no_image_is_an_error(embed, tmp_path):
-    (tmp_path / "notes").mkdir()
-    assert embed(tmp_path / "notes").status == 0
-    (tmp_path / "notes/a.txt").write_text("a")
-    result = embed(tmp_path / "notes")
-    assert result.status == 1
-    assert result.said.endswith(
-        "; 1 file not looked at: 1 .txt\nError: there is nothing to embed: no file is an image\n"
+def test_patterns_that_match_nothing_are_said(folder, embed):
+    (folder / ".DS_Store").write_bytes(b"x")
+    patterns = ["old", "*.JPEG", "old/b.jpg", ".ds_store", "*.JPEG", "*.jp[xy]\x1b"]
+    result = embed(folder, None, *(part for pattern in patterns for part in ("--exclude", pattern)))
+    assert (set(result.contents), result.status) == ({"a.jpg"}, 0)
+    assert result.said.rstrip().endswith(
+        "; 2 excluded: 1 hidden, 1 old; nothing matches --exclude '*.JPEG', 'old/b.jpg', '*.jp[xy]\\x1b'"
     )
+
+
+def test_a_folder_that_has_files_and_no_image_is_an_error(embed, tmp_path):
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    nothing = f"Error: there is nothing to embed: no file in {notes} is an image"
+    assert embed(notes) == (1, f"{nothing}\n", {})
+    (notes / "a.txt").write_text("a")
+    (notes / ".b.jpg").write_text("b")
+    assert embed(notes) == (1, f"{nothing}; 1 file not looked at: 1 .txt; 1 excluded: 1 hidden\n", {})
 
 
 def test_names_that_are_not_utf8_or_have_control_characters_break_nothing(folder, embed):
@@ -386,7 +483,7 @@ def test_names_that_are_not_utf8_or_have_control_characters_break_nothing(folder
     assert "\\x1b[31m.jpg: 8-byte blob is not an image" in result.said
 
 
-@pytest.mark.parametrize("name", ["", " ", "\t", "a\nb", "\x1b[31m", "a\x7f"])
+@pytest.mark.parametrize("name", ["", " ", "\t", "\u200b", "a\nb", "\x1b[31m", "a\x7f"])
 def test_a_collection_has_a_name_that_pages_can_show(name, folder, embed, tmp_path):
     result = embed(folder, None, "-c", name)
     assert result.status == 2
