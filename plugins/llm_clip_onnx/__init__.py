@@ -1,4 +1,6 @@
-"""THE MODEL: an `llm` plugin that registers the embedding model `clip` and the commands `llm clip`, without torch.
+"""THE MODEL: an `llm` plugin with the embedding model `clip` and the commands bake, info, verify, labels.
+
+It needs no torch. The commands `llm clip embed` and `llm clip index` are in clip_collections/commands.py.
 
 Importing this imports neither onnxruntime nor numpy, so that other `llm` commands stay fast, nor `llm`, which takes
 0.1 s of CPU at Datasette's start.

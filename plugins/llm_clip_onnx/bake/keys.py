@@ -1,4 +1,4 @@
-"""The keys of a checkpoint's files: those that a bake follows, those that it refuses, and those that change nothing.
+"""Lists the keys of config.json, tokenizer_config.json and the other JSON files of a checkpoint: followed, refused...
 
 The rules are those of transformers 5 and sentence-transformers 6. A key that changes ids, pixels or vectors there, and
 that a bake does not follow, is refused by name unless it has a value that changes nothing. A key that is in no table is

@@ -1,8 +1,9 @@
-"""Refuses images that would cost too much memory or time, by their first bytes and headers, before they are decoded.
+"""All limits on images, those on TIFF and HEIC too: refuses what costs too much memory or time before it is decoded.
 
 With the limits of a server a file of at most 10 MB is read in less than 60 MB of memory beyond what the process already
 uses, and in less than a second. A command on one's own machine reads what fits its memory. Decoding in strips and at a
-scale, which keeps within that, is in preprocess.py and png_strips.py; what a TIFF or HEIC costs in tiff.py and heic.py.
+scale, which keeps within that, is in preprocess.py and png_strips.py. tiff.py and heic.py say how much memory a TIFF or
+HEIC takes; IMAGE_BYTES here says how much it may.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Turns image bytes into pixels, the input of CLIP's image tower, by Pillow and numpy.
+"""Opens an image file of any format, decodes it, and makes of it the pixels that CLIP's image tower reads.
+
+Every image that comes in passes here. How large it may be is in limits.py.
 
 An image is read as llm-clip reads it with transformers 5: RGB first, transparency on white (transformers 4 and
 openai/CLIP dropped alpha), EXIF rotation ignored, 16-bit grey saturated, the first frame of an animation. The argument

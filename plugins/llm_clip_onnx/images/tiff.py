@@ -1,4 +1,4 @@
-"""What opening and decoding the first page of a TIFF costs, by its tags. Pillow and libtiff decode it.
+"""Says how much memory the first page of a TIFF takes, by its tags. The limit is in limits.py; Pillow decodes.
 
 A TIFF may claim strips and tiles of any size, and a compression whose decoder takes any memory.
 """

@@ -492,3 +492,12 @@ def test_nothing_of_the_baking_machine_is_in_the_graphs(tiny_checkpoint, tiny_di
         assert sum("qkv" in i for node in model.graph.node if node.op_type == "MatMul" for i in node.input) == layers
         assert str(tiny_checkpoint.parent).encode() not in (tiny_dir / name).read_bytes()
     assert domains == {"", "com.microsoft"}
+
+
+def test_the_seconds_of_a_bake_count_from_the_start_of_its_process():
+    """What `llm` imports before it calls the command takes many seconds where torch is among it."""
+    code = "import time; time.sleep(1.1); from llm_clip_onnx.commands import timestamped_echo as e; e()('here')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds, said = done.stderr.strip().split(" s  ")
+    assert float(seconds) >= 1
+    assert said == "here"

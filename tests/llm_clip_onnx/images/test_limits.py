@@ -14,6 +14,7 @@ from PIL import Image
 
 import tiffs
 from hostile import big_photo, heic, packed
+from llm_clip_onnx.engine import Engine
 from llm_clip_onnx.errors import InputError
 from llm_clip_onnx.images.limits import OWN_MACHINE, SERVER
 from llm_clip_onnx.images.preprocess import to_pixels
@@ -63,6 +64,29 @@ def test_the_refusal_says_whose_limit_it_is(bounds, sentence):
 def test_200_megapixels_are_more_than_pillow_opens_by_itself():
     with pytest.raises(InputError, match="cannot be decoded: image file is truncated"):
         to_pixels(png_claiming(16_320, 12_240), HOW, bounds=OWN_MACHINE)
+
+
+def largest(name: str) -> bytes:
+    """A file of 199.8 megapixels: colour as the largest phones write it, or grey."""
+    if name == "PNG":
+        grey = b"\0" + bytes(x * 256 // 16_320 for x in range(16_320))
+        return png(16_320, 12_240, 8, 0, packed(grey, 12_240))
+    return saved(Image.linear_gradient("L").resize((16_320, 12_240)).convert("RGB"), "JPEG")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["JPEG", "PNG"])
+def test_a_command_reads_almost_200_megapixels(name, demo_dir):
+    [embedding] = Engine(demo_dir, OWN_MACHINE).embed_images([largest(name)])
+    assert np.linalg.norm(embedding) > 1
+
+
+@pytest.mark.slow
+def test_a_command_refuses_a_whole_image_above_200_megapixels(demo_dir):
+    file = png(16_320, 12_260, 8, 0, packed(bytes(16_321), 12_260))
+    sentence = "image of 16320 x 12260 pixels is too large: at most 200,000,000 pixels are read by a command"
+    with pytest.raises(InputError, match=sentence):
+        Engine(demo_dir, OWN_MACHINE).embed_images([file])
 
 
 def test_llm_embed_has_the_limits_of_a_command_and_the_model_elsewhere_those_of_a_server(

@@ -9,13 +9,14 @@ import struct
 import subprocess
 import sys
 import zlib
+from functools import cache
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
 from conftest import ROOT
-from hostile import SAMPLES, split
+from hostile import SAMPLES, heic, split
 from llm_clip_onnx.errors import InputError
 from llm_clip_onnx.images import png_strips, preprocess
 from llm_clip_onnx.images.preprocess import to_pixels
@@ -105,6 +106,35 @@ def test_a_truncated_jpeg_is_refused_not_filled_up():
     with pytest.raises(InputError, match="JPEG image cannot be decoded"):
         to_pixels(jpeg[: len(jpeg) // 2], processor(224))
     assert to_pixels(jpeg, processor(224)).shape == (3, 224, 224)
+
+
+@cache
+def cuttable() -> dict[str, bytes]:
+    """A file of each format, and files of several frames or pages."""
+    first, *others = [photo(150, 100).rotate(turn) for turn in (0, 10, 20)]
+    several = {"save_all": True, "append_images": others}
+    return {
+        **{kind: saved(first, kind) for kind in ("JPEG", "PNG", "GIF", "BMP", "WEBP", "AVIF", "TIFF")},
+        "progressive JPEG": saved(first, "JPEG", progressive=True),
+        "HEIC": heic(first),
+        **{f"{kind} of three": saved(first, kind, **several) for kind in ("PNG", "GIF", "WEBP", "AVIF", "TIFF")},
+    }
+
+
+@pytest.mark.parametrize("name", cuttable())
+def test_a_file_cut_anywhere_is_refused_or_gives_the_pixels_of_the_whole(name, monkeypatch):
+    if name.startswith("PNG"):
+        monkeypatch.setattr(preprocess, "LARGE_PIXELS", 0)  # so that it is decoded in strips
+    file = cuttable()[name]
+    whole, read = to_pixels(file, processor(32)), set()
+    for missing in {*range(1, 14), *(len(file) * part // 8 for part in range(1, 8))}:
+        try:
+            np.testing.assert_array_equal(to_pixels(file[:-missing], processor(32)), whole)
+            read.add(missing)
+        except InputError:
+            pass
+    # What docs/formats.md says of files that are cut behind their first frame or page.
+    assert bool(read) == (name.startswith(("PNG", "GIF", "BMP")) or name == "TIFF of three")
 
 
 PEAK = """
