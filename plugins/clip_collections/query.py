@@ -10,28 +10,35 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_clip_onnx.errors import InputError, VectorError, cited
+from llm_clip_onnx.errors import InputError, VectorError, cited, shortened
 from llm_clip_onnx.vectors import unit
 
 KINDS = ("text", "image", "id", "vector")
 MAX_WEIGHT = 1e30
+A_WEIGHT = f"expected a number between -{MAX_WEIGHT:g} and {MAX_WEIGHT:g}"
 MAX_TERMS, MAX_CHARACTERS = 16, 200_000
-NUMBER = r"\d+(?:\.\d*)?|\.\d+"
-TERM = re.compile(
-    rf"""\s*(?:(?P<weight>{NUMBER})\s*\*\s*)?       # 0.5*
-    (?:(?P<kind>text|image|id|vector):)?            # id:
-    (?:"(?P<quoted>(?:[^"\\]|\\.)*)"(?=\s|$)        # "black - not a minus", with the escapes \" and \\
-       |(?P<bare>\S++(?:\s++(?![+-]\s)\S++)*+))    # brushed brass faucet
-    \s*(?=\s[+-]\s|$)""",
-    re.VERBOSE | re.DOTALL,
+NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
+HEAD = re.compile(rf"\s*(?:(?P<weight>[+-]?{NUMBER})\s*\*\s*)?(?:(?P<kind>(?i:{'|'.join(KINDS)})):)?")  # 0.5*id:
+QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)  # "black - not a minus", with the escapes \" and \\
+BARE = re.compile(r"(?![+-](?:\s|$))\S++(?:\s++(?![+-](?:\s|$))\S++)*+")  # brushed brass faucet
+SIGN = re.compile(r"\s*([+-])(?:\s|$)")
+OPERATOR = re.compile(r"\s+([+-])(?:\s|$)")
+MISPLACED = re.compile(  # a word that looks as if a term begins with it
+    rf"""(?<!\S)(?: [+-]?(?i:{"|".join(KINDS)}|img):\S  # id:5
+                  | [+-]?[\d.,]\S*\*\S                  # 1,5*blue
+                  | \S*\*"                              # half*"blue"
+                  | [+-](?=[^\W\d]|") )\S*              # -blue""",
+    re.VERBOSE,
 )
+OPENING = re.compile(r'(?<!\S)"')
 UNQUOTED = re.compile(r"[^\W\d]\w*(?: \w+)*")  # needs no quotes
-SIGN = re.compile(r"\s*([+-])\s")
+EXPECTED = "expected a text, id: or image:"
+QUOTE_IT = r"put quotes around a text like that, and \" for a quote in it"
 
 
 @dataclass(frozen=True)
@@ -54,22 +61,54 @@ def parse(query: str) -> tuple[Term, ...]:
         check_unicode("the query", query)
     if query.lstrip().startswith(("[", "{")):
         return parse_json(query)
-    terms, at, sign = [], 0, "+"
-    if first := SIGN.match(query):
-        sign, at = first[1], first.end()
+    terms: list[Term] = []
+    operator, at = SIGN.match(query), 0
     while True:
-        term = TERM.match(query, at)
-        if not term:
-            raise InputError(f"query {cited(query)} has nothing after character {at}; expected a text, id: or image:")
-        weight = float(term["weight"] or 1) * (-1 if sign == "-" else 1)
-        quoted = term["quoted"]
-        value = term["bare"] if quoted is None else re.sub(r"\\(.)", r"\1", quoted, flags=re.DOTALL)
-        terms.append(Term(term["kind"] or "text", value, weight))
-        if term.end() == len(query):
+        at = operator.end() if operator else at
+        term, at = read_term(query, at)
+        terms.append(replace(term, weight=-term.weight) if operator and operator[1] == "-" else term)
+        if not query[at:].strip():
             return check_terms(terms)
-        operator = SIGN.match(query, term.end())
-        assert operator  # TERM ends at an operator or at the end
-        sign, at = operator[1], operator.end()
+        operator = OPERATOR.match(query, at)
+        if not operator:
+            found = f"more after the quote that closes at character {at - 1}; expected + or - between two terms"
+            raise InputError(f"query {cited(query)} has {found}; {QUOTE_IT}")
+
+
+def read_term(query: str, at: int) -> tuple[Term, int]:
+    """The term of a query that begins at character `at`, and the character after it. Raises InputError."""
+    head = HEAD.match(query, at)
+    assert head  # it matches nothing, too
+    weight, kind, begin = float(head["weight"] or 1), (head["kind"] or "text").lower(), head.end()
+    if query.startswith('"', begin):
+        quoted = QUOTED.match(query, begin)
+        if not quoted:
+            raise InputError(f"query {cited(query)} has no end of the quote at character {begin}; {QUOTE_IT}")
+        return Term(kind, re.sub(r"\\(.)", r"\1", quoted[1], flags=re.DOTALL), weight), quoted.end()
+    bare = BARE.match(query, begin)
+    if not bare:
+        written = head[0].strip()
+        after = f"right after {cited(written)}; {QUOTE_IT}" if written else f"after character {at}; {EXPECTED}"
+        raise InputError(f"query {cited(query)} has nothing {after}")
+    check_words(query, bare, is_text=not head["kind"])
+    return Term(kind, bare[0], weight), bare.end()
+
+
+def check_words(query: str, bare: re.Match, is_text: bool) -> None:
+    """Raises InputError if a term without quotes has a word that looks like another term, or an open quote.
+
+    The first word of an id, an image or a vector may be anything.
+    """
+    begin = bare.start() if is_text else re.compile(r"\S*").match(query, bare.start()).end()  # type: ignore[union-attr]
+    text = query[begin : bare.end()]
+    if word := MISPLACED.search(text):
+        found = f"{cited(word[0])} at character {begin + word.start()}; expected + or - and a space before a term"
+        raise InputError(f"query {cited(query)} has {found}, and a number before *; {QUOTE_IT}")
+    opened = OPENING.search(text)
+    if opened and text.count('"') % 2:
+        raise InputError(
+            f"query {cited(query)} has no end of the quote at character {begin + opened.start()}; {QUOTE_IT}"
+        )
 
 
 def check_unicode(name: str, text: str) -> None:
@@ -95,26 +134,26 @@ def parse_json(query: str) -> tuple[Term, ...]:
         kinds = [kind for kind in KINDS if isinstance(term, dict) and kind in term]
         if len(kinds) != 1 or term.keys() - {kinds[0], "weight"}:
             raise InputError(
-                f"terms[{position}] is {json.dumps(term)[:60]}; expected one of {', '.join(KINDS)}, and weight"
+                f"terms[{position}] is {shortened(json.dumps(term))}; expected one of {', '.join(KINDS)}, and weight"
             )
         value, weight = term[kinds[0]], term.get("weight", 1)
         if not isinstance(value, str | int) or isinstance(value, bool):
-            raise InputError(f"terms[{position}].{kinds[0]} is {json.dumps(value)[:60]}; expected a string")
+            raise InputError(f"terms[{position}].{kinds[0]} is {shortened(json.dumps(value))}; expected a string")
         if not isinstance(weight, int | float) or isinstance(weight, bool) or not -MAX_WEIGHT < weight < MAX_WEIGHT:
-            raise InputError(f"terms[{position}].weight is {json.dumps(weight)[:60]}; expected a number")
+            raise InputError(f"terms[{position}].weight is {shortened(json.dumps(weight))}; {A_WEIGHT}")
         check_unicode(f"terms[{position}].{kinds[0]}", str(value))
         terms.append(Term(kinds[0], str(value), float(weight)))
     return check_terms(terms)
 
 
 def check_terms(terms: Sequence[Term]) -> tuple[Term, ...]:
-    """The terms. Raises InputError if there are none or too many, or if a weight is infinite."""
+    """The terms. Raises InputError if there are none or too many, or if a weight is too large."""
     if not terms:
         raise InputError("the query has no terms; expected at least one text, image, id or vector")
     if len(terms) > MAX_TERMS:
         raise InputError(f"the query has {len(terms)} terms; at most {MAX_TERMS} are added up")
-    if not all(math.isfinite(term.weight) for term in terms):
-        raise InputError("a weight of the query is too large to be a number")
+    if not all(abs(term.weight) < MAX_WEIGHT for term in terms):
+        raise InputError(f"a weight of the query is too large; {A_WEIGHT}")
     return tuple(terms)
 
 

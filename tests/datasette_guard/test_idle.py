@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.server
 import json
 import signal
+import socket
 import socketserver
 import subprocess
 import threading
@@ -27,7 +28,7 @@ from conftest import ROOT, shipped_metadata
 from datasette_guard import shutdown
 from hold import Hold
 from patience import PATIENCE_S, until
-from serving import BIN, address_of, environment, started
+from serving import BIN, address_of, environment, refuses, started
 
 IDLE_S = 2
 PAST_IDLE_S = 5  # more than IDLE_S plus the second between two checks of datasette-scale-to-zero
@@ -45,14 +46,6 @@ class Running:
         code, text = self.process.wait(PATIENCE_S), self.log.read_text()
         assert code == 0, text
         assert not any(word in text for word in ("Traceback", "Error", "exception")), text
-
-    def refuses(self) -> bool:
-        """True if nothing listens at its address any more."""
-        try:
-            httpx.get(f"{self.url}/robots.txt")
-        except httpx.ConnectError:
-            return True
-        return False
 
 
 @contextmanager
@@ -168,6 +161,18 @@ def test_people_keep_it_awake(awake, demo_dir, tmp_path):
         assert time.monotonic() - asked_s >= IDLE_S
 
 
+def test_an_address_that_resets_connections_does_not_refuse_them_yet():
+    """A socket that closes resets what its backlog holds, and is closed a moment later."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        assert not refuses(url)
+        with socket.create_connection(listener.getsockname()) as waiting:
+            listener.close()
+            with pytest.raises(ConnectionResetError):
+                waiting.recv(1)
+    assert refuses(url)
+
+
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_with_0_once_it_has_answered(by, hold, demo_dir, tmp_path):
     env = {"DRAIN_S": f"{PATIENCE_S}"}
@@ -175,7 +180,7 @@ def test_a_signal_ends_it_with_0_once_it_has_answered(by, hold, demo_dir, tmp_pa
         call = pool.submit(httpx.get, server.url + hold.sql)
         hold.wait_for(1)
         server.process.send_signal(by)
-        until(server.refuses)
+        until(lambda: refuses(server.url))
         assert not call.done()
         hold.release()
         assert call.result().status_code == 200

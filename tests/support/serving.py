@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import http.server
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from patience import PATIENCE_S, until
 
@@ -71,6 +74,16 @@ def address_of(process: subprocess.Popen, log: Path) -> str:
         return listens
 
     return until(logged_address)[1]
+
+
+def refuses(url: str) -> bool:
+    """True if nothing listens at an address any more.
+
+    It sends no request: while a listening socket closes, the kernel still accepts connections, and resets them.
+    """
+    address = urlsplit(url)
+    with socket.socket() as probe:
+        return probe.connect_ex((address.hostname, address.port)) == errno.ECONNREFUSED
 
 
 @contextmanager
