@@ -13,10 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 from PIL import ExifTags, Image
-from test_serve import picture
 
 import clip_collections.publish
 from clip_collections.publish import copy_package, publish_database
+from made_photos import picture
 from nasty import saved
 from serving import environment, run_llm, serving
 

@@ -15,12 +15,10 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import httpx
-import numpy as np
 import psutil
 import pytest
-from PIL import Image
 
-from nasty import saved
+from made_photos import fill_folder, picture
 from patience import PATIENCE_S, has_ended, until
 from serving import BIN, environment, run_llm
 
@@ -28,19 +26,6 @@ from serving import BIN, environment, run_llm
 @pytest.fixture
 def env(demo_dir, tmp_path):
     return environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
-
-
-def picture(number: int) -> bytes:
-    """A JPEG that differs from that of every other number."""
-    coarse = np.random.default_rng(number).integers(0, 256, (3, 4, 3), np.uint8)
-    return saved(Image.fromarray(coarse).resize((120, 90)), "JPEG")
-
-
-def fill_folder(folder: Path, count: int = 3) -> Path:
-    folder.mkdir(parents=True)
-    for number in range(count):
-        (folder / f"{number}.jpg").write_bytes(picture(number))
-    return folder
 
 
 @pytest.fixture
