@@ -18,6 +18,7 @@ from hold import serving_notes, takes_a_turn
 from llm_clip_onnx.engine import Engine
 from nasty import photo, saved
 from patience import PATIENCE_S
+from pictured import INTERNAL, LABELS, make_photos
 from serving import address_of, environment, serving, started
 
 METADATA = str(ROOT / "metadata.json")
@@ -92,6 +93,28 @@ def test_the_addresses_on_the_page_answer_without_a_redirect(alpha_url):
         response = httpx.get(httpx.URL(alpha_url).join(link))
         assert response.status_code == 200
         assert re.search(r"[0-9A-F]{100}", response.text)
+
+
+@pytest.mark.parametrize("path", ["/", "/-/clip", "/-/clip/classify", "/-/clip/compare", "/-/clip/search"])
+def test_our_pages_have_their_policy_and_what_the_alpha_gives_plugins(path, alpha_url):
+    response = get(alpha_url + path)
+    nonce = re.search(r"'nonce-([\w-]{22})'", response.headers["content-security-policy"])[1]
+    scripts = re.findall(r"<script\b[^>]*>", response.text)
+    assert any("datasette-manager.js" in script for script in scripts)
+    assert all(f'nonce="{nonce}"' in script or "/-/clip/static/" in script for script in scripts)
+    [style] = re.findall(r'href="([^"]+clip\.css)"', response.text)
+    assert "immutable" in get(alpha_url + style).headers["cache-control"]
+
+
+def test_internal_tables_are_in_no_list_and_the_home_page_shows_pictures(alpha_bin, demo_dir, demo_engine, tmp_path):
+    file = make_photos(tmp_path / "photos.db", demo_engine.embed_item)
+    env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
+    with serving(str(file), env=env, log=tmp_path / "log", bin=alpha_bin) as url:
+        tables = get(f"{url}/photos.json").json()["tables"]
+        assert {table["name"] for table in tables if table["hidden"]} == {*INTERNAL}
+        page = get(url).text
+        assert page.count('alt="More like ') == len(LABELS)
+        assert 'href="/photos/-/query"' in page
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from test_home import make_photos
 
 from browser import chromium, new_context, upload
 from datasette_clip.paths import ABOUT, CLASSIFY, COMPARE, SEARCH
 from drawings import FILES, drawing
+from pictured import make_photos
 from serving import environment, serving
 
 WIDTHS = (1280, 390)

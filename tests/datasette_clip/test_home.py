@@ -20,30 +20,12 @@ from clip_collections.collection import open_collection
 from conftest import ROOT
 from datasette_clip.pages import home, samples
 from datasette_clip.paths import CLASSIFY, COMPARE
-from drawings import FILES, drawing
-from llm_clip_onnx.vectors import to_blob
 from page_forms import bars_in, cells_in, errors_in, get, hidden_fields_in
+from pictured import INTERNAL, LABELS, make_photos
 from stored import llms_database
 
 # For the same reason as in test_sql_functions.py.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-LABELS = ["a yellow face", "a red heart", "IMG_0001.jpg", "id:face", "sad - face", "a blue circle"]
-INTERNAL = ("_sqlite_migrations", "clip_index", "clip_thumbnails", "clip_other")
-
-
-def make_photos(file: Path, embed) -> Path:
-    """A database with the collections `photos`, of pictures with labels, and `words`, which has no pictures."""
-    with closing(llms_database(str(file), photos={}, words={"one": embed(drawing("face"))})) as db, db:
-        for number, label in enumerate(LABELS):
-            picture = FILES[number % len(FILES)][1]
-            row = [f"id {number}", to_blob(embed(picture)), picture, json.dumps({"label": label})]
-            db.execute(
-                "insert into embeddings (collection_id, id, embedding, content_blob, metadata) values (1, ?, ?, ?, ?)",
-                row,
-            )
-        for name in INTERNAL:
-            db.execute(f"create table {name} (id integer)")
-    return file
 
 
 @pytest.fixture(scope="module")
