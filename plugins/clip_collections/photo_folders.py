@@ -127,7 +127,8 @@ def only_writer(database: Path) -> Iterator[bool]:
 
     The lock is SQLite's own on an empty file, because that is released on every system when a process is killed.
     """
-    lock = sqlite3.connect(database.with_name(f"{database.name}.lock"), timeout=0, isolation_level=None)
+    file = home() / f"lock-{hash_of(database.resolve())}"
+    lock = sqlite3.connect(file, timeout=0, isolation_level=None)
     try:
         try:
             lock.execute("begin exclusive")

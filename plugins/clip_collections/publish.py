@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import shutil
 import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from itertools import chain, count
 from pathlib import Path
 
 import click
@@ -27,7 +29,7 @@ from llm_clip_onnx.model_dir import MANIFEST, Manifest, read_manifest
 from .collection import columns_of, llm_collection_names, open_collection, rows
 from .entry import read_file
 from .index import build
-from .photo_folders import PhotoFolder
+from .photo_folders import PhotoFolder, home
 
 CLONE = Path(__file__).parents[2]
 DEMO = Path("demo/checkpoint")
@@ -39,6 +41,7 @@ OF_CLONE = (  # what .dockerignore lets through, and what it needs beside that
 NOT_COPIED = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.db", "*.db-*", "*.sqlite*", ".*.swp")
 PRIVATE_TABLES = ("clip_files", "clip_filling")  # hashes of folders and the times of files; how far embedding was
 PLACES = ("latitude", "longitude")  # keys of metadata
+HASH = re.compile("-[0-9a-f]{8}$")  # see photo_folders.database_of
 QUALITY = 90  # of published originals
 
 
@@ -54,10 +57,20 @@ def publish(
     if to.exists() and any(to.iterdir()) and not (to / "fly.toml").is_file():
         raise InputError(f"{to} is not empty, and was not written by --publish: choose another folder")
     place = copy_clone(model_dir, to) if is_clone() else copy_package(model_dir, to)
-    for database in databases:
+    for database, name in public_names(databases).items():
         originals = [one for one in photos if one.database == database] if with_originals else []
-        publish_database(database, place / f"{database.stem}.db", originals)
+        publish_database(database, place / f"{name}.db", originals)
     click.echo(f"{to} can be deployed: docker build -t photos {to}, or fly deploy {to}", err=True)
+
+
+def public_names(databases: Iterable[Path]) -> dict[Path, str]:
+    """Names for the copies of databases: their own, without the hash of a folder's path."""
+    names: dict[Path, str] = {}
+    for database in databases:
+        name = HASH.sub("", database.stem) if database.parent == home().resolve() else database.stem
+        numbered = (f"{name}_{number}" for number in count(2))
+        names[database] = next(each for each in chain([name], numbered) if each not in names.values())
+    return names
 
 
 def copy_clone(model_dir: Path, to: Path) -> Path:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sqlite3
+import sys
 import time
 import webbrowser
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -192,8 +193,13 @@ class Announcement:
             self.server.wait_until_it_listens()
             if not self.stop.is_set():
                 click.echo(f"Search at {self.url} (Ctrl-C ends it)", err=True)
-                if self.opens:
+                if self.opens and has_desktop():
                     webbrowser.open(self.url)
+
+
+def has_desktop() -> bool:
+    """True if a browser opens in a window: in a terminal it would take the place of what is printed."""
+    return sys.platform in ("darwin", "win32") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")))
 
 
 def lower_priority() -> None:

@@ -133,6 +133,11 @@ def test_without_a_clone_the_folder_has_the_model_and_a_dockerfile_of_its_own(ph
         assert len(httpx.get(f"{url}/-/clip/search/photos/photos.json?q=a+tree").json()["results"]) == 3
 
 
+def test_the_public_name_is_without_the_hash_of_the_path(photos, env, tmp_path):
+    run_llm("clip", "serve", str(photos), "--publish", str(tmp_path / "out"), env=env)
+    assert [path.name for path in (tmp_path / "out/deploy/databases").glob("*.db")] == ["photos.db"]
+
+
 def test_another_folder_is_not_overwritten(photos, env, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")

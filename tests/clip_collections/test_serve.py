@@ -154,6 +154,20 @@ def test_a_disk_that_is_full_is_said_and_what_was_embedded_stays(env, tmp_path):
         assert f"{len(kept)} there already" in running.text
 
 
+def test_names_in_any_alphabet_are_searched_and_a_name_that_is_no_text_is_named(env, tmp_path):
+    folder = tmp_path / "фото"
+    names = ["写真.jpg", "é è.jpg", "ħ#%?&+.jpg", "🐱.jpg", "line\nbreak.jpg", "-n.jpg", "~tilde'\".jpg"]
+    folder.mkdir()
+    for number, name in enumerate(names):
+        (folder / name).write_bytes(picture(number))
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xff.jpg")).write_bytes(picture(99))
+    with serve(folder, env=env, output=tmp_path / "out") as running:
+        running.prints(f"{len(names)} vectors in the index")
+        assert running.ids() == set(names)
+        assert r"\udcff.jpg: its name or text is not UTF-8, so SQLite cannot hold it; rename it" in running.text
+        assert running.end() == 0
+
+
 def test_force_embeds_everything_again(photos, env, demo_float32_dir, tmp_path):
     with serve(photos, env=env, output=tmp_path / "out") as running:
         running.prints("3 vectors in the index")
@@ -186,6 +200,23 @@ def test_datasette_serves_this_machine_alone_and_no_other_origin(photos, env, tm
         assert {c.laddr.ip for c in psutil.net_connections() if c.laddr.port == port and c.status == "LISTEN"} == {
             "127.0.0.1"
         }
+
+
+def test_it_opens_the_browser_unless_it_is_told_not_to(photos, env, tmp_path):
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened.new && mv {tmp_path}/opened.new {tmp_path}/opened\n')
+    browser.chmod(0o755)
+    command = [str(BIN / "llm"), "clip", "serve", str(photos), "-p", "0"]
+    with (tmp_path / "out").open("w") as stream:
+        process = subprocess.Popen(
+            command, env=env | {"BROWSER": str(browser)}, stdout=stream, stderr=subprocess.STDOUT
+        )
+    running = Running(process, tmp_path / "out")
+    try:
+        until((tmp_path / "opened").exists)
+        assert (tmp_path / "opened").read_text() == f"{running.url}\n"
+    finally:
+        assert running.end() == 0
 
 
 def test_the_port_that_is_given_must_be_free(photos, env, tmp_path):
