@@ -44,7 +44,9 @@ INSERT_THUMBNAIL = """
 insert or replace into main.clip_thumbnails (collection, id, image, row, content_hash)
 select ?, id, ?, rowid, content_hash from main.embeddings where collection_id = ? and id = ?
 """
-SELECT_SAME_CONTENT = "select id, embedding, metadata from main.embeddings where collection_id = ? and content_hash = ?"
+OF_CONTENT = "from main.embeddings where collection_id = ? and content_hash = ?"
+SELECT_KNOWN = f"select embedding, metadata {OF_CONTENT} limit 1"
+SELECT_IDS = f"select id {OF_CONTENT}"
 SELECT_SAME_ENTRY = """
 select metadata, content is not null or content_blob is not null from main.embeddings
 where collection_id = ? and id = ? and content_hash = ?
@@ -89,9 +91,8 @@ class Outcome(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What the collection has of a content: ids of its rows, and vector blob and metadata of the first."""
+    """What the collection has of a content: the vector blob and the metadata of one of its rows."""
 
-    ids: list[str]
     blob: bytes
     metadata: str | None
 
@@ -232,7 +233,7 @@ class CollectionWriter:
         if known and not self._is_checked:
             self._check_model(content, known.blob)
         is_there = known is not None and self._is_there(entry, content_hash)
-        moved_from = self._take_gone(known) if known and entry.id not in known.ids else None
+        moved_from = self._take_gone(entry, content_hash) if known else None
         if known is None or self.force:
             work = pool.submit(self._embed, content, entry)
             return Started(entry, Outcome(entry.id, "embedded"), content, content_hash, None, moved_from, None, work)
@@ -251,12 +252,15 @@ class CollectionWriter:
         return is_known and self._states.get(entry.id) == entry.state
 
     def _known(self, content_hash: bytes) -> Known | None:
-        same = self.db.conn.execute(SELECT_SAME_CONTENT, [self.collection_id, content_hash]).fetchall()
-        return Known([id for id, _, _ in same], same[0][1], same[0][2]) if same else None
+        row = self._fetch_one(SELECT_KNOWN, self.collection_id, content_hash)
+        return Known(*row) if row else None
 
-    def _take_gone(self, known: Known) -> str | None:
+    def _take_gone(self, entry: Entry, content_hash: bytes) -> str | None:
         """The id of a row of this content whose file is gone, which then no other file is moved from."""
-        moved_from = next((id for id in known.ids if id in self.gone), None)
+        if not self.gone:  # a content may have very many rows
+            return None
+        ids = [id for (id,) in self.db.conn.execute(SELECT_IDS, [self.collection_id, content_hash])]
+        moved_from = None if entry.id in ids else next((id for id in ids if id in self.gone), None)
         self.gone.discard(moved_from or "")
         return moved_from
 
