@@ -145,7 +145,10 @@ def expected_matches(engine, embedding, labels, templates=("a photo of a {}.",))
     """Labels with probability and cosine, by CLIP's own recipe in plain numpy."""
     vectors = []
     for label in labels:
-        prompts = engine.embed_text([template.replace("{}", label) for template in templates]).astype(np.float64)
+        own = label.startswith(("a ", "the "))  # its own article takes the place of the template's
+        plain = [template.replace("a {}", "{}").replace("the {}", "{}") if own else template for template in templates]
+        prompts = [template.replace("{}", label) for template in plain]
+        prompts = engine.embed_text(prompts).astype(np.float64)
         vectors.append((prompts / np.linalg.norm(prompts, axis=1, keepdims=True)).mean(0))
     vectors = np.array(vectors) / np.linalg.norm(vectors, axis=1, keepdims=True)
     cosines = vectors @ (embedding / np.linalg.norm(embedding.astype(np.float64)))

@@ -67,7 +67,7 @@ async def read_sample(datasette, request, field: str) -> Picture:
     found = await datasette.get_database(database).execute_fn(lambda conn: picture_of(conn, ref.collection, id_))
     if not found:
         raise NotFound(f"there is no small picture of {cited(id_)}")
-    return Picture(id_, found[0])
+    return Picture(id_, found)
 
 
 def is_query(text: str) -> bool:
