@@ -36,7 +36,7 @@ from clip_collections.collection import (
 from clip_collections.query import Term
 from datasette_guard import CORS_HEADERS, Sentence, collect_soon, may, telling
 from llm_clip_onnx import MODEL_ID, vectors
-from llm_clip_onnx.errors import InputError, VectorError, cited, shortened
+from llm_clip_onnx.errors import InputError, VectorError, cited, cited_json, shortened
 from llm_clip_onnx.images.signatures import BOM
 
 from ..collection_refs import CollectionRef, visible_collection
@@ -50,6 +50,7 @@ from ..items import (
     base64url,
     is_form,
     is_json,
+    json_kind,
     media_type,
     read_form,
     receive_body,
@@ -60,7 +61,15 @@ from ..paths import search_path, thumbnail_path
 from ..sql.search import MAX_K, K, embed_query, json_value, read_stored
 from .thumbnail import rowids_with_picture
 
-FIELDS = ("q", "id", "img", "k", "offset", "where")
+MAX_OFFSET = 10**6
+FIELDS = {  # name -> what is expected there
+    "q": 'a query, or terms such as [{"text": "red"}]',
+    "id": "the id of a stored row",
+    "img": "an image as base64url",
+    "k": f"a whole number from 1 to {MAX_K}",
+    "offset": f"a whole number from 0 to {MAX_OFFSET}",
+    "where": "an SQL condition",
+}
 
 
 @dataclass
@@ -131,10 +140,25 @@ def search_fields(query_string: str, content_type: str, chunks: list[bytes], con
     except (ValueError, RecursionError) as error:
         raise InputError(f"the body is no JSON: {error}") from error
     if not isinstance(values, dict):
-        raise InputError(f'the body is a JSON {type(values).__name__}; expected {{"q": ...}}')
+        raise InputError(f'the body is {json_kind(values)}; expected {{"q": ...}}')
     for name, value in values.items():
-        fields.add(name, value if isinstance(value, str) else json.dumps(value))
+        for text in field_values(name, value):
+            fields.add(name, text)
     return fields
+
+
+def field_values(name: str, value: object) -> list[str]:
+    """The values of a key of JSON, as a form has them. A list is a field that is repeated. Raises InputError."""
+    if name not in FIELDS:
+        return [""]  # it is refused by its name
+    values = value if isinstance(value, list) else [value]
+    if name == "q" and any(isinstance(term, dict) for term in values):
+        return [json.dumps(value)]
+    kinds = str | int if name in ("id", "k", "offset") else str
+    for item in values:
+        if not isinstance(item, kinds) or isinstance(item, bool):
+            raise InputError(f"{name} is {cited_json(item)}; expected {FIELDS[name]}")
+    return [str(item) for item in values]
 
 
 def read_search_request(fields: FormFields) -> SearchRequest:
@@ -154,7 +178,7 @@ def read_search_request(fields: FormFields) -> SearchRequest:
         terms=query.check_terms(terms) if terms else (),
         images=tuple(Term("image", item.content) for item in fields.items),
         k=read_number("k", fields.last("k") or str(K), 1, MAX_K),
-        offset=read_number("offset", fields.last("offset") or "0", 0, 10**6),
+        offset=read_number("offset", fields.last("offset") or "0", 0, MAX_OFFSET),
         where=fields.last("where").strip(),
     )
 
