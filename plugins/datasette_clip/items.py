@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -19,7 +19,7 @@ from datasette.utils.asgi import Base400
 from python_multipart import create_form_parser
 from python_multipart.exceptions import FormParserError
 
-from llm_clip_onnx.errors import InputError, cited, shortened
+from llm_clip_onnx.errors import InputError, cited, cited_json, shortened
 from llm_clip_onnx.images.signatures import BOM, format_of, is_json_object, is_stripped, name_of, sentence_of
 
 from .config import PLUGIN, Config, Limits
@@ -31,7 +31,9 @@ KIND_OF_FIELD = {
 VECTOR_FORMATS = ("float", "base64", "hex")
 TRUE_WORDS, FALSE_WORDS = ("1", "true", "on", "yes"), ("0", "false", "off", "no", "")
 MULTIPART, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
-OPTIONS = ("labels", "templates", "k", "format", "normalize", "orient")
+EMBED_OPTIONS = ("format", "normalize", "orient")
+CLASSIFY_OPTIONS = ("labels", "templates", "k", "orient")
+JSON_WORDS = {dict: "object", list: "array", str: "string", int: "number", float: "number"}
 MAX_ESCAPES = 100_000  # of an urlencoded form: parse_qsl takes some 230 bytes of memory for each
 OTHER_FIELDS = 100  # of a form, beside items and prompts
 MAX_PARTS = 100_000  # of JSON, each of which takes some 80 bytes
@@ -181,9 +183,14 @@ def media_type(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
 
 
-def read_embed_request(query: str, content_type: str, chunks: list[bytes], limits: Limits) -> EmbedRequest:
-    """The request to embed or classify in a query string and a body. It empties `chunks`. Raises InputError."""
-    fields = RequestFields(limits)
+def read_embed_request(
+    query: str, content_type: str, chunks: list[bytes], limits: Limits, known: Sequence[str]
+) -> EmbedRequest:
+    """The request to embed or classify in a query string and a body. It empties `chunks`.
+
+    Raises InputError, also for a field that is neither an item nor one of the `known` options.
+    """
+    fields = RequestFields(limits, known)
     fields.add_query(query)
     kind = media_type(content_type)
     if kind == MULTIPART:
@@ -205,8 +212,8 @@ def read_embed_request(query: str, content_type: str, chunks: list[bytes], limit
 class RequestFields:
     """The fields of a request as they come: items in their order, and lists of the options' values."""
 
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
+    def __init__(self, limits: Limits, known: Sequence[str] = ()) -> None:
+        self.limits, self.known = limits, known
         self.items: list[Item] = []
         self.options: dict[str, Any] = {}
 
@@ -238,11 +245,11 @@ class RequestFields:
         if kind := KIND_OF_FIELD.get(name):
             position = sum(item.kind == kind for item in self.items)
             self.add_item(read_item(kind, f"{kind}s[{position}]", value))
-        elif name in OPTIONS:
+        elif name in self.known:
             self.options.setdefault(name, []).append(value)
         elif name not in IGNORED and not name.startswith("_"):  # as Datasette and its plugins name theirs: _auth_token
             raise InputError(
-                f"{cited(name)} is not a field of this endpoint; expected text, img, vector, {', '.join(OPTIONS)}"
+                f"{cited(name)} is not a field of this endpoint; expected text, img, vector, {', '.join(self.known)}"
             )
 
 
@@ -287,7 +294,7 @@ def read_form(query: str, content_type: str, chunks: list[bytes], limits: Limits
 def read_item(kind: str, name: str, value: object) -> Item:
     """An item from a field or from JSON, where images and vectors are strings (see `bytes_of`)."""
     if not isinstance(value, str):
-        return Item(name, kind, error=f"{type(value).__name__} is not a string")
+        return Item(name, kind, error=f"{cited_json(value)} is not a string")
     if kind == "text":
         return Item(name, kind, value)
     try:
@@ -319,6 +326,12 @@ def read_multipart(content_type: str, chunks: list[bytes], fields: RequestFields
         raise InputError(f"the body is no multipart/form-data that can be read: {shortened(error)}") from error
 
 
+def json_kind(value: object) -> str:
+    """What a value is in the words of JSON, such as: a JSON array, a JSON number, JSON null."""
+    word = JSON_WORDS.get(type(value))
+    return f"a JSON {word}" if word else f"JSON {json.dumps(value)}"
+
+
 def read_json(body: bytes, fields: RequestFields) -> None:
     """Add {"texts": [...], "images": [base64...], "vectors": [...]} and options, which win over the query string's."""
     try:
@@ -330,27 +343,26 @@ def read_json(body: bytes, fields: RequestFields) -> None:
     except (ValueError, RecursionError) as error:
         raise InputError(f"the body is no JSON: {error}") from error
     if not isinstance(content, dict):
-        raise InputError(f'the body is a JSON {type(content).__name__}; expected {{"texts": [...], "images": [...]}}')
+        raise InputError(f'the body is {json_kind(content)}; expected {{"texts": [...], "images": [...]}}')
     for name, value in content.items():
         if kind := KIND_OF_FIELD.get(name):
             values = value if isinstance(value, list) else [value]
             for position, item in enumerate(values):
                 fields.add_item(read_item(kind, f"{name}[{position}]", item))
-        elif name in OPTIONS:
+        elif name in fields.known:
             fields.options[name] = value if isinstance(value, list) else [value]
             if name == "labels" and isinstance(value, list):
                 fields.options[name] = [json.dumps(value)]  # a list of one label is no name of a label set
         else:
-            raise InputError(
-                f"{cited(name)} is not a key of this endpoint; expected texts, images, {', '.join(OPTIONS)}"
-            )
+            known = ", ".join(("texts", "images", "vectors", *fields.known))
+            raise InputError(f"{cited(name)} is not a key of this endpoint; expected {known}")
 
 
 def embed_request(fields: RequestFields) -> EmbedRequest:
     """The request in these fields. Raises InputError naming the first option whose value cannot be used."""
     request, options = EmbedRequest(fields.items), fields.options
     if labels := options.get("labels"):
-        request.labels = labels[0] if len(labels) == 1 else tuple(labels)
+        request.labels = read_label_set(labels[0]) if len(labels) == 1 else tuple(labels)
     if templates := options.get("templates"):
         request.templates = tuple(templates)
     for name in ("k", "format", "normalize", "orient"):
@@ -359,29 +371,35 @@ def embed_request(fields: RequestFields) -> EmbedRequest:
     return request
 
 
+def read_label_set(value: object) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"labels is {cited_json(value)}; expected the name of a label set or a list of labels")
+    return value
+
+
 def read_k(value: object) -> int:
-    text = "" if isinstance(value, bool) else str(value)
+    text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
     if not text.isascii() or not text.isdigit() or len(text) > 6 or int(text) < 1:
-        raise InputError(f"k is {cited(text[:20])}; expected a whole number from 1, of the labels to answer")
+        raise InputError(f"k is {cited_json(value)}; expected a whole number from 1, of the labels to answer")
     return int(text)
 
 
 def read_format(value: object) -> str:
     if value not in VECTOR_FORMATS:
-        raise InputError(f"format is {cited(value)}; expected {', '.join(VECTOR_FORMATS)}")
+        raise InputError(f"format is {cited_json(value)}; expected {', '.join(VECTOR_FORMATS)}")
     return str(value)
 
 
 def read_normalize(value: object) -> bool:
     text = str(value).lower()
     if text not in TRUE_WORDS + FALSE_WORDS:
-        raise InputError(f"normalize is {cited(value)}; expected 1 or 0")
+        raise InputError(f"normalize is {cited_json(value)}; expected 1 or 0")
     return text in TRUE_WORDS
 
 
 def read_orient(value: object) -> str | None:
     if value not in ("", "exif", None):
-        raise InputError(f"orient is {cited(value)}; expected exif, or nothing for llm-clip's reading")
+        raise InputError(f"orient is {cited_json(value)}; expected exif, or nothing for llm-clip's reading")
     return "exif" if value else None
 
 

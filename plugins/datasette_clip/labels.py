@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llm_clip_onnx import label_sets, zero_shot
-from llm_clip_onnx.errors import InputError, cited
+from llm_clip_onnx.errors import InputError, cited, cited_json
 from llm_clip_onnx.zero_shot import Classifier, Match
 
 from .config import PLUGIN, Limits
@@ -36,9 +36,7 @@ def classifier_of(
         except (ValueError, RecursionError) as error:
             raise InputError(f"labels begins as a JSON list and is none: {error}") from error
     if not isinstance(labels, str | list | tuple):
-        raise InputError(
-            f"labels is {type(labels).__name__}; expected the name of a label set or a JSON list of labels"
-        )
+        raise InputError(f"labels is {cited_json(labels)}; expected the name of a label set or a list of labels")
     if not isinstance(labels, str):
         return classifier_of_list(engine, limits, labels, templates or zero_shot.DEFAULT_TEMPLATES)
     if templates:

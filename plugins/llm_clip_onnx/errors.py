@@ -9,6 +9,10 @@ ClipError
 └── ConfigError         a configuration key has a value that cannot be used
 """
 
+from __future__ import annotations
+
+import json
+
 QUOTED_CHARACTERS = 60  # of what came in, in a message
 
 
@@ -19,6 +23,11 @@ def cited(value: object) -> str:
     written = repr(value[:QUOTED_CHARACTERS] if isinstance(value, str) else value)
     is_cut = isinstance(value, str) and len(value) > QUOTED_CHARACTERS
     return f"{written[: QUOTED_CHARACTERS - 3]}..." if is_cut or len(written) > QUOTED_CHARACTERS + 2 else written
+
+
+def cited_json(value: object) -> str:
+    """A value of JSON as messages quote it: a string as `cited`, anything else as JSON writes it, cut the same."""
+    return cited(value) if isinstance(value, str) else shortened(json.dumps(value, default=cited))
 
 
 def shortened(text: object) -> str:

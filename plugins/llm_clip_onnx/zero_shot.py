@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InputError, cited
+from .errors import InputError, cited, cited_json
 from .vectors import check_same_size, unit, unit_embedding
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
@@ -52,7 +52,7 @@ def check_labels(labels: Sequence[str], templates: Sequence[str]) -> None:
             raise InputError(f"there are no {name}; expected at least one")
         for position, item in enumerate(items):
             if not isinstance(item, str) or not item.strip():
-                raise InputError(f"{name}[{position}] is {cited(item)}; expected a text that is not empty")
+                raise InputError(f"{name}[{position}] is {cited_json(item)}; expected a text that is not empty")
             if len(item) > MAX_CHARACTERS:
                 raise InputError(
                     f"{name}[{position}] has {len(item)} characters; at most {MAX_CHARACTERS} are accepted"

@@ -42,7 +42,7 @@ def in_json(path: str, content: object):
 
 
 PLACES = {
-    **{f"embed, {name}": get(EMBED, text="a", **{name: "LONG"}) for name in ("format", "normalize", "orient", "k", "img", "vector")},
+    **{f"embed, {name}": get(EMBED, text="a", **{name: "LONG"}) for name in ("format", "normalize", "orient", "img", "vector")},
     **{f"classify, {name}": get(CLASSIFY, img=JPEG, **{name: "LONG"}) for name in ("labels", "templates", "k", "orient")},
     "labels that begin as JSON": get(CLASSIFY, img=JPEG, labels='["LONG'),
     "templates of labels": get(CLASSIFY, img=JPEG, labels='["a", "b"]', templates="LONG"),
@@ -52,7 +52,7 @@ PLACES = {
     "a field's name in search": named(SEARCH, k="x"),
     "a key of JSON": lambda x: ("POST", EMBED, {"json": {x: 1}}),
     "a value of JSON": in_json(EMBED, {"images": ["LONG"], "format": "float"}),
-    **{f"{name} in JSON": in_json(EMBED, {"texts": ["a"], name: "LONG"}) for name in ("format", "normalize", "orient", "k")},
+    **{f"{name} in JSON": in_json(EMBED, {"texts": ["a"], name: "LONG"}) for name in ("format", "normalize", "orient")},
     "labels in JSON": in_json(CLASSIFY, {"images": [JPEG], "labels": ["a", {"LONG": 1}], "k": "LONG"}),
     "broken JSON": lambda x: ("POST", EMBED, {"content": ("{" + x).encode(errors="replace")}),
     "a form": lambda x: ("POST", EMBED, {"content": x.encode(errors="replace"), "headers": FORM}),

@@ -16,10 +16,14 @@ import numpy as np
 import pytest
 from datasette.app import Datasette
 
+from clip_collections.collection import open_collection
+from clip_collections.index.build import index
+from clip_collections.thumbnails import rows_without_thumbnail, write_thumbnails
 from conftest import ROOT
 from llm_clip_onnx.vectors import unit
 from nasty import photo, saved, turned
 from serving import environment, serving
+from stored import llms_database
 
 # For the same reason as in test_sql_functions.py.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -527,3 +531,38 @@ def test_an_image_is_read_as_the_images_of_the_collection_were(orient, demo_dir,
     query = {"sql": sql, "image": base64.b64encode(picture).decode(), "_shape": "array"}
     [row] = ask(datasette, "/photos.json?" + str(httpx.QueryParams(query))).json()
     assert json.loads(row["hits"])[0]["score"] == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "id", "sentence"),
+    [
+        ("things", "", "there is no id; expected ?id= and the id of a row"),
+        ("things", "nope", "collection 'things' has no row with the id 'nope'"),
+        ("things", "x" * 80, "collection 'things' has no row with the id '" + "x" * 56 + "..."),
+        ("things", "words", "the row with the id 'words' of collection 'things' has no image"),
+        ("things", "empty", "the row with the id 'empty' of collection 'things' has no image"),
+        ("things", "number", "the row with the id 'number' of collection 'things' has no image"),
+        ("things", "pdf", "the row with the id 'pdf' of collection 'things' has an image that cannot be read; no small picture can be made of it"),
+        ("things", "cut", "the row with the id 'cut' of collection 'things' has an image that cannot be read; no small picture can be made of it"),
+        ("things", "new", "the row with the id 'new' of collection 'things' has no small picture yet; llm clip index makes it"),
+        ("shop", "words", "the row with the id 'words' of collection 'shop' has no small picture here, because its image is at another URL (image_url)"),
+    ],
+)  # fmt: skip
+def test_why_a_row_has_no_small_picture_is_said(name, id, sentence, demo_engine, demo_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    large = saved(photo(), "JPEG") + bytes(200_000)
+    images = {"words": None, "empty": b"", "number": 5, "pdf": b"%PDF-1.7", "cut": large[:200] + bytes(200_000)}
+    vector = demo_engine.embed_item("red")
+    conn = llms_database(str(tmp_path / "photos.db"), things=dict.fromkeys([*images, "new"], vector))
+    conn.executemany("update embeddings set content_blob = ? where id = ?", [(b, i) for i, b in images.items()])
+    collection = open_collection(conn, "things")
+    index(conn, collection)
+    write_thumbnails(conn, collection, rows_without_thumbnail(conn, collection))
+    conn.execute("update embeddings set content_blob = ? where id = 'new'", [large])
+    conn.commit()
+    conn.close()
+    shop = {"table": "embeddings", "vector": "embedding", "id": "id", "image_url": "https://img.example/{id}.jpg"}
+    datasette = datasette_of(tmp_path / "photos.db", clip={"collections": {"photos": {"shop": shop}}})
+    response = ask(datasette, f"/-/clip/thumbnail/photos/{name}", params={"id": id})
+    assert response.status_code == 404
+    assert html.escape(sentence).replace("&#x27;", "&#39;") in response.text

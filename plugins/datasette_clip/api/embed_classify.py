@@ -23,7 +23,16 @@ from llm_clip_onnx.errors import InputError, VectorError, shortened
 from .. import labels
 from ..config import Config, config_of
 from ..failures import WITH_SENTENCE, failure_json, failure_of, options_response, unknown_method
-from ..items import EmbedRequest, Item, base64url, check_text, read_embed_request, receive_body
+from ..items import (
+    CLASSIFY_OPTIONS,
+    EMBED_OPTIONS,
+    EmbedRequest,
+    Item,
+    base64url,
+    check_text,
+    read_embed_request,
+    receive_body,
+)
 from ..model import embedding_queue, in_thread, permitted_engine
 
 if TYPE_CHECKING:
@@ -82,7 +91,7 @@ def prepare(
 ) -> tuple[list[Item], dict, AnswerItem]:
     """The items of a request, the common part of the response, and a function for the items'. Raises ClipError."""
     engine = permitted_engine(config)
-    embed_request = read_embed_request(query, content_type, chunks, config.limits)
+    embed_request = read_embed_request(query, content_type, chunks, config.limits, OPTIONS[endpoint])
     if not embed_request.items:
         raise InputError("there is nothing to embed; expected an image as the body, files, text=, img=, or JSON")
     return embed_request.items, *endpoint(engine, config, embed_request)
@@ -144,6 +153,9 @@ def classify(engine: Engine, config: Config, request: EmbedRequest) -> tuple[dic
 
     common = {"model": MODEL_ID, "labels": len(classifier.labels), "unrelated_cosine": classifier.unrelated_cosine}
     return common, answer_item
+
+
+OPTIONS: dict[Endpoint, tuple[str, ...]] = {embed: EMBED_OPTIONS, classify: CLASSIFY_OPTIONS}
 
 
 def item_embedding(engine: Engine, config: Config, item: Item, orient: str | None = None) -> NDArray[np.float32]:

@@ -37,7 +37,7 @@ from clip_collections.collection import (
 from clip_collections.query import Term
 from datasette_guard import CORS_HEADERS, Sentence, collect_soon, may, telling
 from llm_clip_onnx import MODEL_ID, vectors
-from llm_clip_onnx.errors import InputError, VectorError, cited, shortened
+from llm_clip_onnx.errors import InputError, VectorError, cited, cited_json, shortened
 from llm_clip_onnx.images.signatures import BOM
 
 from ..collection_refs import CollectionRef, visible_collection
@@ -53,6 +53,7 @@ from ..items import (
     base64url,
     is_form,
     is_json,
+    json_kind,
     media_type,
     read_form,
     receive_body,
@@ -63,7 +64,15 @@ from ..paths import search_path, thumbnail_path
 from ..sql.search import MAX_K, K, embed_query, json_value, read_stored
 from .thumbnail import rowids_with_picture
 
-FIELDS = ("q", "id", "img", "k", "offset", "where", *FIELD_NAMES)
+MAX_OFFSET = 10**6
+FIELDS = {  # name -> what is expected there
+    "q": 'a query, or terms such as [{"text": "red"}]',
+    "id": "the id of a stored row",
+    "img": "an image as base64url",
+    "k": f"a whole number from 1 to {MAX_K}",
+    "offset": f"a whole number from 0 to {MAX_OFFSET}",
+    "where": "an SQL condition",
+}
 
 
 @dataclass
@@ -136,10 +145,25 @@ def search_fields(query_string: str, content_type: str, chunks: list[bytes], con
     except (ValueError, RecursionError) as error:
         raise InputError(f"the body is no JSON: {error}") from error
     if not isinstance(values, dict):
-        raise InputError(f'the body is a JSON {type(values).__name__}; expected {{"q": ...}}')
+        raise InputError(f'the body is {json_kind(values)}; expected {{"q": ...}}')
     for name, value in values.items():
-        fields.add(name, value if isinstance(value, str) else json.dumps(value))
+        for text in field_values(name, value):
+            fields.add(name, text)
     return fields
+
+
+def field_values(name: str, value: object) -> list[str]:
+    """The values of a key of JSON, as a form has them. A list is a field that is repeated. Raises InputError."""
+    if name not in FIELDS and not is_filter(name):
+        return [""]  # it is refused by its name
+    values = value if isinstance(value, list) else [value]
+    if name == "q" and any(isinstance(term, dict) for term in values):
+        return [json.dumps(value)]
+    kinds = str if name in ("q", "img", "where") else str | int
+    for item in values:
+        if not isinstance(item, kinds) or isinstance(item, bool):
+            raise InputError(f"{name} is {cited_json(item)}; expected {FIELDS.get(name, 'a text')}")
+    return [str(item) for item in values]
 
 
 def read_search_request(fields: FormFields) -> SearchRequest:
@@ -148,7 +172,7 @@ def read_search_request(fields: FormFields) -> SearchRequest:
         is_empty_file = name == "image" and not any(values)  # of the page's form, sent without JavaScript
         is_known = name in (*FIELDS, *IGNORED) or is_filter(name) or name.startswith("_") or is_empty_file
         if not is_known:
-            raise InputError(f"{cited(name)} is not a field of a search; expected {', '.join(FIELDS)}")
+            raise InputError(f"{cited(name)} is not a field of a search; expected {', '.join([*FIELDS, *FIELD_NAMES])}")
         for value in values:
             query.check_unicode(name, value)
     terms: list[Term] = []
@@ -160,7 +184,7 @@ def read_search_request(fields: FormFields) -> SearchRequest:
         terms=query.check_terms(terms) if terms else (),
         images=tuple(Term("image", item.content) for item in fields.items),
         k=read_number("k", fields.last("k") or str(K), 1, MAX_K),
-        offset=read_number("offset", fields.last("offset") or "0", 0, 10**6),
+        offset=read_number("offset", fields.last("offset") or "0", 0, MAX_OFFSET),
         where=fields.last("where").strip(),
         filters=read_filters(fields),
     )

@@ -6,11 +6,13 @@ It makes no thumbnails.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from datasette.utils.asgi import NotFound, Response
 
 from clip_collections.collection import Collection, columns_of, from_clause, quoted, quoted_key, rows
 from datasette_guard import CORS_HEADERS
+from llm_clip_onnx.errors import cited
 from llm_clip_onnx.images.signatures import format_of
 
 from ..collection_refs import visible_collection
@@ -27,7 +29,8 @@ async def thumbnail(datasette, request) -> Response:
     id_ = request.args.get("id") or ""
     picture = await datasette.get_database(ref.database).execute_fn(lambda conn: picture_of(conn, ref.collection, id_))
     if not picture:
-        raise NotFound("there is no small picture of this row; llm clip index makes them")
+        why = partial(why_no_picture, collection=ref.collection, id=id_)
+        raise NotFound(await datasette.get_database(ref.database).execute_fn(why))
     return picture_response(request, picture, CORS_HEADERS if datasette.cors else {})
 
 
@@ -66,3 +69,32 @@ def picture_of(conn, collection: Collection, id: str) -> bytes | None:
         stored = rows(conn, f"select {column} {from_clause(collection, '', small)} limit 1", [id])
         image = stored[0][0] if stored and isinstance(stored[0][0], bytes) else None
     return image if is_shown(image) else None
+
+    return (image, FORMATS[begins_as].content_type) if image and begins_as in SHOWN_FORMATS else None
+
+
+def why_no_picture(conn, collection: Collection, id: str) -> str:
+    """The sentence why a row has no small picture, and what makes one if anything does."""
+    if not id:
+        return "there is no id; expected ?id= and the id of a row"
+    row = f"the row with the id {cited(id)} of collection {cited(collection.name)}"
+    column = quoted(collection.image) if collection.image else "null"
+    begins = f"case when typeof({column}) = 'blob' then substr({column}, 1, {FIRST_BYTES}) end"
+    of_row = from_clause(collection, "", f"{quoted_key(collection)} = ?")
+    matches = rows(conn, f"select {begins}, rowid {of_row} limit 1", [id])
+    if not matches:
+        return f"collection {cited(collection.name)} has no row with the id {cited(id)}"
+    if collection.url:
+        return f"{row} has no small picture here, because its image is at another URL (image_url)"
+    first, rowid = matches[0]
+    if not first:
+        return f"{row} has no image"
+    if format_of(first) is None or is_unreadable(conn, collection, rowid):
+        return f"{row} has an image that cannot be read; no small picture can be made of it"
+    return f"{row} has no small picture yet; llm clip index makes it"
+
+
+def is_unreadable(conn, collection: Collection, rowid: int) -> bool:
+    """True if `llm clip index` could not read the image of a row."""
+    sql = "select 1 from main.clip_thumbnails where collection = ? and row = ? and image is null"
+    return "row" in columns_of(conn, "clip_thumbnails") and bool(rows(conn, sql, [collection.name, rowid]))
