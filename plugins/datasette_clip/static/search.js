@@ -19,10 +19,12 @@ let newest = new AbortController(); // of the newest request; responses to older
 let timer;
 let typedAt = -Infinity; // when typed words were last sent
 let shownUrl = location.href; // of the rows that are shown
+let loading = null; // the URL of further rows that are on their way
 let opener = null; // the link that opened the viewer
 
 /** Aborts the newest request. The caller's request is now the newest. */
 function begin() {
+  loading = null;
   clearTimeout(timer);
   newest.abort();
   return (newest = new AbortController());
@@ -124,7 +126,11 @@ function keepImages(answer) {
 
 /** Appends the rows that follow. `focus`: to the first of them. */
 async function more(link, { focus = true } = {}) {
-  const page = await ask(begin(), link.href);
+  if (link.href === loading) return;
+  const mine = begin();
+  loading = link.href;
+  const page = await ask(mine, link.href);
+  if (mine === newest) loading = null;
   const grid = page?.querySelector("#clip-grid");
   if (!grid) return page && say(page.querySelector("#clip-result").textContent.trim());
   const first = grid.querySelector("a");
