@@ -9,6 +9,7 @@ import io
 import json
 import re
 import shlex
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -25,7 +26,7 @@ from datasette_clip.model import embedding_queue
 from datasette_clip.pages import search as search_pages
 from drawings import drawing
 from page_forms import errors_in
-from serving import environment, serving
+from serving import environment, run_llm, serving
 
 LIST = "/-/clip/search"
 PAGE, JSON = f"{LIST}/photos/emoji", f"{LIST}/photos/emoji.json"
@@ -326,6 +327,46 @@ def test_a_picture_of_a_column_is_shown_where_it_is_an_address_of_one(
     assert hits_in(page)[0][0] == "1"
     assert (f'<img src="{html.escape(url)}" alt="brass"' in page) == shown
     assert ("<span>brass</span>" in page) != shown
+
+
+# Weak matches
+
+
+@pytest.fixture(scope="module")
+def measured(photos, demo_dir, tmp_path_factory) -> Path:
+    """The collection after `llm clip index`."""
+    folder = tmp_path_factory.mktemp("measured")
+    file = Path(shutil.copy(photos, folder / "photos.db"))
+    run_llm("clip", "index", str(file), env=environment(folder / "llm", CLIP_MODEL_DIR=str(demo_dir)))
+    return file
+
+
+@pytest.mark.parametrize("q", ["red heart", "cat", "garbage collection", "a power of attorney", "heart - blue"])
+def test_a_divider_stands_before_the_first_row_below_the_floor(q, measured, demo_dir, monkeypatch):
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    datasette = datasette_of(measured)
+    answer = call(datasette, search_url(JSON, q=q, k=K)).json()
+    strong = [hit["id"] for hit in answer["results"] if hit["score"] >= answer["floor"]]
+    before, divider, _ = call(datasette, search_url(q=q)).text.partition('<li class="clip-weak">')
+    assert [id for id, _ in hits_in(before)] == strong
+    assert divider
+    assert len(hits_in(call(datasette, search_url(q=q)).text)) == K
+
+
+def test_what_fits_and_what_does_not_are_told_apart(measured, demo_dir, monkeypatch):
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    datasette = datasette_of(measured)
+    nothing = "Perhaps nothing here fits these words: all of these are weak matches."
+    assert nothing not in call(datasette, search_url(q="broken heart")).text
+    assert nothing in call(datasette, search_url(q="the burden of proof")).text
+
+
+@pytest.mark.parametrize("q", ["", "id:red_heart", "red heart + id:red_heart"])
+def test_only_words_have_a_floor(q, measured, photos, demo_dir, monkeypatch):
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    assert "floor" not in call(datasette_of(measured), search_url(JSON, q=q)).json()
+    assert "clip-weak" not in call(datasette_of(measured), search_url(q=q)).text
+    assert "floor" not in call(datasette_of(photos), search_url(JSON, q="cat")).json()
 
 
 # Lists and links
