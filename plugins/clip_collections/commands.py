@@ -8,7 +8,7 @@ import time
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -209,8 +209,9 @@ def index(
 ):
     """Make search in a collection fast
 
-    Writes sign bits of the vectors, and thumbnails of the images, into tables of the same file, which may be served
-    meanwhile. A run that was ended goes on from where it stopped when it is run again.
+    Writes sign bits of the vectors, thumbnails of the images, and the score that unrelated texts reach, into tables of
+    the same file, which may be served meanwhile. A run that was ended goes on from where it stopped when it is run
+    again.
     """
     from .collection import llm_collection_names, open_collection, table_collection
     from .index.build import connect
@@ -228,6 +229,20 @@ def index(
             raise InputError(f"{database} has no collections; llm embed-multi and llm clip embed make one")
         for collection in collections:
             index_one(conn, collection, not no_thumbnails)
+            measure_floor(conn, collection)
+
+
+def measure_floor(conn: sqlite3.Connection, collection: Collection) -> None:
+    """Measure the floor of a collection of the model clip, if that model is here; search works without."""
+    from llm_clip_onnx import MODEL_ID
+    from llm_clip_onnx.engine import default_engine
+    from llm_clip_onnx.errors import ModelDirError
+
+    from .floor import write_floor
+
+    with suppress(ModelDirError, ImportError):
+        if collection.model == MODEL_ID and default_engine().manifest.embed_dim == collection.embed_dim:
+            write_floor(conn, collection, default_engine().embed_item)
 
 
 def index_one(conn: sqlite3.Connection, collection: Collection, with_thumbnails: bool) -> None:

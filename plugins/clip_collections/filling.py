@@ -18,6 +18,7 @@ from llm_clip_onnx.errors import InputError
 from .collection import open_collection
 from .commands import index_one, report_outcomes
 from .fill import Fill
+from .floor import write_floor
 from .folder import read_folder
 from .index.build import connect
 from .photo_folders import PhotoFolder
@@ -137,12 +138,13 @@ def has_rows(photos: PhotoFolder) -> bool:
         return open_collection(conn, photos.collection).embed_dim is not None
 
 
-def index_photos(photos: PhotoFolder) -> None:
-    """Index the collection, if it has vectors."""
+def index_photos(photos: PhotoFolder, embedder: Embedder) -> None:
+    """Index the collection and measure its floor, if it has vectors."""
     with closing(connect(str(photos.database))) as conn:
         collection = open_collection(conn, photos.collection)
         if collection.embed_dim is not None:
             index_one(conn, collection, True)
+            write_floor(conn, collection, lambda text: embedder.embed_item(text, None))
 
 
 def say_fault(photos: PhotoFolder, error: Exception) -> None:

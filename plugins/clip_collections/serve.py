@@ -234,7 +234,7 @@ class Follower:
         self.states[photos] = state
         fill(photos, self.embedder, self.exclude, self.force, self.stop, begin)
         if not self.stop.is_set():
-            index_photos(photos)
+            index_photos(photos, self.embedder)
 
     def watch(self, server: LocalServer) -> None:
         """Look again and again until the end."""

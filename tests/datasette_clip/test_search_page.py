@@ -9,6 +9,7 @@ import io
 import json
 import re
 import shlex
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -25,7 +26,7 @@ from datasette_clip.model import embedding_queue
 from datasette_clip.pages import search as search_pages
 from drawings import drawing
 from page_forms import errors_in
-from serving import environment, serving
+from serving import environment, run_llm, serving
 
 LIST = "/-/clip/search"
 PAGE, JSON = f"{LIST}/photos/emoji", f"{LIST}/photos/emoji.json"
@@ -328,6 +329,46 @@ def test_a_picture_of_a_column_is_shown_where_it_is_an_address_of_one(
     assert ("<span>brass</span>" in page) != shown
 
 
+# Weak matches
+
+
+@pytest.fixture(scope="module")
+def measured(photos, demo_dir, tmp_path_factory) -> Path:
+    """The collection after `llm clip index`."""
+    folder = tmp_path_factory.mktemp("measured")
+    file = Path(shutil.copy(photos, folder / "photos.db"))
+    run_llm("clip", "index", str(file), env=environment(folder / "llm", CLIP_MODEL_DIR=str(demo_dir)))
+    return file
+
+
+@pytest.mark.parametrize("q", ["red heart", "cat", "garbage collection", "a power of attorney", "heart - blue"])
+def test_a_divider_stands_before_the_first_row_below_the_floor(q, measured, demo_dir, monkeypatch):
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    datasette = datasette_of(measured)
+    answer = call(datasette, search_url(JSON, q=q, k=K)).json()
+    strong = [hit["id"] for hit in answer["results"] if hit["score"] >= answer["floor"]]
+    before, divider, _ = call(datasette, search_url(q=q)).text.partition('<li class="clip-weak">')
+    assert [id for id, _ in hits_in(before)] == strong
+    assert divider
+    assert len(hits_in(call(datasette, search_url(q=q)).text)) == K
+
+
+def test_what_fits_and_what_does_not_are_told_apart(measured, demo_dir, monkeypatch):
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    datasette = datasette_of(measured)
+    nothing = "Perhaps nothing here fits these words: all of these are weak matches."
+    assert nothing not in call(datasette, search_url(q="broken heart")).text
+    assert nothing in call(datasette, search_url(q="the burden of proof")).text
+
+
+@pytest.mark.parametrize("q", ["", "id:red_heart", "red heart + id:red_heart"])
+def test_only_words_have_a_floor(q, measured, photos, demo_dir, monkeypatch):
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    assert "floor" not in call(datasette_of(measured), search_url(JSON, q=q)).json()
+    assert "clip-weak" not in call(datasette_of(measured), search_url(q=q)).text
+    assert "floor" not in call(datasette_of(photos), search_url(JSON, q="cat")).json()
+
+
 # Lists and links
 
 
@@ -446,7 +487,11 @@ def hits_shown_on(page) -> list[tuple[str, str]]:
 
 
 def wait_for_first(page, id: str) -> None:
-    page.locator(f'#clip-grid > li:first-child [title="The row {id}"]').wait_for()
+    page.locator(f'#clip-grid > li:first-child [data-id="{id}"]').wait_for()
+
+
+def wait_for_rows(page, rows: int) -> None:
+    page.wait_for_function("rows => document.querySelectorAll('#clip-grid > li').length === rows", arg=rows)
 
 
 def wait_for_title(page, begins: str) -> None:
@@ -501,22 +546,27 @@ def test_a_picture_is_shrunk_sent_and_kept_while_words_change(way, browser_page,
     else:
         drop_or_paste(browser_page, way, "#clip-q", [("heart.png", drawing("heart", 3000, 2000))])
     browser_page.locator(".clip-kept img").wait_for()
-    img = browser_page.input_value("[name=img]")
-    assert Image.open(io.BytesIO(base64.urlsafe_b64decode(img + "=" * (-len(img) % 4)))).size == (224, 224)
-    assert hits_shown_on(browser_page) == hits_by_json(server, img=img)
+    seen = browser_page.get_attribute(".clip-kept img", "src")
+    assert Image.open(io.BytesIO(base64.b64decode(seen.partition(",")[2] + "=="))).size == (224, 224)
+    assert [method for method, _ in sent if method != "GET"] == ["POST"]
+    kept = browser_page.input_value("#clip-asked [name=q]")
+    assert kept.startswith("vector:")
+    assert hits_shown_on(browser_page) == hits_by_json(server, q=kept)
+    assert parse_qs(urlsplit(browser_page.url).query) == {"q": [kept]}
     browser_page.fill("#clip-q", "yellow")
     wait_for_title(browser_page, "yellow:")
-    assert hits_shown_on(browser_page) == hits_by_json(server, img=img, q="yellow")
+    assert hits_shown_on(browser_page) == hits_by_json(server, q=["yellow", kept])
     assert browser_page.locator(".clip-kept img").is_visible()
-    assert [method for method, _ in sent if method != "GET"] == []
-    assert "img" not in sent[-1][1]  # the vector is sent instead, which is shorter
-    assert parse_qs(urlsplit(browser_page.url).query) == {"q": ["yellow"], "img": [img]}
+    assert [method for method, _ in sent if method != "GET"] == ["POST"]
+    assert parse_qs(urlsplit(browser_page.url).query) == {"q": ["yellow", kept]}
+    assert len(browser_page.url) < 3300
+    browser_page.reload()
+    assert browser_page.get_attribute(".clip-kept img", "src") == seen
+    assert hits_shown_on(browser_page) == hits_by_json(server, q=["yellow", kept])
     browser_page.click("text=Remove the picture")
     browser_page.wait_for_url(server + search_url(q="yellow"))
-    wait_until(
-        browser_page,
-        f"document.querySelector('.clip-score').textContent === '{hits_by_json(server, q='yellow')[0][1]}'",
-    )
+    score = hits_by_json(server, q="yellow")[0][1]
+    browser_page.wait_for_function("score => document.querySelector('.clip-score').textContent === score", arg=score)
     assert browser_page.locator(".clip-kept").count() == 0
 
 
@@ -532,8 +582,7 @@ def test_the_address_opened_afresh_shows_the_same(browser_page, chromium_process
         page.goto(browser_page.url)
         assert hits_shown_on(page) == hits_shown_on(browser_page)
         assert page.input_value("#clip-q") == "yellow - blue"
-        pictures = [one.get_attribute(".clip-kept img", "src") for one in (page, browser_page)]
-        assert pictures[0] == pictures[1]
+        assert page.inner_text(".clip-kept").startswith("Rows like a picture.")  # whose vector alone is in the address
 
 
 @chromium
@@ -560,15 +609,69 @@ def test_back_and_forward_go_from_question_to_question(browser_page, server):
 
 
 @chromium
-def test_more_rows_are_appended_until_there_are_none(browser_page, server):
+def test_further_rows_come_by_the_keyboard_until_there_are_none(browser_page, server):
     browser_page.goto(server + search_url(q="cat"))
     for rows in (2 * K, ROWS):
-        browser_page.click("#clip-more a")
-        wait_until(browser_page, f"document.querySelectorAll('#clip-grid > li').length === {rows}")
+        browser_page.focus("#clip-more a")
+        browser_page.keyboard.press("Enter")
+        wait_for_rows(browser_page, rows)
         assert browser_page.inner_text("#clip-status") == f"{rows} rows"
-        assert browser_page.evaluate("document.activeElement.className") == "clip-like"
+        if rows == ROWS:
+            break
     assert browser_page.locator("#clip-more").count() == 0
     assert hits_shown_on(browser_page) == hits_in_json(httpx.get(server + search_url(JSON, q="cat", k=1000)).json())
+
+
+@chromium
+def test_further_rows_come_while_one_scrolls_and_the_address_leads_to_as_many(browser_page, chromium_process, server):
+    browser_page.set_viewport_size({"width": 800, "height": 400})  # the end of the first rows is far
+    browser_page.goto(server + search_url(q="cat"))
+    assert len(hits_shown_on(browser_page)) == K
+    for rows in (2 * K, ROWS):
+        browser_page.evaluate("document.querySelector('#clip-more').scrollIntoView()")
+        wait_for_rows(browser_page, rows)
+        browser_page.wait_for_url(server + search_url(q="cat", k=rows))
+    with new_context(chromium_process, java_script_enabled=False) as another:
+        page = another.new_page()
+        page.goto(browser_page.url)
+        assert hits_in(page.content()) == hits_shown_on(browser_page)
+    browser_page.fill("#clip-q", "dog")
+    wait_for_title(browser_page, "dog:")
+    assert browser_page.url == server + search_url(q="dog")
+
+
+@chromium
+def test_a_picture_is_asked_for_once_whatever_is_typed(browser_page, server):
+    asked: list[str] = []
+    browser_page.on("request", lambda request: asked.append(request.url))
+    browser_page.goto(server + search_url(q="cat"))
+    browser_page.wait_for_load_state("networkidle")
+    for q in ("cat a", "cat an", "cat and", "cat", "cat and dog"):
+        browser_page.fill("#clip-q", q)
+        wait_for_title(browser_page, f"{q}:")
+    browser_page.wait_for_load_state("networkidle")
+    pictures = [url for url in asked if "/-/clip/thumbnail/" in url]
+    assert len(pictures) == len(set(pictures)) >= 12
+
+
+@chromium
+def test_chips_and_dates_filter_and_keep_words_focus_and_address(browser_page, server):
+    browser_page.goto(server + search_url(q="heart"))
+    chip = browser_page.locator(".clip-facet a", has_text="smileys & emotion")
+    chip.focus()
+    browser_page.keyboard.press("Enter")
+    browser_page.locator(".clip-chip[aria-current]").wait_for()
+    fields = {"q": "heart", "meta.group": "smileys & emotion"}
+    assert browser_page.url == server + search_url(**fields)
+    assert hits_shown_on(browser_page) == hits_by_json(server, **fields)
+    assert browser_page.evaluate("document.activeElement.textContent").startswith("smileys & emotion")
+    browser_page.fill("#clip-q", "cat")
+    wait_for_title(browser_page, "cat:")
+    assert hits_shown_on(browser_page) == hits_by_json(server, **fields | {"q": "cat"})
+    browser_page.click("text=All rows again")
+    browser_page.wait_for_url(server + search_url(q="cat"))
+    browser_page.wait_for_function("() => !document.querySelector('.clip-chip[aria-current]')")
+    assert hits_shown_on(browser_page) == hits_by_json(server, q="cat")
 
 
 @chromium
@@ -626,8 +729,11 @@ def test_the_keyboard_alone_is_enough_and_its_focus_is_seen(browser_page, server
         )
         assert outline not in ("none", ""), name
         order.append(name)
-    assert order[:3] == ["submit", "Only some rows", "clip-files"]
-    assert [re.match(r"More like|More of|Less of", one) is not None for one in order[3:]] == [True, False, True, True]
+    assert order[:2] == ["submit", "clip-files"]
+    summary = order.index("More: a condition in SQL")
+    assert all(re.match(r"[a-z& ]+ \d+$|\d+ more", one) for one in order[2:summary]), order  # the chips
+    wanted = ["Show", "More like", "More of", "Less of"]
+    assert [one.startswith(begins) for one, begins in zip(order[summary + 1 :], wanted, strict=True)] == [True] * 4
     browser_page.keyboard.press("Enter")
     wait_for_title(browser_page, "cat - id:")
     assert browser_page.evaluate("document.activeElement.id") == "clip-result"
@@ -661,12 +767,12 @@ def test_without_a_script_form_and_links_do_the_same(chromium_process, server):
         with page.expect_navigation():
             page.click("text=Search by this image")
         assert page.locator(".clip-kept img").bounding_box()["width"] > 90
-        img = page.input_value("[name=img]")
-        assert hits_in(page.content()) == hits_by_json(server, img=img, q="yellow")
+        kept = page.input_value("#clip-asked [name=q]")
+        assert hits_in(page.content()) == hits_by_json(server, q=["yellow", kept])
         page.fill("#clip-q", "blue")
         with page.expect_navigation():
             page.click("input[type=submit]")
-        assert hits_in(page.content()) == hits_by_json(server, img=img, q="blue")
+        assert hits_in(page.content()) == hits_by_json(server, q=["blue", kept])
         assert page.locator("[data-script]:visible").count() == 0
 
 
@@ -685,7 +791,7 @@ def test_the_page_fits_its_window_and_asks_no_other_host(width, browser_page, se
     browser_page.fill("#clip-q", "unpronounceable" * 20)
     wait_for_title(browser_page, "unpronounceable")
     browser_page.click("#clip-elsewhere summary")
-    browser_page.click("text=Only some rows")
+    browser_page.click("text=More: a condition in SQL")
     upload(browser_page, ("heart.png", drawing("heart")))
     browser_page.locator(".clip-kept img").wait_for()
     assert fits()
@@ -707,9 +813,7 @@ def test_nothing_of_the_database_runs_in_the_browser(browser_page, demo_engine, 
         browser_page.goto(url + PAGE)
         browser_page.fill("#clip-q", NASTY)
         wait_for_title(browser_page, NASTY[:10])
-        browser_page.click(
-            f'[title="The row {NASTY.replace(chr(34), chr(92) + chr(34))}"] ~ .clip-marks [aria-label^="More of"]'
-        )
+        browser_page.click(f'[data-id="{NASTY.replace(chr(34), chr(92) + chr(34))}"] [aria-label^="More of"]')
         wait_for_title(browser_page, '"' + NASTY.replace('"', '\\"')[:5])  # the query is the text in quotes and an id
         browser_page.evaluate("new Promise(done => setTimeout(done, 200))")
         assert len(hits_shown_on(browser_page)) == 2

@@ -11,14 +11,17 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
+import httpx
 import pytest
 from datasette.app import Datasette
 from PIL import Image
 
+from browser import chromium, new_context
 from datasette_clip.api import original
 from datasette_guard import ConfigError
 from nasty import photo, saved
 from page_forms import call, errors_in, get
+from serving import environment, serving
 from stored import llms_database, random_vectors
 
 VIEW, ORIGINAL, SEARCH, THUMBNAIL = (
@@ -331,3 +334,160 @@ def test_nothing_of_the_database_is_markup(demo_dir, tmp_path, monkeypatch):
         assert page.status_code == 200
         assert "<script>window" not in page.text
         assert "<img src=x" not in page.text
+
+
+# In a browser
+
+ROWS = 60
+
+
+@pytest.fixture(scope="module")
+def server(demo_dir, tmp_path_factory):
+    """The address of a server with ROWS photos of a folder."""
+    folder = tmp_path_factory.mktemp("browser")
+    names = [f"{number:02d}.png" for number in range(ROWS)]
+    (folder / "album").mkdir()
+    for number, name in enumerate(names):
+        image = saved(photo(40 + number, 40), "PNG")
+        (folder / "album" / name).write_bytes(image)
+    vectors = random_vectors(ROWS, 512)
+    with closing(llms_database(str(folder / "photos.db"), album=dict(zip(names, vectors)))) as conn, conn:
+        conn.execute("create table clip_thumbnails (collection text, id, image blob, row integer)")
+        conn.execute("insert into clip_thumbnails select 'album', id, ?, rowid from embeddings", [JPEG])
+    originals = json.dumps({"photos": {"album": str(folder / "album")}})
+    env = environment(folder / "llm", CLIP_MODEL_DIR=str(demo_dir), CLIP_ORIGINALS=originals)
+    with serving(str(folder / "photos.db"), env=env, log=folder / "log") as address:
+        yield address
+
+
+Q = 'id:"00.png"'
+
+
+def results_of(server: str) -> list[str]:
+    answer = httpx.get(server + url(f"{SEARCH}.json", q=Q, k=ROWS)).json()
+    return [row["id"] for row in answer["results"]]
+
+
+def wait_for_picture(page, id: str) -> None:
+    """Wait until the picture of a row is shown large, by its own number of pixels."""
+    page.wait_for_function(
+        "([src, width]) => { const image = document.querySelector('.clip-stage img');"
+        " return image && image.getAttribute('src') === src && image.naturalWidth === width }",
+        arg=[url(ORIGINAL, id=id), 40 + int(id[:2])],
+    )
+
+
+def loaded(page) -> int:
+    return page.evaluate("document.querySelectorAll('#clip-grid > li').length")
+
+
+@chromium
+def test_a_click_shows_the_file_and_back_leads_to_the_same_place_with_all_rows(browser_page, server):
+    ids = results_of(server)
+    browser_page.set_viewport_size({"width": 800, "height": 500})
+    browser_page.goto(server + url(SEARCH, q=Q))
+    browser_page.evaluate("document.querySelector('#clip-more').scrollIntoView()")
+    browser_page.wait_for_url(server + url(SEARCH, q=Q, k=48))
+    tile = browser_page.locator("[data-view]").nth(30)
+    tile.scroll_into_view_if_needed()
+    before, rows = browser_page.evaluate("scrollY"), loaded(browser_page)
+    assert (before > 0, rows >= 48) == (True, True)
+    tile.click()
+    wait_for_picture(browser_page, ids[30])
+    assert browser_page.url == server + url(VIEW, id=ids[30], q=Q, at=31)
+    assert browser_page.evaluate("document.querySelector('dialog').contains(document.activeElement)")
+    for leave in (
+        browser_page.go_back,
+        lambda: browser_page.keyboard.press("Escape"),
+        lambda: browser_page.click("text=Close"),
+    ):
+        if not browser_page.locator("dialog[open]").count():
+            browser_page.go_forward()
+            wait_for_picture(browser_page, ids[30])
+        leave()
+        browser_page.locator("dialog[open]").wait_for(state="detached")
+        assert browser_page.url == server + url(SEARCH, q=Q, k=rows)
+        assert (browser_page.evaluate("scrollY"), loaded(browser_page)) == (before, rows)
+        assert browser_page.evaluate("document.activeElement.closest('li').id") == "row-31"
+
+
+@chromium
+def test_the_arrow_keys_go_through_the_results_beyond_the_loaded_rows(browser_page, server):
+    ids = results_of(server)
+    browser_page.goto(server + url(SEARCH, q=Q))
+    browser_page.locator("[data-view]").nth(22).click()
+    wait_for_picture(browser_page, ids[22])
+    for key, at in zip(["ArrowRight"] * 3 + ["ArrowLeft"] * 4, (23, 24, 25, 24, 23, 22, 21)):
+        browser_page.keyboard.press(key)
+        wait_for_picture(browser_page, ids[at])
+    browser_page.go_back()  # all of them were one step
+    browser_page.locator("dialog[open]").wait_for(state="detached")
+    assert browser_page.url.startswith(server + url(SEARCH, q=Q))
+
+
+@chromium
+def test_more_and_less_like_this_take_the_place_of_the_picture(browser_page, server):
+    ids = results_of(server)
+    browser_page.goto(server + url(SEARCH, q=Q))
+    browser_page.locator("[data-view]").nth(5).click()
+    wait_for_picture(browser_page, ids[5])
+    browser_page.click("dialog >> text=More like this")
+    browser_page.locator(f'#clip-grid > li:first-child [data-id="{ids[5]}"]').wait_for()
+    assert browser_page.input_value("#clip-q") == f'id:"{ids[5]}"'
+    assert browser_page.locator("dialog[open]").count() == 0
+    browser_page.go_back()
+    browser_page.locator(f'#clip-grid > li:first-child [data-id="{ids[0]}"]').wait_for()
+    browser_page.locator("[data-view]").nth(5).click()
+    wait_for_picture(browser_page, ids[5])
+    browser_page.click("dialog >> text=Less like this")
+    browser_page.wait_for_function("q => document.querySelector('#clip-q').value === q", arg=f'{Q} - id:"{ids[5]}"')
+
+
+@chromium
+def test_reloaded_the_picture_is_a_page_of_its_own_and_back_leads_to_the_rows(browser_page, server):
+    ids = results_of(server)
+    browser_page.goto(server + url(SEARCH, q=Q))
+    browser_page.locator("[data-view]").nth(3).click()
+    wait_for_picture(browser_page, ids[3])
+    browser_page.reload()
+    wait_for_picture(browser_page, ids[3])
+    assert browser_page.locator("dialog").count() == 0
+    browser_page.keyboard.press("ArrowRight")
+    wait_for_picture(browser_page, ids[4])
+    browser_page.go_back()
+    browser_page.locator("#clip-grid").wait_for()
+    assert loaded(browser_page) >= 24
+
+
+@chromium
+def test_without_a_script_links_lead_through_the_pictures_and_back(chromium_process, server):
+    ids = results_of(server)
+    with new_context(chromium_process, java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto(server + url(SEARCH, q=Q))
+        for link, at in (("[data-view] >> nth=2", 2), ("text=Next", 3), ("text=Next", 4), ("text=Previous", 3)):
+            with page.expect_navigation():
+                page.click(link)
+            assert page.get_attribute(".clip-stage img", "src") == url(ORIGINAL, id=ids[at])
+        with page.expect_navigation():
+            page.click("text=Back to the results")
+        assert page.url == server + url(SEARCH, q=Q) + "#row-4"
+        with page.expect_navigation():
+            page.click("[data-view] >> nth=2")
+        with page.expect_download() as download:
+            page.click("text=Download")
+        assert download.value.suggested_filename == ids[2]
+
+
+@chromium
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_the_viewer_fits_its_window(width, browser_page, server):
+    browser_page.set_viewport_size({"width": width, "height": 800})
+    browser_page.goto(server + url(SEARCH, q=Q))
+    assert browser_page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    browser_page.locator("[data-view]").first.click()
+    wait_for_picture(browser_page, "00.png")
+    assert browser_page.evaluate("(dialog => dialog.scrollWidth <= innerWidth)(document.querySelector('dialog'))")
+    browser_page.reload()
+    wait_for_picture(browser_page, "00.png")
+    assert browser_page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -34,6 +34,7 @@ from clip_collections.collection import (
     quoted_key,
     rows,
 )
+from clip_collections.floor import floor_of
 from clip_collections.query import Term
 from datasette_guard import CORS_HEADERS, Sentence, collect_soon, may, telling
 from llm_clip_onnx import MODEL_ID, vectors
@@ -208,10 +209,12 @@ async def run_search(datasette, request, ref: CollectionRef, search_request: Sea
             embedding = await in_thread(search_embedding, config, ref.collection, search_request, stored)
         if search_request.images:
             collect_soon()
-    rows, filling = await database.execute_fn(
+    is_of_words = not search_request.images and all(term.kind == "text" for term in terms)
+    rows, filling, floor = await database.execute_fn(
         lambda conn: (
             read_rows(conn, limit_ms, ref.collection, embedding, search_request),
             filling_of(conn, ref.collection),
+            floor_of(conn, ref.collection, embedding) if embedding is not None and is_of_words else None,
         )
     )
     origin = datasette.absolute_url(request, "/").removesuffix("/")
@@ -226,7 +229,9 @@ async def run_search(datasette, request, ref: CollectionRef, search_request: Sea
         "results": results,
         "next": None,
         "next_url": None,
-    } | ({"filling": filling} if filling else {})
+    }
+    content |= {"filling": filling} if filling else {}
+    content |= {"floor": round(floor, DIGITS)} if floor is not None else {}
     if len(rows) > search_request.k:
         content["next"] = search_request.offset + search_request.k
         content["next_url"] = datasette.absolute_url(request, next_path(datasette, ref, search_request, vector))

@@ -111,6 +111,7 @@ async def fill_search(datasette, request, ref: CollectionRef, page: Page) -> Non
         render_row(page, words, result, origin, at)
         for at, result in enumerate(page["results"], search_request.offset + 1)
     ]
+    page["weak_from"] = weak_from(page)
     page |= await other_ways(datasette, request, ref, page, search_request)
     page["facets"] = await facet_chips(datasette, ref, page, search_request)
     page["has_dates"] = any(facet["key"] == TAKEN for facet in page["facets"])
@@ -150,6 +151,12 @@ async def read_picture(datasette, request, fields: FormFields, page: Page) -> Pi
         raise InputError(sentences[0])
     page["picture"] = picture
     return picture
+
+
+def weak_from(page: Page) -> int | None:
+    """The place of the first row whose score is below the floor; None if it is not on this page."""
+    weak = [row["at"] for row in page["results"] if "floor" in page and row["score"] < page["floor"]]
+    return weak[0] if weak and (weak[0] == 1 or weak[0] > page["results"][0]["at"]) else None
 
 
 def query_links(page: Page, words: tuple[Term, ...], search_request: SearchRequest) -> Page:

@@ -19,10 +19,12 @@ let newest = new AbortController(); // of the newest request; responses to older
 let timer;
 let typedAt = -Infinity; // when typed words were last sent
 let shownUrl = location.href; // of the rows that are shown
+let loading = null; // the URL of further rows that are on their way
 let opener = null; // the link that opened the viewer
 
 /** Aborts the newest request. The caller's request is now the newest. */
 function begin() {
+  loading = null;
   clearTimeout(timer);
   newest.abort();
   return (newest = new AbortController());
@@ -124,16 +126,21 @@ function keepImages(answer) {
 
 /** Appends the rows that follow. `focus`: to the first of them. */
 async function more(link, { focus = true } = {}) {
-  const page = await ask(begin(), link.href);
+  if (link.href === loading) return;
+  const mine = begin();
+  loading = link.href;
+  const page = await ask(mine, link.href);
+  if (mine === newest) loading = null;
   const grid = page?.querySelector("#clip-grid");
   if (!grid) return page && say(page.querySelector("#clip-result").textContent.trim());
+  if (result.querySelector(".clip-weak")) grid.querySelector(".clip-weak")?.remove();
   const first = grid.querySelector("a");
   result.querySelector("#clip-grid").append(...grid.children);
   const next = page.querySelector("#clip-more");
   if (next) result.querySelector("#clip-more").replaceWith(next);
   else result.querySelector("#clip-more").remove();
   if (focus) first.focus({ preventScroll: true });
-  const rows = result.querySelectorAll("#clip-grid > li").length;
+  const rows = result.querySelectorAll("#clip-grid > li[id]").length;
   status.textContent = `${rows} rows`;
   rememberRows(rows);
   watchEnd();
@@ -300,12 +307,12 @@ async function poll() {
     if (answer?.ok && !answer.filling) {
       line.textContent = "All pictures are read.";
       line.id = "";
-      if (!viewer.isOpen && result.querySelectorAll("#clip-grid > li").length <= FIRST_ROWS) search({ typed: true });
+      if (!viewer.isOpen && result.querySelectorAll("#clip-grid > li[id]").length <= FIRST_ROWS) search({ typed: true });
     } else if (total) {
       Object.assign(line.querySelector("progress"), { max: total, value: done });
       const [a, b, c] = [done, total, searchable].map((number) => number.toLocaleString("en"));
       line.querySelector("span").textContent = `${a} of ${b} pictures are read. ${c} can be searched already.`;
-      if (!viewer.isOpen && !box.value && result.querySelectorAll("#clip-grid > li").length < FIRST_ROWS) search({ typed: true });
+      if (!viewer.isOpen && !box.value && result.querySelectorAll("#clip-grid > li[id]").length < FIRST_ROWS) search({ typed: true });
     }
   } catch {
     // the server may be starting again
