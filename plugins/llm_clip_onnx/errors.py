@@ -32,8 +32,13 @@ def cited_json(value: object) -> str:
 
 def shortened(text: object) -> str:
     """What came in, or another library's sentence about it, as messages show it: one line of at most 60 characters."""
-    line = " ".join(str(text)[: 2 * QUOTED_CHARACTERS].split())
+    line = printable(" ".join(str(text)[: 2 * QUOTED_CHARACTERS].split()))
     return line if len(line) <= QUOTED_CHARACTERS else f"{line[: QUOTED_CHARACTERS - 3]}..."
+
+
+def printable(text: str) -> str:
+    """The text with what a terminal would obey, or UTF-8 cannot hold, as Python escapes it."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 class ClipError(Exception):

@@ -6,6 +6,7 @@ layout.py and fetched by hub.py.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, cited, shortened
 from ..model_dir import Preprocess, Source, Tokens, sha256_of
 from .image_processor import read_preprocess
-from .keys import CONFIG, TOKENIZER_CONFIG, check_keys, unfollowed
+from .keys import CONFIG, CONFIG_KEYS, MODULES, TEXT_KEYS, TOKENIZER_CONFIG, VISION_KEYS, check_keys, misfit, unfollowed
+from .kinds import NO_LIMIT, Kind
 from .layout import (
     NOTICE,
     PICKLE,
@@ -98,7 +100,9 @@ def read_checkpoint(root: Path, source: str, commit: str | None) -> Checkpoint:
 
 
 def read_parts(root: Path, source: str, commit: str | None) -> Checkpoint:
-    folder = root / clip_folder(root, source)
+    folder = root / (path := clip_folder(root, source))
+    if path and not os.path.isdir(folder):
+        raise misfit(MODULES, "path", path, source, "the folder of a CLIP")
     settings, config = read_object(folder / CONFIG, source), read_config(folder / CONFIG, source)
     tensors, weights = open_tensors(folder, source)
     check_shapes(config, tensors, source)
@@ -114,13 +118,18 @@ def read_parts(root: Path, source: str, commit: str | None) -> Checkpoint:
 
 def check_ends(config: ClipConfig, tokenizer: CheckpointTokenizer, source: str) -> None:
     """Raises CheckpointError if the model would not find the end of a text where the tokenizer puts it."""
-    end = f"{tokenizer.tokens.end}, {tokenizer.end_id}"
+    end = f"{shortened(tokenizer.tokens.end)}, {tokenizer.end_id}"
     if tokenizer.highest_id >= config.vocab_size:
         raise CheckpointError(
-            f"{source}: the tokenizer has id {tokenizer.highest_id}, the token table {config.vocab_size} rows"
+            f"{source}: {tokenizer.highest_file} has the token {cited(tokenizer.highest)} with id "
+            f"{tokenizer.highest_id}; {CONFIG}'s text_config says vocab_size {config.vocab_size}, rows of the token "
+            "table"
         )
     if config.end_id not in (2, tokenizer.end_id):
-        raise CheckpointError(f"{source}: eos_token_id is {config.end_id}; expected {end}, or the early checkpoints' 2")
+        raise CheckpointError(
+            f"{source}: {CONFIG}'s text_config says eos_token_id {config.end_id}; expected {end}, or the early "
+            "checkpoints' 2"
+        )
     if config.end_is_highest_id and tokenizer.pad_id > tokenizer.end_id:
         raise CheckpointError(
             f"{source}: {CONFIG} says eos_token_id 2, which ends a text at its highest id, and {TOKENIZER_CONFIG} a "
@@ -133,9 +142,12 @@ def read_context_length(
     root: Path, folder: Path, settings: Mapping, config: ClipConfig, tokenizer: CheckpointTokenizer, source: str
 ) -> int:
     """The most ids of a text. Raises CheckpointError if it depends on how the libraries are called."""
-    limit = tokenizer.max_length
+    file, key, limit = TOKENIZER_CONFIG, "model_max_length", tokenizer.max_length
     if module := read_modules(root, source):
-        limit = read_max_length(root, folder, str(module.get("type")), source) or limit
+        name, own = read_max_length(root, folder, str(module.get("type")), source)
+        file, key, limit = (name, "max_seq_length", own) if own else (file, key, limit)
+    if limit and config.context_length < limit <= NO_LIMIT:
+        raise unfollowed(file, key, limit, source, config.context_length)
     length = min(limit or config.context_length, config.context_length)
     top = settings.get("max_position_embeddings")
     for file, key, value in [(CONFIG, "max_position_embeddings", top), *filter(None, [tokenizer.call_length])]:
@@ -148,39 +160,38 @@ def read_config(file: Path, source: str) -> ClipConfig:
     """The config of a checkpoint. Raises CheckpointError if it is no CLIP, or has a part that cannot be baked."""
     config = read_object(file, source)
     if config.get("model_type") != "clip":
-        kind = config.get("model_type") or ", ".join(config.get("architectures", [])) or "no model_type"
-        raise CheckpointError(f"{source}: {CONFIG} says {kind!r}; only 'clip', with both its towers, can be baked")
-    check_keys(config, CONFIG, source)
-    text = part_of(config, "text_config", TEXT_DEFAULTS, source)
-    image = part_of(config, "vision_config", IMAGE_DEFAULTS, source)
-    if image["num_channels"] != 3:
-        raise CheckpointError(f"{source}: images of {image['num_channels']} channels; only 3 can be baked")
+        kind, names = config.get("model_type"), config.get("architectures")
+        kind = kind or (", ".join(map(str, names)) if isinstance(names, list) else names) or "no model_type"
+        raise CheckpointError(f"{source}: {CONFIG} says {cited(kind)}; only 'clip', with both its towers, can be baked")
+    check_keys(config, CONFIG, source, kinds=CONFIG_KEYS)
+    text = part_of(config, "text_config", TEXT_DEFAULTS, TEXT_KEYS, source)
+    image = part_of(config, "vision_config", IMAGE_DEFAULTS, VISION_KEYS, source)
     return ClipConfig(
-        text=tower_config(text, "text", source),
-        image=tower_config(image, "image", source),
+        text=tower_config(text, "text_config", source),
+        image=tower_config(image, "vision_config", source),
         embed_dim=config.get("projection_dim") or 512,
-        vocab_size=positive_int(text, "vocab_size"),
-        context_length=positive_int(text, "max_position_embeddings"),
-        end_id=positive_int(text, "eos_token_id"),
-        side=positive_int(image, "image_size"),
-        patch=positive_int(image, "patch_size"),
+        vocab_size=text["vocab_size"],
+        context_length=text["max_position_embeddings"],
+        end_id=text["eos_token_id"],
+        side=image["image_size"],
+        patch=image["patch_size"],
     )
 
 
-def part_of(config: Mapping, name: str, defaults: dict, source: str) -> dict:
+def part_of(config: Mapping, name: str, defaults: dict, kinds: Mapping[str, Kind], source: str) -> dict:
     """text_config or vision_config. Where the same name with _dict is there, its values and the defaults win."""
     values = dict(defaults)
     for key in (name, f"{name}_dict"):
         part = config.get(key)
         if part is not None:
-            check_keys(part, CONFIG, source, shown=f"{CONFIG}'s {key}")
+            check_keys(part, CONFIG, source, f"{CONFIG}'s {key}", kinds)
             values |= (defaults if key != name else {}) | given(part)
-    return values | {key: one_side(values[key]) for key in ("image_size", "patch_size") if key in values}
+    return values | {key: one_side(values[key]) for key in ("image_size", "patch_size") if key in defaults}
 
 
-def one_side(size: object) -> object:
-    """The side of a square that is given by its height and width; anything else as it is."""
-    return size[0] if isinstance(size, list) and len(size) == 2 and size[0] == size[1] else size
+def one_side(size: int | list[int]) -> int:
+    """The side of a square that may be given by its height and width."""
+    return size[0] if isinstance(size, list) else size
 
 
 def given(values: dict | None) -> dict:
@@ -188,39 +199,20 @@ def given(values: dict | None) -> dict:
     return {key: value for key, value in (values or {}).items() if value is not None}
 
 
-def positive_int(values: dict, key: str) -> int:
-    """values[key]. Raises ValueError if it is not a whole number above 0."""
-    if not isinstance(values[key], int) or isinstance(values[key], bool) or values[key] < 1:
-        raise ValueError(f"{key} is {values[key]!r}, expected a whole number above 0")
-    return values[key]
-
-
-def positive_number(values: dict, key: str) -> float:
-    """values[key]. Raises ValueError if it is not a number above 0."""
-    if not isinstance(values[key], int | float) or not values[key] > 0:
-        raise ValueError(f"{key} is {values[key]!r}, expected a number above 0")
-    return float(values[key])
-
-
-def tower_config(values: dict, name: str, source: str) -> TowerConfig:
-    width, heads, activation = (
-        positive_int(values, "hidden_size"),
-        positive_int(values, "num_attention_heads"),
-        values["hidden_act"],
-    )
-    if activation not in ("quick_gelu", "gelu"):
-        raise CheckpointError(
-            f"{source}: the {name} tower's hidden_act is {activation!r}; expected 'quick_gelu' or 'gelu'"
-        )
+def tower_config(values: dict, part: str, source: str) -> TowerConfig:
+    """The sizes of a tower. Raises CheckpointError if its heads do not divide its width."""
+    width, heads = values["hidden_size"], values["num_attention_heads"]
     if width % heads:
-        raise CheckpointError(f"{source}: the {name} tower's width {width} is no multiple of its {heads} heads")
+        raise CheckpointError(
+            f"{source}: {CONFIG}'s {part} says hidden_size {width}, no multiple of its num_attention_heads {heads}"
+        )
     return TowerConfig(
         width,
-        positive_int(values, "intermediate_size"),
-        positive_int(values, "num_hidden_layers"),
+        values["intermediate_size"],
+        values["num_hidden_layers"],
         heads,
-        activation,
-        positive_number(values, "layer_norm_eps"),
+        values["hidden_act"],
+        float(values["layer_norm_eps"]),
     )
 
 
@@ -274,7 +266,9 @@ def open_tensors(folder: Path, source: str) -> tuple[SafeTensors | PickledTensor
     try:
         return SafeTensors(paths), paths
     except SafetensorError as error:
-        raise CheckpointError(f"{source}: the weights cannot be read, a file may be cut short: {error}") from error
+        raise CheckpointError(
+            f"{source}: the weights cannot be read, a file may be cut short: {shortened(error)}"
+        ) from error
 
 
 def read_pickle(file: Path, source: str) -> PickledTensors:
@@ -285,7 +279,7 @@ def read_pickle(file: Path, source: str) -> PickledTensors:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what its unpickler does
-        raise CheckpointError(f"{source}: {PICKLE} cannot be read: {error}") from error
+        raise CheckpointError(f"{source}: {PICKLE} cannot be read: {shortened(error)}") from error
     return PickledTensors({name.removeprefix(PREFIX): tensor.float().numpy() for name, tensor in state.items()})
 
 
@@ -325,6 +319,6 @@ def check_shapes(config: ClipConfig, tensors: SafeTensors | PickledTensors, sour
     """Raises CheckpointError for the first tensor that is missing or has another shape than the config says."""
     for name, expected in expected_shapes(config):
         if name not in tensors:
-            raise CheckpointError(f"{source}: the weights have no tensor {name}")
+            raise CheckpointError(f"{source}: the weights have no tensor {name}, which {CONFIG} asks for")
         if (found := tensors.shape(name)) != expected:
             raise CheckpointError(f"{source}: tensor {name} is {list(found)}, {CONFIG} makes it {list(expected)}")

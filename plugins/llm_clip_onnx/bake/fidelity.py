@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FidelityError
+from ..errors import FidelityError, cited
 from ..model_dir import Agreement, Manifest
 from ..vectors import unit
 from .samples import TEXTS
@@ -115,7 +115,7 @@ def disagreement(tower: str, precision: str, result: Agreement) -> FidelityError
     way_out = "" if precision == "fp32" else "; bake with --precision fp32, or auto"
     return FidelityError(
         f"the {precision} {tower} tower does not agree with its reference: worst cosine {result.worst:.4f}, "
-        f"centred {result.worst_centred:.4f} on {result.worst_input[:60]!r}; expected at least {minimum}{way_out}"
+        f"centred {result.worst_centred:.4f} on {cited(result.worst_input)}; expected at least {minimum}{way_out}"
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, cited, shortened
 from ..model_dir import sha256_of
 from . import layout
 from .checkpoint import read_config
@@ -27,7 +27,7 @@ def fetch(source: str, revision: str | None) -> tuple[Path, str | None]:
 
     def get(path: str) -> Path:
         if path not in files:
-            raise CheckpointError(f"{source}: the hub has no {path} in it; {layout.LAYOUTS}")
+            raise CheckpointError(f"{source}: the hub has no {shortened(path)} in it; {layout.LAYOUTS}")
         with as_checkpoint_error(source, revision):
             fetched = Path(hf_hub_download(source, path, revision=info.sha))
         check_complete(fetched, files[path], source)
@@ -62,7 +62,7 @@ def check_complete(fetched: Path, file, source: str) -> None:
     for path in (fetched.resolve(), fetched):  # the cache links to where it keeps the bytes
         path.unlink(missing_ok=True)
     raise CheckpointError(
-        f"{source}: {file.rfilename} arrived damaged, {found} where the hub says {expected}; try again"
+        f"{source}: {shortened(file.rfilename)} arrived damaged, {found} where the hub says {expected}; try again"
     )
 
 
@@ -91,7 +91,7 @@ def reason(error: BaseException, revision: str | None) -> str:
         case errors.GatedRepoError():
             return "the hub asks for permission to read it; accept its terms there and set HF_TOKEN"
         case errors.RevisionNotFoundError():
-            return f"the hub has no revision {revision!r} of it; expected a branch, a tag or a commit"
+            return f"the hub has no revision {cited(revision)} of it; expected a branch, a tag or a commit"
         case errors.RepositoryNotFoundError():
             return "the hub has no such model, or shows it only to some; check the id, or set HF_TOKEN"
         case errors.HfHubHTTPError(response=response):

@@ -10,7 +10,27 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from ..errors import CheckpointError
+from ..errors import QUOTED_CHARACTERS, CheckpointError, printable, shortened
+from .kinds import (
+    ACTIVATION,
+    ANYTHING,
+    CROP,
+    DEVIATIONS,
+    FILTER,
+    LENGTH,
+    LIST,
+    MEANS,
+    OBJECT,
+    POSITIVE,
+    SIZE,
+    SQUARE,
+    SWITCH,
+    TEXT,
+    THREE_CHANNELS,
+    TOKENS,
+    WHOLE,
+    Kind,
+)
 
 CONFIG, PREPROCESSOR, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
 TOKENIZER_CONFIG, TOKENIZER_JSON = "tokenizer_config.json", "tokenizer.json"
@@ -24,30 +44,45 @@ CLIP_FEATURES = {
     name: {"method": f"get_{name}_features", "method_output_name": "pooler_output"} for name in ("text", "image")
 }
 
-FOLLOWED: dict[str, tuple[str, ...]] = {
-    CONFIG: (
-        *("model_type", "text_config", "text_config_dict", "vision_config", "vision_config_dict", "projection_dim"),
-        *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act"),
-        *("layer_norm_eps", "vocab_size", "max_position_embeddings", "eos_token_id", "image_size", "patch_size"),
-        *("num_channels", "tokenizer_class", "image_processor_type", "processor_class"),
-    ),
-    TOKENIZER_CONFIG: (
-        *TOKEN_KEYS,
-        *("tokenizer_class", "processor_class", "model_max_length", "max_len", "max_length", "added_tokens_decoder"),
-        *("extra_special_tokens", "additional_special_tokens"),
-    ),
-    TOKENIZER_JSON: ("model", "added_tokens", "truncation", "padding"),
-    ADDED_TOKENS: (),
-    SPECIAL_TOKENS: (*TOKEN_KEYS, "extra_special_tokens", "additional_special_tokens"),
-    PREPROCESSOR: (
-        *STEPS,
-        *("size", "crop_size", "resample", "rescale_factor", "image_mean", "image_std", "do_convert_rgb"),
-        *("image_processor_type", "feature_extractor_type", "processor_class", "default_to_square"),
-    ),
-    PROCESSOR: ("image_processor", "processor_class"),
-    MODULES: ("type", "path"),
-    MODULE: ("max_seq_length", "modality_config"),
-    SENTENCES: ("prompts", "default_prompt_name"),
+TEXT_KEYS = {  # of text_config
+    **dict.fromkeys(("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"), WHOLE),
+    **dict.fromkeys(("vocab_size", "max_position_embeddings", "eos_token_id"), WHOLE),
+    **{"hidden_act": ACTIVATION, "layer_norm_eps": POSITIVE},
+}
+VISION_KEYS = {  # of vision_config
+    **dict.fromkeys(("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"), WHOLE),
+    **{"hidden_act": ACTIVATION, "layer_norm_eps": POSITIVE, "num_channels": THREE_CHANNELS},
+    **dict.fromkeys(("image_size", "patch_size"), SQUARE),
+}
+CONFIG_KEYS = {
+    **dict.fromkeys(("text_config", "text_config_dict", "vision_config", "vision_config_dict"), OBJECT),
+    **dict.fromkeys(("projection_dim", "max_position_embeddings"), WHOLE),
+    **dict.fromkeys(("model_type", "tokenizer_class", "image_processor_type", "processor_class"), ANYTHING),
+}
+
+# File -> key -> what its value must be.
+FOLLOWED: dict[str, dict[str, Kind]] = {
+    CONFIG: TEXT_KEYS | VISION_KEYS | CONFIG_KEYS,
+    TOKENIZER_CONFIG: {
+        **dict.fromkeys((*TOKEN_KEYS, "tokenizer_class", "processor_class"), ANYTHING),
+        **{"model_max_length": LENGTH, "max_len": LENGTH, "max_length": WHOLE, "added_tokens_decoder": OBJECT},
+        **dict.fromkeys(("extra_special_tokens", "additional_special_tokens"), TOKENS),
+    },
+    TOKENIZER_JSON: {"model": OBJECT, "added_tokens": LIST, "truncation": OBJECT, "padding": OBJECT},
+    ADDED_TOKENS: {},
+    SPECIAL_TOKENS: {
+        **dict.fromkeys(TOKEN_KEYS, ANYTHING),
+        **{"extra_special_tokens": TOKENS, "additional_special_tokens": LIST},
+    },
+    PREPROCESSOR: {
+        **{"size": SIZE, "default_to_square": SWITCH, "crop_size": CROP, "resample": FILTER},
+        **{"rescale_factor": POSITIVE, "image_mean": MEANS, "image_std": DEVIATIONS},
+        **dict.fromkeys(("image_processor_type", "feature_extractor_type", "processor_class"), ANYTHING),
+    },
+    PROCESSOR: {"image_processor": OBJECT, "processor_class": ANYTHING},
+    MODULES: {"type": TEXT, "path": TEXT},
+    MODULE: {"max_seq_length": LENGTH, "modality_config": ANYTHING},
+    SENTENCES: {"prompts": OBJECT, "default_prompt_name": TEXT},
 }
 
 IMAGE_KEYS = (  # what transformers takes from a tokenizer's config for images too
@@ -140,14 +175,20 @@ HARMLESS: dict[str, tuple[str, ...]] = {
 }
 
 
-def check_keys(content: Mapping, file: str, source: str, shown: str = "") -> None:
-    """Raises CheckpointError naming the first key of `content`, read from `file`, that a bake would have to follow.
+def check_keys(
+    content: Mapping, file: str, source: str, shown: str = "", kinds: Mapping[str, Kind] | None = None
+) -> None:
+    """Raises CheckpointError naming the first key of `content`, read from `file`, that a bake cannot follow.
 
-    `shown` is the file's path, where that is another than `file`.
+    It has a value of another kind, or changes results. `shown` is the file's path, where that is another than `file`;
+    `kinds` are those of its keys, where they are not all that `file` may have.
     """
-    for key, values in REFUSED[file].items():
+    for key, values in REFUSED.get(file, {}).items():
         if key in content and not any(content[key] is value or content[key] == value for value in values):
             raise unfollowed(shown or file, key, content[key], source, *values)
+    for key, kind in (FOLLOWED[file] if kinds is None else kinds).items():
+        if content.get(key) is not None and not kind.holds(content[key]):
+            raise misfit(shown or file, key, content[key], source, kind.expected)
 
 
 def unfollowed(file: str, key: str, value: object, source: str, *expected: object) -> CheckpointError:
@@ -159,7 +200,15 @@ def unfollowed(file: str, key: str, value: object, source: str, *expected: objec
     )
 
 
+def misfit(file: str, key: str, value: object, source: str, expected: str) -> CheckpointError:
+    """The refusal of a value of a wrong type or range: its file, its key, and what is expected."""
+    return CheckpointError(f"{source}: {file} says {shortened(key)} {as_json(value)}; expected {expected}")
+
+
 def as_json(value: object) -> str:
     """`value` as JSON, cut after 60 characters."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:59]}…"
+    try:
+        text = printable(json.dumps(value, ensure_ascii=False)[: 2 * QUOTED_CHARACTERS])
+    except RecursionError:
+        text = f"a {type(value).__name__} that is nested deeply"
+    return text if len(text) <= QUOTED_CHARACTERS else f"{text[: QUOTED_CHARACTERS - 1]}…"

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from .. import label_sets, model_dir
 from ..engine import Engine
-from ..errors import FidelityError, InputError, ModelDirError
+from ..errors import FidelityError, InputError, ModelDirError, cited
 from ..label_sets import IMAGENET, LabelSet
 from ..towers import available_cores
 from ..zero_shot import DEFAULT_TEMPLATES, PLACEHOLDER, check_labels, ensemble_prompts, prompts_of, unrelated_cosine
@@ -101,7 +101,7 @@ def choose_labels(path: Path, name: str, labels: Path | None, templates: Path | 
         chosen = openai_imagenet()
     if chosen is None:
         raise InputError(
-            f"{path} has no label set {name!r} whose labels could be baked again; "
+            f"{path} has no label set {cited(name)} whose labels could be baked again; "
             "--labels names a file of labels, one a line"
         )
     return chosen._replace(templates=read_lines(templates, "templates")) if templates else chosen
@@ -186,7 +186,7 @@ def check_published(
     if off is not None and not off <= allowed:
         golden = fidelity.PUBLISHED_CLASS
         raise FidelityError(
-            f"the class vector of {golden['label']!r} is off by {off:.4f} from the one published in "
+            f"the class vector of {cited(golden['label'])} is off by {off:.4f} from the one published in "
             f"{golden['source']}, {allowed} is allowed for {precision}: the text tower is not that of "
             f"{' or '.join(fidelity.PUBLISHED_FOR)}; bake the model directory again"
         )

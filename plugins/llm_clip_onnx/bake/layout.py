@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, cited, shortened
 from .keys import (
     ADDED_TOKENS,
     CONFIG,
@@ -23,6 +23,8 @@ from .keys import (
     SPECIAL_TOKENS,
     TOKENIZER_CONFIG,
     TOKENIZER_JSON,
+    check_keys,
+    misfit,
 )
 
 NOTICE = "NOTICE.txt"
@@ -58,17 +60,18 @@ def as_checkpoint_error(source: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise CheckpointError(f"{source}: {error.filename} cannot be read: {error.strerror or error}") from error
-    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        reason = f"{type(error).__name__}: {error}"
+        file = shortened(str(error.filename).removeprefix(f"{source}/"))
+        raise CheckpointError(f"{source}: {file} cannot be read: {error.strerror or shortened(error)}") from error
+    except (AttributeError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {shortened(error)}"
         raise CheckpointError(f"{source}: a file of it does not hold what it should ({reason}); {LAYOUTS}") from error
 
 
 def clip_folder(root: Path, source: str) -> str:
     """The folder of the CLIP below `root`: "" or, in sentence-transformers' layout, the path of its only module."""
-    path = str(read_modules(root, source).get("path", ""))
+    path = read_modules(root, source).get("path") or ""
     if Path(path).is_absolute() or ".." in Path(path).parts:
-        raise CheckpointError(f"{source}: {MODULES} points outside the checkpoint, at {path!r}")
+        raise CheckpointError(f"{source}: {MODULES} points outside the checkpoint, at {cited(path)}")
     return path
 
 
@@ -80,7 +83,8 @@ def read_modules(root: Path, source: str) -> dict:
     modules = modules if isinstance(modules, list) else [modules]
     kinds = ", ".join(str(m.get("type") if isinstance(m, dict) else m).rsplit(".", 1)[-1] for m in modules)
     if len(modules) != 1 or not isinstance(modules[0], dict):
-        raise CheckpointError(f"{source}: {MODULES} lists {kinds}; expected CLIPModel alone")
+        raise CheckpointError(f"{source}: {MODULES} lists {shortened(kinds)}; expected CLIPModel alone")
+    check_keys(modules[0], MODULES, source)
     return modules[0]
 
 
@@ -102,6 +106,10 @@ def read_json(file: Path, source: str):
         return json.loads(text)
     except ValueError as error:
         raise CheckpointError(f"{source}: {file.name} is not JSON: {error}") from error
+    except RecursionError as error:
+        raise CheckpointError(
+            f"{source}: {file.name} is nested too deeply to be read; expected the JSON of a checkpoint"
+        ) from error
 
 
 def read_object(file: Path, source: str) -> dict:
@@ -137,7 +145,7 @@ def weight_files(names: set[str], shards: Callable[[], list[str]], source: str) 
     if SHARDS in names:
         files = shards()
         if missing := [name for name in files if name not in names]:
-            raise CheckpointError(f"{source}: {SHARDS} names {missing[0]}, which is not there")
+            raise CheckpointError(f"{source}: {SHARDS} names {shortened(missing[0])}, which is not there")
         return files
     if PICKLE in names:
         return [PICKLE]
@@ -148,7 +156,7 @@ def other_weights(names: set[str]) -> str:
     """What a sentence adds about a file that looks like weights and cannot be read, if there is one."""
     for pattern, what in OTHER_WEIGHTS.items():
         if found := sorted(name for name in names if fnmatch(name, pattern)):
-            return f"; found {found[0]}, {what}"
+            return f"; found {shortened(found[0])}, {what}"
     return ""
 
 
@@ -158,6 +166,9 @@ def read_shards(file: Path, source: str) -> list[str]:
     shards = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(shards, dict) or not shards:
         raise CheckpointError(f"{source}: {SHARDS} has no weight_map that says which file holds which tensor")
+    if wrong := [(name, shard) for name, shard in shards.items() if not isinstance(shard, str)]:
+        name, shard = wrong[0]
+        raise misfit(SHARDS, f"weight_map.{name}", shard, source, "the name of a file")
     return sorted(set(shards.values()))
 
 

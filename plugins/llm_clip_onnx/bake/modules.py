@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, cited, shortened
 from .keys import MODULE, MODULES, SENTENCES, check_keys, unfollowed
 from .layout import MODULE_FILES, read_object
 
 KINDS = ("CLIPModel", "Transformer")
 
 
-def read_max_length(root: Path, folder: Path, kind: str, source: str) -> int | None:
-    """The most ids of a text by sentence-transformers' own files, None if they set no limit.
+def read_max_length(root: Path, folder: Path, kind: str, source: str) -> tuple[str, int | None]:
+    """The most ids of a text by sentence-transformers' own file, None if it sets no limit, and the file's name.
 
     `kind` is the class in modules.json. Raises CheckpointError naming a key that cannot be followed.
     """
@@ -27,13 +27,10 @@ def read_max_length(root: Path, folder: Path, kind: str, source: str) -> int | N
         raise unfollowed(MODULES, "type", kind, source, "sentence_transformers.models.CLIPModel")
     if class_name == "Transformer" and "modality_config" not in module:
         raise CheckpointError(
-            f"{source}: {MODULES} says {kind}, and {name} has no modality_config; a Transformer without one embeds no "
-            f"images; expected CLIPModel, or modality_config with get_text_features and get_image_features"
+            f"{source}: {MODULES} says {shortened(kind)}, and {name} has no modality_config; a Transformer without one "
+            f"embeds no images; expected CLIPModel, or modality_config with get_text_features and get_image_features"
         )
-    limit = module.get("max_seq_length")
-    if limit is not None and (not isinstance(limit, int) or limit < 2):
-        raise unfollowed(name, "max_seq_length", limit, source, 77)
-    return limit
+    return name, module.get("max_seq_length")
 
 
 def check_sentences(root: Path, source: str) -> None:
@@ -46,8 +43,8 @@ def check_sentences(root: Path, source: str) -> None:
     prompt = (content.get("prompts") or {}).get(name)
     if prompt:
         raise CheckpointError(
-            f"{source}: {SENTENCES} says default_prompt_name {name!r}, which puts {prompt[:60]!r} before each text; a "
-            f"bake cannot follow it; expected null"
+            f"{source}: {SENTENCES} says default_prompt_name {cited(name)}, which puts {cited(prompt)} before each "
+            f"text; a bake cannot follow it; expected null"
         )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import model_dir
-from ..errors import FidelityError
+from ..errors import FidelityError, cited
 from ..images.preprocess import to_pixels
 from ..tokenizer import open_tokenizer, tokenize
 from ..towers import available_cores, open_tower, run_image, run_text
@@ -98,6 +98,6 @@ def check_published(reference: NDArray[np.float32]) -> None:
     if max(differences) > fidelity.PUBLISHED_TOLERANCE:
         worst = fidelity.PUBLISHED[int(np.argmax(differences))]
         raise FidelityError(
-            f"the embedding of {worst['text']!r} is off by {max(differences):.4f} from the one published in "
+            f"the embedding of {cited(worst['text'])} is off by {max(differences):.4f} from the one published in "
             f"{worst['source']}: these are not the weights of {' or '.join(fidelity.PUBLISHED_FOR)}"
         )

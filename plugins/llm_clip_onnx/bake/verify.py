@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .. import label_sets, model_dir, zero_shot
 from ..engine import Engine
-from ..errors import CheckpointError, ModelDirError
+from ..errors import CheckpointError, ModelDirError, cited
 from . import fidelity
 from .samples import TEXTS, made_images
 
@@ -50,7 +50,7 @@ def verify(path: Path, reference: str | None = None, checkpoint: str | None = No
         precision = manifest.towers[tower].precision
         figures = (
             f"worst cosine {result.worst:.6f}, mean {result.mean:.6f}; centred {result.worst_centred:.6f}, "
-            f"mean {result.mean_centred:.6f}; worst on {result.worst_input[:40]!r}; "
+            f"mean {result.mean_centred:.6f}; worst on {cited(result.worst_input)}; "
             f"{100 * result.neighbours:.1f} % of nearest inputs the same"
         )
         return Check(
@@ -101,7 +101,7 @@ def published_checks(differences: list[float]) -> list[Check]:
     tolerance = fidelity.PUBLISHED_TOLERANCE
     return [
         Check(
-            f"{golden['text']!r} as published in {golden['source']}",
+            f"{cited(golden['text'])} as published in {golden['source']}",
             off <= tolerance,
             f"off by {off:.5f}, {tolerance} is allowed",
         )
@@ -126,7 +126,7 @@ def label_set_checks(engine: Engine, name: str, is_openai: bool) -> list[Check]:
     if is_openai and off is not None:
         golden = fidelity.PUBLISHED_CLASS
         allowed = fidelity.CLASS_TOLERANCE[engine.manifest.towers["text"].precision]
-        named = f"class vector of {golden['label']!r} in {name} as published in {golden['source']}"
+        named = f"class vector of {cited(golden['label'])} in {name} as published in {golden['source']}"
         checks += [Check(named, off <= allowed, f"off by {off:.5f}, {allowed} is allowed")]
     return checks
 

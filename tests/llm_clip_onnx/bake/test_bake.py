@@ -328,13 +328,16 @@ def test_killed_at_any_moment_it_leaves_no_directory_that_opens(tiny_checkpoint,
         (lambda c: (c.clear(), c.update(architectures=["BertModel"])), "config.json says 'BertModel'; only 'clip'"),
         (
             lambda c: c["text_config"].update(hidden_act="relu"),
-            "the text tower's hidden_act is 'relu'; expected 'quick_gelu' or 'gelu'",
+            'config.json\'s text_config says hidden_act "relu"; expected "quick_gelu" or "gelu"',
         ),
         (
             lambda c: c["text_config"].update(num_attention_heads=5),
-            "the text tower's width 64 is no multiple of its 5 heads",
+            "config.json's text_config says hidden_size 64, no multiple of its num_attention_heads 5",
         ),
-        (lambda c: c["vision_config"].update(num_channels=1), "images of 1 channels; only 3 can be baked"),
+        (
+            lambda c: c["vision_config"].update(num_channels=1),
+            "config.json's vision_config says num_channels 1; expected 3",
+        ),
         (
             lambda c: c.update(projection_dim=99),
             "tensor text_projection.weight is [512, 64], config.json makes it [99, 64]",
@@ -385,33 +388,39 @@ def reconfigured(folder: Path, **changes) -> None:
         (lambda f: (f / "preprocessor_config.json").write_text('{"do_resize": false}'), "do_resize false"),
         (lambda f: (f / "preprocessor_config.json").write_text('{"crop_size": 300}'), "cropped to 300; expected"),
         (lambda f: (f / "config.json").write_text("[]"), "config.json holds a JSON list; expected an object"),
-        (lambda f: reconfigured(f, text_config="x"), "a file of it does not hold what it should (AttributeError: "),
+        (lambda f: reconfigured(f, text_config="x"), 'config.json says text_config "x"; expected an object'),
         (
             lambda f: reconfigured(f, text_config={"num_attention_heads": 0}),
-            "num_attention_heads is 0, expected a whole",
+            "config.json's text_config says num_attention_heads 0; expected a whole number above 0",
         ),
         (
             lambda f: reconfigured(f, text_config={"layer_norm_eps": -1}),
-            "layer_norm_eps is -1, expected a number above 0",
+            "config.json's text_config says layer_norm_eps -1; expected a number above 0",
         ),
         (
             lambda f: retold(f, "text_config", eos_token_id=5),
-            "eos_token_id is 5; expected <|endoftext|>, 49407, or the early checkpoints' 2",
+            "config.json's text_config says eos_token_id 5; expected <|endoftext|>, 49407, or the early checkpoints' 2",
         ),
-        (lambda f: reconfigured(f, text_config={"eos_token_id": [1]}), "eos_token_id is [1], expected a whole number"),
+        (
+            lambda f: reconfigured(f, text_config={"eos_token_id": [1]}),
+            "text_config says eos_token_id [1]; expected a whole number",
+        ),
         (lambda f: (f / "vocab.json").write_text("[]"), "vocab.json holds a JSON list; expected an object"),
         (
             lambda f: (f / "preprocessor_config.json").write_text("[]"),
             "preprocessor_config.json holds a JSON list; expected an object",
         ),
-        (lambda f: (f / "preprocessor_config.json").write_text('{"resample": 99}'), "99 is not a valid Resampling"),
+        (
+            lambda f: (f / "preprocessor_config.json").write_text('{"resample": 99}'),
+            "says resample 99; expected the number of a filter, 0 to 5",
+        ),
         (
             lambda f: (f / "preprocessor_config.json").write_text('{"image_std": [0, 1, 1]}'),
-            "image_std is (0.0, 1.0, 1.0)",
+            "preprocessor_config.json says image_std [0, 1, 1]; expected three numbers above 0, or one for all channels",
         ),
         (
             lambda f: (f / "preprocessor_config.json").write_text('{"image_mean": [0, 1]}'),
-            "not enough values to unpack",
+            "preprocessor_config.json says image_mean [0, 1]; expected three numbers, or one for all channels",
         ),
         (
             lambda f: (f / "modules.json").write_text('[{"type": "x.Transformer"}, {"type": "x.Dense"}]'),

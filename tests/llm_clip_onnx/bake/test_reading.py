@@ -288,7 +288,23 @@ EQUAL: dict[str, list[Edit]] = {
     "the early end": [LEGACY],
     "a token table that grew": [*resized(2000), written(ADDED_JSON, {"<shoe-7>": END + 1})],
     "a token table that fits": resized(END + 1),
+    "added_tokens_decoder with a token alone": [keys(TOKENIZER, added_tokens_decoder={str(END + 1): {"content": "<hat>"}})],
+    "an empty added_tokens_decoder hides added_tokens.json": [
+        keys(TOKENIZER, added_tokens_decoder={}), written(ADDED_JSON, {"<shoe-7>": END + 1}),
+    ],
+    "empty extra_special_tokens": [keys(TOKENIZER, extra_special_tokens=[], additional_special_tokens=["<hat>"])],
+    "empty extra_special_tokens by name": [keys(TOKENIZER, extra_special_tokens={}, additional_special_tokens=["<hat>"])],
+    "keys of special_tokens_map.json of its own": [written(MAP, {"foo": "<hat>", "foo_token": "<image>", "n_token": 3})],
     # Limits on length
+    "model_max_length null": [keys(TOKENIZER, model_max_length=None)],
+    "model_max_length 10": [keys(TOKENIZER, model_max_length=10)],
+    "truncation of tokenizer.json with a stride": [
+        tokenizer_json(truncation={"direction": "Right", "max_length": 77, "strategy": "OnlyFirst", "stride": 5}),
+    ],
+    "padding of tokenizer.json to the longest": [
+        tokenizer_json(padding={"strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+                                "pad_type_id": 0, "pad_token": "!"}),
+    ],
     "model_max_length that is shorter": [keys(TOKENIZER, model_max_length=16)],
     "model_max_length that is odd": [keys(TOKENIZER, model_max_length=9), written(ADDED_JSON, {"two words": END + 1})],
     "model_max_length as no limit": [keys(TOKENIZER, model_max_length=1000000000000000019884624838656)],
@@ -323,6 +339,20 @@ EQUAL: dict[str, list[Edit]] = {
         keys(TOKENIZER, do_lower_case=False, add_prefix_space=True, add_bos_token=False, add_eos_token=False,
              unheard_of=[1], auto_map={"AutoTokenizer": ["x.Slow", "x.Fast"]}, clean_up_tokenization_spaces=False),
     ],
+    "other steps in tokenizer.json": [
+        tokenizer_json(
+            normalizer={"type": "Sequence", "normalizers": [{"type": "NFKC"}, {"type": "Strip", "strip_left": True, "strip_right": True}]},
+            pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+            post_processor={"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}],
+                            "pair": [{"Sequence": {"id": "A", "type_id": 0}}], "special_tokens": {}},
+        ),
+    ],
+    "ignore_merges and byte_fallback": [tokenizer_json(), keys("tokenizer.json", "model", ignore_merges=True, byte_fallback=True)],
+    "names of files in the tokenizer's config": [
+        keys(TOKENIZER, vocab_file="none.json", merges_file="none.txt", tokenizer_file="none.json", use_fast=False, tokenizer_class=None),
+    ],
+    "merges.txt without its version": [in_bytes("merges.txt", lambda b: b.split(b"\n", 1)[1])],
+    "merges.txt without a last line end": [in_bytes("merges.txt", lambda b: b.rstrip(b"\n"))],
     "merges.txt with Windows' line ends": [in_bytes("merges.txt", lambda b: b.replace(b"\n", b"\r\n"))],
     # Images
     "nested processor_config.json beats preprocessor_config.json": [
@@ -347,6 +377,14 @@ EQUAL: dict[str, list[Edit]] = {
              device=None, disable_grouping=None, return_tensors=None, image_seq_length=7, processor_class="CLIPProcessor",
              unheard_of=1, _valid_processor_keys=["images"], use_square_size=False),
     ],
+    "switches as numbers": [keys(IMAGES, do_resize=1, do_center_crop=1, do_rescale=1, do_normalize=1, do_convert_rgb=1)],
+    "whole numbers for mean, std and factor": [keys(IMAGES, image_mean=[0, 0, 0], image_std=[1, 1, 1], rescale_factor=1)],
+    "nested processor_config.json with a tokenizer": [
+        written(PROCESSOR, {"processor_class": "CLIPProcessor", "tokenizer": {"model_max_length": 9}, "image_processor": {
+            "image_processor_type": "CLIPImageProcessorFast", "size": {"shortest_edge": 40}, "crop_size": {"height": 32, "width": 32}}}),
+    ],
+    "resample box": [keys(IMAGES, resample=4)],
+    "resample hamming": [keys(IMAGES, resample=5)],
     "resample nearest": [keys(IMAGES, resample=0)],
     "resample lanczos": [keys(IMAGES, resample=1)],
     # The model's config
@@ -375,6 +413,13 @@ EQUAL: dict[str, list[Edit]] = {
              tie_word_embeddings=False, logit_scale_init_value=9.0, hidden_size=9, auto_map={"AutoModel": "x.Y"}),
         keys(CONFIG, "text_config", attention_dropout=0.5, dropout=0.5, num_beams=3, bos_token_id=0, pad_token_id=1),
     ],
+    "what older transformers saved in a config": [
+        keys(CONFIG, return_dict=True, output_hidden_states=True, output_attentions=True, use_cache=True, torchscript=False,
+             chunk_size_feed_forward=0, pruned_heads={}, architectures=["CLIPTextModelWithProjection"]),
+        keys(CONFIG, "text_config", model_type="clip_text_model", use_cache=True, is_decoder=True, architectures=["X"]),
+        keys(CONFIG, "vision_config", model_type="clip_vision_model", dtype="float16", output_attentions=True),
+    ],
+    "sizes of the towers outside them": [keys(CONFIG, num_hidden_layers=9, vocab_size=3, layer_norm_eps=5.0, image_size=7)],
     "dtype float16": [keys(CONFIG, dtype="float16")],
     "dtype bfloat16": [keys(CONFIG, torch_dtype="bfloat16")],
     "chat_template": [keys(TOKENIZER, chat_template="{{ messages }}")],
@@ -409,6 +454,12 @@ EQUAL: dict[str, list[Edit]] = {
     "float16 weights": [tensors(lambda found: {name: values.astype(np.float16) for name, values in found.items()})],
     # Weights
     "shards": [shards],
+    "float64 weights": [tensors(lambda found: {name: values.astype(np.float64) for name, values in found.items()})],
+    "weights without metadata": [lambda f: save_file(load_file(f / "model.safetensors"), f / "model.safetensors")],
+    "one file beside its shards": [
+        lambda f: shutil.copy(f / "model.safetensors", f / "whole"), shards,
+        renamed("whole", "model.safetensors"),
+    ],
     "pickle": [pickled, without("model.safetensors")],
     "model.safetensors beats the pickle": [
         pickled, tensors(lambda found: {name: (values * 1.1).astype(np.float32) for name, values in found.items() if values.ndim} | {"logit_scale": found["logit_scale"]}),
@@ -421,6 +472,14 @@ EQUAL: dict[str, list[Edit]] = {
     "sentence-transformers": [sentence_transformers()],
     "sentence-transformers 6": [resaved],
     "its newer names": [sentence_transformers("sentence_transformers.sentence_transformer.modules.clip_model.CLIPModel")],
+    "do_lower_case beside a token with capitals": [
+        keys(TOKENIZER, added_tokens_decoder=decoder(token(END + 1, "<Shoe-7>"), token(END + 2, "<HAT>", special=True))),
+        sentence_transformers(), written(ST_MODULE, {"do_lower_case": True}),
+    ],
+    "a module without a folder of its own": [
+        written("modules.json", [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.CLIPModel"}]),
+    ],
+    "max_seq_length null": [sentence_transformers(), written(ST_MODULE, {"max_seq_length": None})],
     "max_seq_length": [sentence_transformers(), written(ST_MODULE, {"max_seq_length": 11, "do_lower_case": True})],
     "max_seq_length beats model_max_length": [
         keys(TOKENIZER, model_max_length=8), sentence_transformers(), written(ST_MODULE, {"max_seq_length": 30}),
@@ -490,26 +549,26 @@ REFUSED: dict[str, tuple[list[Edit], str]] = {
                                  "pad_type_id": 0, "pad_token": "<|endoftext|>"})],
         "tokenizer.json says padding.strategy 20",
     ),
-    "another tokenizer": ([tokenizer_json(), keys("tokenizer.json", "model", type="WordPiece")], "tokenizer.json holds a WordPiece tokenizer"),
+    "another tokenizer": ([tokenizer_json(), keys("tokenizer.json", "model", type="WordPiece")], 'tokenizer.json says model.type "WordPiece"'),
     "merges that do not fit": ([in_bytes("merges.txt", lambda b: b + b"zz zz</w>\n")], "the tokenizer's vocabulary and merges do not fit"),
-    "an added token without a row": ([written(ADDED_JSON, {f"<{n}>": END + n for n in range(1, 30)})], f"the tokenizer has id {END + 29}, the token table"),
+    "an added token without a row": ([written(ADDED_JSON, {f"<{n}>": END + n for n in range(1, 30)})], f"added_tokens.json has the token '<29>' with id {END + 29}; config.json's text_config says vocab_size"),
     "an end that the model does not know": (
         [written(ADDED_JSON, {"<|end|>": END + 1}), keys(TOKENIZER, eos_token="<|end|>")],
-        f"eos_token_id is {END}; expected <|end|>, {END + 1}",
+        f"config.json's text_config says eos_token_id {END}; expected <|end|>, {END + 1}",
     ),
     "the early end and a high pad_token": (
         [LEGACY, keys(TOKENIZER, pad_token="[PAD]")], "config.json says eos_token_id 2, which ends a text at its highest id, and tokenizer_config.json a pad_token",
     ),
     "added tokens that are one in lower case": (
-        [written(ADDED_JSON, {"newtoken": END + 1, "NewToken": END + 2})], "the added tokens 'newtoken' and 'NewToken' are the same in lower case",
+        [written(ADDED_JSON, {"newtoken": END + 1, "NewToken": END + 2})], "the added tokens 'newtoken' of added_tokens.json and 'NewToken' of added_tokens.json are the same in lower case",
     ),
     "max_position_embeddings of no tower": ([keys(CONFIG, max_position_embeddings=20)], "config.json says max_position_embeddings 20"),
     "quantization_config": ([keys(CONFIG, quantization_config={"quant_method": "bitsandbytes"})], "config.json says quantization_config"),
     "transformers_weights": ([keys(CONFIG, transformers_weights="other.safetensors")], 'config.json says transformers_weights "other.safetensors"'),
     "configuration_files": ([keys(CONFIG, configuration_files=["config.4.0.json"])], "config.json says configuration_files"),
     "per_layer_config": ([keys(CONFIG, "text_config", per_layer_config={"0": {}})], "config.json's text_config says per_layer_config"),
-    "image_size that is no square": ([keys(CONFIG, "vision_config", image_size=[32, 64])], "image_size is [32, 64]"),
-    "hidden_act": ([keys(CONFIG, "text_config", hidden_act="gelu_new")], "hidden_act is 'gelu_new'"),
+    "image_size that is no square": ([keys(CONFIG, "vision_config", image_size=[32, 64])], "config.json's vision_config says image_size [32, 64]"),
+    "hidden_act": ([keys(CONFIG, "text_config", hidden_act="gelu_new")], "config.json's text_config says hidden_act \"gelu_new\""),
     "do_center_crop": ([keys(IMAGES, do_center_crop=False)], "preprocessor_config.json says do_center_crop false"),
     "do_normalize": ([keys(IMAGES, do_normalize=False)], "preprocessor_config.json says do_normalize false"),
     "do_rescale in processor_config.json": (
