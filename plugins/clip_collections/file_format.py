@@ -239,7 +239,7 @@ def delimiter_of(sample: str, suffix: str) -> tuple[str, str]:
     if not fits[best].splits:
         return best, "read as one column; --delimiter names what is between cells"
     is_doubtful = sum(fit[:3] == fits[best][:3] for fit in fits.values()) > 1
-    return best, f"read with {best!r} between cells; --delimiter says otherwise" if is_doubtful else ""
+    return best, f"read with {cited(best)} between cells; --delimiter says otherwise" if is_doubtful else ""
 
 
 def fits_of(sample: str, suffix: str) -> dict[str, Fit]:
