@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -59,7 +60,7 @@ from ..labels import DIGITS
 from ..model import embedding_queue, in_thread, permitted_engine
 from ..paths import search_path, thumbnail_path
 from ..sql.search import MAX_K, K, embed_query, json_value, read_stored
-from .thumbnail import rowids_with_picture
+from .thumbnail import may_view_made, rowids_with_picture
 
 MAX_OFFSET = 10**6
 FIELDS = {  # name -> what is expected there
@@ -201,7 +202,9 @@ async def run_search(datasette, request, ref: CollectionRef, search_request: Sea
             embedding = await in_thread(search_embedding, config, ref.collection, search_request, stored)
         if search_request.images:
             collect_soon()
-    rows = await database.execute_fn(lambda conn: read_rows(conn, limit_ms, ref.collection, embedding, search_request))
+    made = await may_view_made(datasette, request.actor, ref.database)
+    read = partial(read_rows, limit_ms=limit_ms, collection=ref.collection, embedding=embedding, made=made)
+    rows = await database.execute_fn(lambda conn: read(conn, search_request=search_request))
     origin = datasette.absolute_url(request, "/").removesuffix("/")
     results = [row_json(datasette, origin, ref, row) for row in rows[: search_request.k]]
     vector = base64url(vectors.to_blob(embedding)) if embedding is not None else None
@@ -243,7 +246,9 @@ def next_path(datasette, ref: CollectionRef, search_request: SearchRequest, vect
     return f"{search_path(datasette, ref.database, ref.collection.name)}.json?{urlencode(fields)}"
 
 
-def read_rows(conn, limit_ms: int, collection: Collection, embedding, search_request: SearchRequest) -> list[dict]:
+def read_rows(
+    conn, limit_ms: int, collection: Collection, embedding, search_request: SearchRequest, made: bool
+) -> list[dict]:
     """The k + 1 rows most like an embedding, or the first rows if it is None, each with the facts of `row_facts`.
 
     Raises InputError if `where` is no SQL condition, and if the search takes too long.
@@ -253,7 +258,7 @@ def read_rows(conn, limit_ms: int, collection: Collection, embedding, search_req
         with sqlite_timelimit(conn, limit_ms):
             hits = telling(find_rows)(conn, collection, embedding, wanted, search_request)
             facts = row_facts(conn, collection, [hit.rowid for hit in hits], columns)
-            pictured = rowids_with_picture(conn, collection, [hit.rowid for hit in hits])
+            pictured = rowids_with_picture(conn, collection, [hit.rowid for hit in hits], made)
             starts = rowids_with_direction(conn, collection, [hit.rowid for hit in hits if hit.score is None])
     except sqlite3.OperationalError as error:
         if "interrupted" in str(error):
