@@ -1,4 +1,6 @@
-"""Answers the JSON endpoint /-/clip/search/DATABASE/COLLECTION.json, and runs the search for the search page too.
+"""The endpoint for a search, /-/clip/search/DATABASE/COLLECTION.json: reads the request, runs it, and writes the rows.
+
+The search page reads and runs its searches by the functions here.
 
 Queries are embedded in the threads of model.py; the database is read and searched in Datasette's SQL threads. The page
 is in pages/search.py, the SQL function in sql/search.py.
