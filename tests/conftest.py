@@ -49,6 +49,7 @@ LONG = {
     *("clip_collections/test_serve", "clip_collections/test_publish", "clip_collections/test_search_command"),
     *("datasette_clip/test_demo_collection", "datasette_clip/test_endpoints", "datasette_clip/test_hostile"),
     *("datasette_clip/test_beside_plugins", "datasette_clip/test_sql_sentences"),
+    "datasette_clip/test_strangers",
     *("datasette_clip/test_http", "datasette_clip/test_from_a_browser", "datasette_clip/test_opening"),
     *("datasette_guard/test_alone", "datasette_guard/test_gate", "datasette_guard/test_idle"),
     *("llm_clip_onnx/test_clip_vectors", "llm_clip_onnx/test_label_sets"),

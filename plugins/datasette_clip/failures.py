@@ -1,4 +1,7 @@
-"""Turns exceptions into responses: the status of each, and the one shape of an error in JSON. Also 405 and OPTIONS."""
+"""What the endpoints and pages of this plugin answer to an exception: its status, and its JSON. Also 405 and OPTIONS.
+
+What Datasette's own URLs answer, SQL among them, is in datasette_guard/faults.py.
+"""
 
 from __future__ import annotations
 

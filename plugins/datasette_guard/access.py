@@ -1,4 +1,4 @@
-"""Who may do what: the token of a private instance, and permissions by the APIs of Datasette 0.65 and of 1.0."""
+"""Answers what an actor may do: by the token of a private instance, and by permissions of Datasette 0.65 and of 1.0."""
 
 from __future__ import annotations
 

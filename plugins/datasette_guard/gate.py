@@ -1,4 +1,8 @@
-"""Wraps Datasette: refuses crawlers, too many and too large requests, and has SQL wait its turn.
+"""The ASGI wrapper around Datasette: refuses crawlers, too many and too large requests, and has SQL wait its turn.
+
+A request counts as SQL by its path alone, whatever it is for: every GET of a path that is not below /-/ (a database, a
+table, a row, a canned query, and the home page), every other method at the path of a database, and what another plugin
+has declared.
 
 What SQL may use is bounded in sql_limits.py, bodies in body.py, responses in answer.py.
 """

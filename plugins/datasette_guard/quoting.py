@@ -1,4 +1,4 @@
-"""What came in as messages of the guard show it: at most 60 characters of it."""
+"""Cuts values of requests and of the configuration to 60 characters, before a message of the guard quotes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Carries the sentence of an exception past SQLite, which answers `user-defined function raised exception` for any.
+"""Gives the client the message of an exception in an SQL function, in place of SQLite's own.
+
+SQLite says `user-defined function raised exception` whatever the exception is.
 
 A function keeps the sentence for its thread, and the place of the call that SQLite runs it in. Of the errors of that
 thread only the one that leaves the same call gets the sentence: no other query, request or function ever does.

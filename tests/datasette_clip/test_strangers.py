@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import re
+import sqlite3
 
+import httpx
 import pytest
 from datasette.app import Datasette
 
 from clip_collections.collection import open_collection
 from clip_collections.index.build import index
+from clip_collections.thumbnails import rows_without_thumbnail, write_thumbnails
 from datasette_clip import paths
 from nasty import photo, saved
+from serving import BIN, environment, serving
 from stored import llms_database
 
 ROOT_ONLY = {"id": "root"}
@@ -36,8 +41,11 @@ def file(demo_engine, tmp_path_factory) -> str:
     image = saved(photo(40, 40), "JPEG")
     conn = llms_database(path, **{SECRET: {f"{SECRET}-{n}": demo_engine.embed_item(f"text {n}") for n in range(5)}})
     conn.execute("update embeddings set content_blob = ?, metadata = ?", [image, json.dumps({"label": LABEL})])
+    conn.execute("update embeddings set content_blob = ? where id = ?", [image + bytes(200_000), f"{SECRET}-0"])
     conn.commit()
-    index(conn, open_collection(conn, SECRET))
+    collection = open_collection(conn, SECRET)
+    index(conn, collection)
+    write_thumbnails(conn, collection, rows_without_thumbnail(conn, collection))
     conn.commit()
     conn.close()
     return path
@@ -57,25 +65,61 @@ def urls() -> list[str]:
     return [*plain, "/", "/_memory", "/ids", "/ids/embeddings"]
 
 
-@pytest.mark.parametrize("private", PRIVATE)
-def test_a_stranger_sees_nothing_of_a_private_collection(private, file):
-    """No id but the one in the URL, no label and no picture. A search is not answered at all."""
-    datasette = Datasette([file], memory=True, crossdb=True, metadata=PRIVATE[private])
+@pytest.fixture(scope="module", params=["0.65", "1.0a"])
+def serve(request, file, demo_dir, tmp_path_factory):
+    """Starts a server of a version of Datasette with the metadata of a name in PRIVATE."""
+    bin = BIN if request.param == "0.65" else request.getfixturevalue("alpha_bin")
 
-    async def leaks() -> list[str]:
-        found = []
+    def start(metadata: dict):
+        folder = tmp_path_factory.mktemp("server")
+        (folder / "metadata.json").write_text(json.dumps(metadata))
+        arguments = [file, "--memory", "--crossdb", "-m", str(folder / "metadata.json")]
+        arguments += ["-c", str(folder / "metadata.json")] if request.param == "1.0a" else []
+        env = environment(folder / "llm", CLIP_MODEL_DIR=str(demo_dir))
+        return serving(*arguments, env=env, log=folder / "log", bin=bin)
+
+    return start
+
+
+def written(file: str) -> list[str]:
+    """How the stored vectors would begin in an answer, in hex digits and in base64."""
+    with sqlite3.connect(file) as conn:
+        blobs = [blob[:48] for (blob,) in conn.execute("select embedding from embeddings")]
+    texts = [(blob.hex(), blob.hex().upper(), base64.b64encode(blob).decode()) for blob in blobs]
+    return [*sum(texts, ()), *(base64.urlsafe_b64encode(blob).decode() for blob in blobs)]
+
+
+@pytest.mark.parametrize("private", PRIVATE)
+def test_a_stranger_sees_nothing_of_a_private_collection(private, serve, file):
+    """No id but the one in the URL, no label, no picture, no vector and no score. A search is not answered at all."""
+    found, vectors = [], written(file)
+    with serve(PRIVATE[private]) as address:
         for url in urls():
-            response = await datasette.client.get(url)
+            response = httpx.get(address + url, follow_redirects=True)
             is_ours = url.startswith((f"{paths.SEARCH}/", f"{paths.THUMBNAIL}/"))
             is_answered = is_ours and response.status_code not in (403, 404)
-            shows = (is_ours or private != "names") and re.search(rf"{SECRET}-[02-4]|{LABEL}", response.text)
-            if is_answered or shows:
+            is_asked = is_ours or private != "names"
+            shows = is_asked and re.search(rf"{SECRET}-[02-4]|{LABEL}|\"score\"", response.text)
+            shows = shows or (is_asked and any(vector in response.text for vector in vectors))
+            is_picture = response.headers["content-type"].startswith("image/")
+            if is_answered or shows or is_picture:
                 found.append(url)
             if is_ours and ".json" in url:
                 assert response.json()["ok"] is False  # an error there is JSON, not a page
-        return found
+    assert found == []
 
-    assert asyncio.run(leaks()) == []
+
+def test_thumbnails_that_are_private_are_not_shown(serve):
+    """A stranger may search the collection, but gets no picture that is only in clip_thumbnails."""
+    large, small = (f"{paths.THUMBNAIL}/ids/{SECRET}?id={SECRET}-{n}" for n in (0, 1))
+    with serve({"databases": {"ids": {"tables": {"clip_thumbnails": {"allow": ROOT_ONLY}}}}}) as address:
+        refused = httpx.get(address + large)
+        assert (refused.status_code, "has no small picture that you may see" in refused.text) == (404, True)
+        assert httpx.get(address + small).status_code == 200  # the stored image itself
+        rows = httpx.get(f"{address}{paths.SEARCH}/ids/{SECRET}.json?q=red").json()["results"]
+        assert [row["id"] for row in rows if not row["image"]] == [f"{SECRET}-0"]
+    with serve({}) as address:
+        assert httpx.get(address + large).headers["content-type"] == "image/jpeg"
 
 
 @pytest.mark.parametrize("private", ["table", "names"])

@@ -1,4 +1,6 @@
-"""Answers the JSON endpoint /-/clip/search/DATABASE/COLLECTION.json, and runs the search for the search page too.
+"""The endpoint for a search, /-/clip/search/DATABASE/COLLECTION.json: reads the request, runs it, and writes the rows.
+
+The search page reads and runs its searches by the functions here.
 
 Queries are embedded in the threads of model.py; the database is read and searched in Datasette's SQL threads. The page
 is in pages/search.py, the SQL function in sql/search.py.
@@ -63,7 +65,7 @@ from ..labels import DIGITS
 from ..model import embedding_queue, in_thread, permitted_engine
 from ..paths import search_path, thumbnail_path
 from ..sql.search import MAX_K, K, embed_query, json_value, read_stored
-from .thumbnail import rowids_with_picture
+from .thumbnail import may_view_made, rowids_with_picture
 
 MAX_OFFSET = 10**6
 FIELDS = {  # name -> what is expected there
@@ -210,9 +212,10 @@ async def run_search(datasette, request, ref: CollectionRef, search_request: Sea
         if search_request.images:
             collect_soon()
     is_of_words = not search_request.images and all(term.kind == "text" for term in terms)
+    made = await may_view_made(datasette, request.actor, ref.database)
     rows, filling, floor = await database.execute_fn(
         lambda conn: (
-            read_rows(conn, limit_ms, ref.collection, embedding, search_request),
+            read_rows(conn, limit_ms, ref.collection, embedding, search_request, made),
             filling_of(conn, ref.collection),
             floor_of(conn, ref.collection, embedding) if embedding is not None and is_of_words else None,
         )
@@ -261,7 +264,9 @@ def next_path(datasette, ref: CollectionRef, search_request: SearchRequest, vect
     return f"{search_path(datasette, ref.database, ref.collection.name)}.json?{urlencode(fields)}"
 
 
-def read_rows(conn, limit_ms: int, collection: Collection, embedding, search_request: SearchRequest) -> list[dict]:
+def read_rows(
+    conn, limit_ms: int, collection: Collection, embedding, search_request: SearchRequest, made: bool
+) -> list[dict]:
     """The k + 1 rows most like an embedding, or the first rows if it is None, each with the facts of `row_facts`.
 
     Raises InputError if `where` is no SQL condition, and if the search takes too long.
@@ -271,7 +276,7 @@ def read_rows(conn, limit_ms: int, collection: Collection, embedding, search_req
         with sqlite_timelimit(conn, limit_ms):
             hits = telling(find_rows)(conn, collection, embedding, wanted, search_request)
             facts = row_facts(conn, collection, [hit.rowid for hit in hits], columns)
-            pictured = rowids_with_picture(conn, collection, [hit.rowid for hit in hits])
+            pictured = rowids_with_picture(conn, collection, [hit.rowid for hit in hits], made)
             starts = rowids_with_direction(conn, collection, [hit.rowid for hit in hits if hit.score is None])
     except sqlite3.OperationalError as error:
         if "interrupted" in str(error):

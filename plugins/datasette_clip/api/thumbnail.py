@@ -1,4 +1,4 @@
-"""Answers with the small picture of a row: the thumbnail that `llm clip index` made, or a small stored image.
+"""The endpoint for the small picture of one row: the thumbnail that `llm clip index` made, or a small stored image.
 
 It makes no thumbnails.
 """
@@ -11,7 +11,7 @@ from functools import partial
 from datasette.utils.asgi import NotFound, Response
 
 from clip_collections.collection import Collection, columns_of, from_clause, quoted, quoted_key, rows
-from datasette_guard import CORS_HEADERS
+from datasette_guard import CORS_HEADERS, may_view_table
 from llm_clip_onnx.errors import cited
 from llm_clip_onnx.images.signatures import format_of
 
@@ -27,24 +27,31 @@ async def thumbnail(datasette, request) -> Response:
     """The small picture of a row. Raises NotFound if it has none."""
     ref = await visible_collection(datasette, request)
     id_ = request.args.get("id") or ""
-    picture = await datasette.get_database(ref.database).execute_fn(lambda conn: picture_of(conn, ref.collection, id_))
+    made = await may_view_made(datasette, request.actor, ref.database)
+    read = partial(picture_of, collection=ref.collection, id=id_, made=made)
+    picture = await datasette.get_database(ref.database).execute_fn(read)
     if not picture:
-        why = partial(why_no_picture, collection=ref.collection, id=id_)
+        why = partial(why_no_picture, collection=ref.collection, id=id_, made=made)
         raise NotFound(await datasette.get_database(ref.database).execute_fn(why))
     return picture_response(request, picture, CORS_HEADERS if datasette.cors else {})
 
 
-def rowids_with_picture(conn, collection: Collection, rowids: Sequence[int]) -> set[int]:
-    """The rowids of the rows that have a small picture."""
+async def may_view_made(datasette, actor, database: str) -> bool:
+    """True if an actor may view the thumbnails that `llm clip index` made. Stored images are asked for elsewhere."""
+    return await may_view_table(datasette, actor, database, "clip_thumbnails")
+
+
+def rowids_with_picture(conn, collection: Collection, rowids: Sequence[int], made: bool) -> set[int]:
+    """The rowids of the rows that have a small picture. `made`: thumbnails that `llm clip index` made count too."""
     among, key = ",".join(str(int(rowid)) for rowid in rowids), quoted_key(collection)
     pictured: set[int] = set()
-    if "row" in columns_of(conn, "clip_thumbnails"):
+    if made and "row" in columns_of(conn, "clip_thumbnails"):
         named = f"select rowid as row, {key} as id from main.{quoted(collection.table)} where rowid in ({among})"
-        made = (
+        pictures = (
             f"select row from ({named}) join main.clip_thumbnails using (id, row)"
             " where collection = ? and image is not null"
         )
-        pictured |= {row for (row,) in rows(conn, made, [collection.name])}
+        pictured |= {row for (row,) in rows(conn, pictures, [collection.name])}
     if collection.image:
         small = f"rowid in ({among}) and length({quoted(collection.image)}) between 1 and {MAX_STORED_BYTES}"
         clause = from_clause(collection, "", small, hint=" not indexed")
@@ -58,11 +65,14 @@ def is_shown(image: object) -> bool:
     return isinstance(image, bytes) and format_of(image) in SHOWN_FORMATS
 
 
-def picture_of(conn, collection: Collection, id: str) -> bytes | None:
-    """The small picture of a row, None if it has none or one of a format not in SHOWN_FORMATS."""
+def picture_of(conn, collection: Collection, id: str, made: bool) -> bytes | None:
+    """The small picture of a row, None if it has none or one of a format not in SHOWN_FORMATS.
+
+    `made`: a thumbnail that `llm clip embed` or `llm clip index` made may be it.
+    """
     from clip_collections import thumbnails  # here: Datasette's start does not wait for Pillow
 
-    image = thumbnails.read_thumbnail(conn, collection, id)
+    image = thumbnails.read_thumbnail(conn, collection, id) if made else None
     if image is None and collection.image:
         column = quoted(collection.image)
         small = f"{quoted_key(collection)} = ? and length({column}) between 1 and {MAX_STORED_BYTES}"
@@ -71,8 +81,8 @@ def picture_of(conn, collection: Collection, id: str) -> bytes | None:
     return image if is_shown(image) else None
 
 
-def why_no_picture(conn, collection: Collection, id: str) -> str:
-    """The sentence why a row has no small picture, and what makes one if anything does."""
+def why_no_picture(conn, collection: Collection, id: str, made: bool) -> str:
+    """The sentence why a row has no small picture, and what makes one if anything does. `made` is as in picture_of."""
     if not id:
         return "there is no id; expected ?id= and the id of a row"
     row = f"the row with the id {cited(id)} of collection {cited(collection.name)}"
@@ -87,6 +97,8 @@ def why_no_picture(conn, collection: Collection, id: str) -> str:
     first, rowid = matches[0]
     if not first:
         return f"{row} has no image"
+    if not made:
+        return f"{row} has no small picture that you may see"
     if format_of(first) is None or is_unreadable(conn, collection, rowid):
         return f"{row} has an image that cannot be read; no small picture can be made of it"
     return f"{row} has no small picture yet; llm clip index makes it"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from functools import partial
 from typing import Any
 
 from datasette.utils import sqlite_timelimit, tilde_decode, tilde_encode
@@ -17,7 +18,7 @@ from clip_collections.collection import Collection, from_clause, quoted_key, row
 from llm_clip_onnx.errors import InputError, cited
 
 from ..api.search import row_facts, row_json
-from ..api.thumbnail import picture_of, rowids_with_picture
+from ..api.thumbnail import may_view_made, picture_of, rowids_with_picture
 from ..collection_refs import CollectionRef, named_collection, searchable_refs
 from .pictures import Picture
 from .search import caption_of, safe_image
@@ -31,7 +32,9 @@ QUERY_CHARACTERS = 30
 async def sample_rows(datasette, request, ref: CollectionRef) -> list[dict[str, Any]]:
     """Rows from all over a collection: caption, image or None, id, field `sample`, and if the caption is a query."""
     limit_ms, origin = datasette.setting("sql_time_limit_ms"), datasette.absolute_url(request, "/")
-    some = await datasette.get_database(ref.database).execute_fn(lambda conn: some_rows(conn, limit_ms, ref.collection))
+    read = partial(some_rows, limit_ms=limit_ms, collection=ref.collection)
+    made = await may_view_made(datasette, request.actor, ref.database)
+    some = await datasette.get_database(ref.database).execute_fn(partial(read, made=made))
     samples = []
     for row in some:
         result = row_json(datasette, origin.removesuffix("/"), ref, row)
@@ -64,7 +67,9 @@ async def read_sample(datasette, request, field: str) -> Picture:
         raise InputError(f"sample is {cited(field)}; expected DATABASE/COLLECTION/ID")
     database, name, id_ = parts
     ref = await named_collection(datasette, request.actor, database, name)
-    found = await datasette.get_database(database).execute_fn(lambda conn: picture_of(conn, ref.collection, id_))
+    made = await may_view_made(datasette, request.actor, database)
+    read = partial(picture_of, collection=ref.collection, id=id_, made=made)
+    found = await datasette.get_database(database).execute_fn(read)
     if not found:
         raise NotFound(f"there is no small picture of {cited(id_)}")
     return Picture(id_, found)
@@ -80,14 +85,17 @@ def is_query(text: str) -> bool:
         return False
 
 
-def some_rows(conn, limit_ms: int, collection: Collection) -> list[dict[str, Any]]:
-    """Rows from all over a collection, as api.search has them; [] if that takes too long or cannot be read."""
+def some_rows(conn, limit_ms: int, collection: Collection, made: bool) -> list[dict[str, Any]]:
+    """Rows from all over a collection, as api.search has them; [] if that takes too long or cannot be read.
+
+    `made` is as in thumbnail.picture_of.
+    """
     columns = [column for column in (collection.content, collection.metadata) if column]
     try:
         with sqlite_timelimit(conn, limit_ms):
             ids = spread_rows(conn, collection, PICTURES)
             facts = row_facts(conn, collection, ids, columns)
-            pictured = rowids_with_picture(conn, collection, list(ids))
+            pictured = rowids_with_picture(conn, collection, list(ids), made)
     except sqlite3.Error:
         return []
     return [
