@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datasette import hookimpl
 
-from . import access, memory, shutdown, sign_in, sql_limits, upstream
+from . import access, memory, sentences, shutdown, sign_in, sql_limits, upstream
 from .access import ensure_instance, is_1, may, may_view_table
 from .config import ConfigError, config_of, limits_of, read_limits, read_object
 from .cors import HEADERS as CORS_HEADERS
@@ -47,6 +47,7 @@ __all__ = [
 if is_server():
     shutdown.end_with_0()
     memory.collect_apart()
+    sentences.print_no_tracebacks()
 upstream.take_over_scale_to_zero(start_watch)
 upstream.exempt_from_origin_check(changes_nothing)
 

@@ -48,9 +48,24 @@ def with_sentence(name: str, function: Callable, kinds: type[Exception] | tuple[
         except kinds as error:
             caller = sys._getframe(1)
             thread.kept = Kept(f"{name}: {error}", caller, caller.f_lasti)
+            error.has_sentence = True  # type: ignore[attr-defined]
             raise
 
     return keeping
+
+
+def print_no_tracebacks() -> None:
+    """From now on Python prints no traceback of an exception in an SQL function whose message the client gets.
+
+    It is a client's mistake, not a bug. Datasette has sqlite3 print the tracebacks of all of them.
+    """
+    print_traceback = sys.unraisablehook
+
+    def hook(unraisable) -> None:
+        if not getattr(unraisable.exc_value, "has_sentence", False):
+            print_traceback(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def telling(run: Callable) -> Callable:

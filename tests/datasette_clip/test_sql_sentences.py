@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+import json
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -37,16 +38,34 @@ MISUSES = [
 ]  # fmt: skip
 
 
+TABLES = """
+create table t (a text); insert into t values ('x'), ('y');
+create view misused as select a, llm_embed('gpt', a) as b from t;
+create view half_misused as select a, case when a = 'y' then llm_embed('gpt', a) end as b from t;
+"""
+QUERIES = {
+    "find": {"sql": "select llm_embed(:model, 'a') as x"},
+    "fixed": {"sql": "select llm_embed('gpt', 'a') as x"},
+    "note": {"sql": "insert into t values (llm_embed(:model, 'a'))", "write": True},
+}
+MAY_WRITE = dict.fromkeys(("execute-write-sql", "insert-row", "update-row", "delete-row"), True)
+CONFIGURATION = {"permissions": MAY_WRITE, "databases": {"d": {"queries": QUERIES}}}
+
+
 @pytest.fixture(scope="module", params=["0.65", "1.0a"])
 def server(request, demo_dir, tmp_path_factory):
-    """The address of SQL as JSON, but for the suffix, and of the table t, whose view `misused` raises."""
+    """The address of SQL as JSON, but for the suffix, and of the table t, whose views raise. See QUERIES for its queries."""
     folder = tmp_path_factory.mktemp("server")
     with sqlite3.connect(folder / "d.db") as conn:
-        conn.executescript("create table t (a text); insert into t values ('x'), ('y')")
+        conn.executescript(TABLES)
+    (folder / "configuration.json").write_text(json.dumps(CONFIGURATION))
     env = environment(folder / "llm", CLIP_MODEL_DIR=str(demo_dir))
     bin = BIN if request.param == "0.65" else request.getfixturevalue("alpha_bin")
-    with serving(str(folder / "d.db"), env=env, log=folder / "log", bin=bin) as url:
+    option = "-m" if request.param == "0.65" else "-c"
+    arguments = [str(folder / "d.db"), option, str(folder / "configuration.json")]
+    with serving(*arguments, env=env, log=folder / "log", bin=bin) as url:
         yield request.param, url, "/d/-/query" if request.param == "1.0a" else "/d"
+    assert "Traceback" not in (folder / "log").read_text()  # a client's mistake is no bug of ours
 
 
 @pytest.mark.parametrize(("sql", "sentence"), MISUSES)
@@ -65,6 +84,39 @@ def test_a_misuse_answers_400_with_its_sentence(sql, sentence, server):
 def test_a_table_too(query, server):
     response = httpx.get(f"{server[1]}/d/t.json?{query}")
     assert (response.status_code, response.json()["error"]) == (400, MODEL)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("misused.json", "misused.json?_facet=b", "misused.json?_facet=a", "half_misused.json?_facet=b"),
+        *("t.json?_facet=a&_where=llm_embed('gpt',a)+is+null", "find.json?model=gpt", "fixed.json"),
+    ],
+)
+def test_views_facets_and_stored_queries_too(path, server):
+    response = httpx.get(f"{server[1]}/d/{path}")
+    assert (response.status_code, response.json()["error"]) == (400, MODEL)
+
+
+@pytest.mark.parametrize("sent", [{"json": {"model": "gpt"}}, {"data": {"model": "gpt"}}])
+def test_a_stored_query_that_writes_too(sent, server):
+    """Datasette 1.0 first reads what such a query does, by a connection that has no functions of plugins."""
+    answer = httpx.post(f"{server[1]}/d/note?_json=1", **sent).json()
+    assert answer["ok"] is False
+    if server[0] == "0.65":
+        assert answer["message"] == MODEL
+    else:
+        assert answer["error"] == "no such function: llm_embed"
+
+
+def test_execute_write_of_1_0_says_that_it_has_no_functions(server):
+    version, url, _ = server
+    response = httpx.post(f"{url}/d/-/execute-write", json={"sql": "insert into t values (llm_embed('gpt', 'a'))"})
+    if version == "0.65":
+        assert response.status_code == 405
+    else:
+        sentence = "Could not analyze query: no such function: llm_embed"
+        assert (response.status_code, response.json()["error"]) == (400, sentence)
 
 
 def test_csv_of_1_0_too(server):
