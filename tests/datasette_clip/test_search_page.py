@@ -21,6 +21,8 @@ from datasette.app import Datasette
 from PIL import Image
 
 from browser import chromium, drop_or_paste, new_context, upload, wait_until
+from clip_collections import query
+from clip_collections.query import Term
 from conftest import ROOT
 from datasette_clip.model import embedding_queue
 from datasette_clip.pages import search as search_pages
@@ -278,6 +280,7 @@ def test_a_search_that_takes_too_long_says_so(photos, demo_dir, monkeypatch):
 
 
 NASTY = "\"><script>window.broken = 1</script><img src=x onerror='window.broken = 1'>"
+QUOTED = query.format_query([Term("text", NASTY)])  # as a query
 
 
 def test_whatever_the_database_holds_is_shown_as_text(demo_engine, demo_dir, tmp_path, monkeypatch):
@@ -291,11 +294,13 @@ def test_whatever_the_database_holds_is_shown_as_text(demo_engine, demo_dir, tmp
         ("svg", vector, "drawn", b"<svg xmlns='http://www.w3.org/2000/svg' onload='window.broken = 1'/>", "[1]"),
     ]
     datasette = datasette_of(make_collection(tmp_path / "photos.db", rows))
-    for fields in ({}, {"q": NASTY}, {"q": "red", "where": f"id is not '{NASTY.replace(chr(39), chr(39) * 2)}'"}):
+    for fields in ({}, {"q": QUOTED}, {"q": "red", "where": f"id is not '{NASTY.replace(chr(39), chr(39) * 2)}'"}):
         page = call(datasette, search_url(**fields)).text
         assert "<script>window" not in page
         assert "<img src=x" not in page
         assert hits_in(page)
+    refused = call(datasette, search_url(q=NASTY))  # has no end of its quote
+    assert (refused.status_code, "<script>window" in refused.text, "<img src=x" in refused.text) == (400, False, False)
     page = call(datasette, search_url(q="red")).text
     assert {id for id, _ in hits_in(page)} == {row[0] for row in rows}
     for link in links_in(page, "clip-like"):
@@ -811,8 +816,8 @@ def test_nothing_of_the_database_runs_in_the_browser(browser_page, demo_engine, 
     env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
     with serving(str(file), env=env, log=tmp_path / "log") as url:
         browser_page.goto(url + PAGE)
-        browser_page.fill("#clip-q", NASTY)
-        wait_for_title(browser_page, NASTY[:10])
+        browser_page.fill("#clip-q", QUOTED)
+        wait_for_title(browser_page, QUOTED[:10])
         browser_page.click(f'[data-id="{NASTY.replace(chr(34), chr(92) + chr(34))}"] [aria-label^="More of"]')
         wait_for_title(browser_page, '"' + NASTY.replace('"', '\\"')[:5])  # the query is the text in quotes and an id
         browser_page.evaluate("new Promise(done => setTimeout(done, 200))")

@@ -17,6 +17,8 @@ from datasette.app import Datasette
 from PIL import Image
 
 from browser import chromium, new_context
+from clip_collections import query
+from clip_collections.query import Term
 from datasette_clip.api import original
 from datasette_guard import ConfigError
 from nasty import photo, saved
@@ -329,9 +331,10 @@ def test_nothing_of_the_database_is_markup(demo_dir, tmp_path, monkeypatch):
             "update embeddings set content = ?, metadata = ?", [nasty, json.dumps({nasty: nasty, "taken": nasty})]
         )
     datasette = Datasette([str(tmp_path / "photos.db")])
-    for fields in ({"id": nasty}, {"id": nasty, "q": nasty, "at": 1}):
-        page = get(datasette, url(VIEW, **fields))
-        assert page.status_code == 200
+    quoted = query.format_query([Term("text", nasty)])
+    for q, status in ((quoted, 200), (nasty, 400), ("", 200)):
+        page = get(datasette, url(VIEW, id=nasty, q=q, at=1))
+        assert page.status_code == status
         assert "<script>window" not in page.text
         assert "<img src=x" not in page.text
 
