@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InputError, ModelDirError, cited
+from .errors import InputError, ModelDirError, cited, shortened
 from .model_dir import LABELS, Manifest, sha256_of
 from .zero_shot import Classifier
 
@@ -84,13 +84,12 @@ def stored_facts(path: Path, name: str) -> LabelSet:
         label_set = LabelSet(**facts | lists) if version == FORMAT else None
         if label_set and not has_valid_types(label_set):
             raise ValueError("a fact is of another kind than it should be")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelDirError(
-            f"{file} cannot be read ({type(error).__name__}: {error}): {rebake_lost_set_hint(path, name)}"
-        ) from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {shortened(error)}"
+        raise ModelDirError(f"{file} cannot be read ({reason}): {rebake_lost_set_hint(path, name)}") from error
     if label_set is None:
         raise ModelDirError(
-            f"{file} says format {version}, this version reads {FORMAT}: {rebake_lost_set_hint(path, name)}"
+            f"{file} says format {shortened(version)}, this version reads {FORMAT}: {rebake_lost_set_hint(path, name)}"
         )
     return label_set
 

@@ -27,7 +27,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .errors import ModelDirError
+from .errors import ModelDirError, shortened
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -259,10 +259,13 @@ def read_manifest(path: Path) -> Manifest:
         facts = json.loads(file.read_text(encoding="utf-8"))
         version = facts["format"]
         manifest = Manifest.from_dict(facts) if version == FORMAT else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelDirError(f"{file} cannot be read ({type(error).__name__}: {error}): {rebake_hint(path)}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {shortened(error)}"
+        raise ModelDirError(f"{file} cannot be read ({reason}): {rebake_hint(path)}") from error
     if manifest is None:
-        raise ModelDirError(f"{file} says format {version}, this version reads {FORMAT}: {rebake_hint(path)}")
+        raise ModelDirError(
+            f"{file} says format {shortened(version)}, this version reads {FORMAT}: {rebake_hint(path)}"
+        )
     for name in (*FILES, *eight_bit_files(manifest)):
         check_size(path, manifest, name)
     return manifest

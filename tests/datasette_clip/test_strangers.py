@@ -27,6 +27,7 @@ PRIVATE = {
     "names": {"databases": {"ids": {"tables": {"collections": {"allow": ROOT_ONLY}}}}, "allow_sql": ROOT_ONLY},
     "instance": {"allow": ROOT_ONLY},
 }
+OF_A_COLLECTION = tuple(f"{at}/" for at in (paths.SEARCH, paths.THUMBNAIL, paths.VIEWER, paths.ORIGINAL))
 SECRET, LABEL = "secret-name", "secret-label"  # the collection's name, which begins each id, and each row's metadata
 
 
@@ -53,16 +54,19 @@ def file(demo_engine, tmp_path_factory) -> str:
 
 def urls() -> list[str]:
     """Every URL of ours. A new one in `paths` must be added here."""
-    known = {"ABOUT", "HEALTH", "EMBED", "CLASSIFY", "COMPARE", "SEARCH", "THUMBNAIL", "COLLECTION", "READ_ONLY"}
-    assert {name for name in vars(paths) if name.isupper()} == known
+    known = {"ABOUT", "HEALTH", "EMBED", "CLASSIFY", "COMPARE", "SEARCH", "THUMBNAIL", "VIEWER", "ORIGINAL", "STATIC"}
+    assert {name for name in vars(paths) if name.isupper()} == known | {"COLLECTION", "READ_ONLY"}
     plain = [paths.ABOUT, paths.HEALTH, paths.COMPARE, paths.CLASSIFY, paths.SEARCH, f"{paths.ABOUT}.json"]
     plain += [f"{paths.EMBED}.json?text=red", f"{paths.CLASSIFY}.json?text=red&labels=a&labels=b"]
     for database in ("ids", "_memory"):
         found = f"{paths.SEARCH}/{database}/{SECRET}"
         for query in ("q=red", f"id={SECRET}-1", f"q=id:{SECRET}-1", "q=red&where=1"):
             plain += [f"{found}?{query}", f"{found}.json?{query}"]
-        plain.append(f"{paths.THUMBNAIL}/{database}/{SECRET}?id={SECRET}-1")
-    return [*plain, "/", "/_memory", "/ids", "/ids/embeddings"]
+        plain += [f"{found}?meta.label={LABEL}", f"{found}.json?meta.label={LABEL}"]
+        plain += [f"{at}/{database}/{SECRET}?id={SECRET}-1" for at in (paths.THUMBNAIL, paths.VIEWER, paths.ORIGINAL)]
+        plain.append(f"{paths.CLASSIFY}?sample={database}/{SECRET}/{SECRET}-1&labels=a%0Ab")
+    tables = ["/ids/embeddings", "/ids/embeddings?_like=red", f"/ids/embeddings.json?_like_id={SECRET}-1"]
+    return [*plain, "/", "/_memory", "/ids", *tables]
 
 
 @pytest.fixture(scope="module", params=["0.65", "1.0a"])
@@ -96,7 +100,7 @@ def test_a_stranger_sees_nothing_of_a_private_collection(private, serve, file):
     with serve(PRIVATE[private]) as address:
         for url in urls():
             response = httpx.get(address + url, follow_redirects=True)
-            is_ours = url.startswith((f"{paths.SEARCH}/", f"{paths.THUMBNAIL}/"))
+            is_ours = url.startswith(OF_A_COLLECTION)
             is_answered = is_ours and response.status_code not in (403, 404)
             is_asked = is_ours or private != "names"
             shows = is_asked and re.search(rf"{SECRET}-[02-4]|{LABEL}|\"score\"", response.text)

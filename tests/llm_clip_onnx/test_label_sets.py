@@ -239,6 +239,7 @@ def test_a_set_that_is_not_right_is_refused_and_the_sentence_mends_it(break_it, 
     [
         (lambda f: f.write_text("{"), "{file} cannot be read (JSONDecodeError: "),
         (lambda f: f.write_text("[]"), "{file} cannot be read (TypeError: "),
+        (lambda f: f.write_text("[" * 100_000), "{file} cannot be read (RecursionError: "),
         (lambda f: f.write_text('{"format": 1}'), "{file} cannot be read (KeyError: "),
         (lambda f: f.write_text('{"format": 7}'), "{file} says format 7, this version reads 1: "),
     ],

@@ -40,6 +40,11 @@ CASES = [
     ),
     (lambda p: (p / "manifest.json").write_text("{"), "{path}/manifest.json cannot be read (JSONDecodeError: "),
     (lambda p: (p / "manifest.json").write_text("[]"), "{path}/manifest.json cannot be read (TypeError: "),
+    (
+        lambda p: (p / "manifest.json").write_text("[" * 100_000),
+        "{path}/manifest.json cannot be read (RecursionError: ",
+    ),
+    (lambda p: rewritten(p, format="x" * 99), "{path}/manifest.json says format " + "x" * 57 + "..., this version"),
     (lambda p: (p / "manifest.json").write_text('{"format": 2}'), "{path}/manifest.json cannot be read (KeyError: "),
     (
         lambda p: rewritten(p, format=1),

@@ -29,6 +29,7 @@ from .layout import (
     read_modules,
     read_object,
     read_shards,
+    read_text,
     require_torch,
     weight_files,
 )
@@ -45,6 +46,7 @@ IMAGE_DEFAULTS = {
     "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
     "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "image_size": 224, "patch_size": 32, "num_channels": 3,
 }  # fmt: skip
+FLOATS = ("F16", "BF16", "F32", "F64", "float16", "bfloat16", "float32", "float64")  # of safetensors, and of torch
 PREFIX = "clip."  # of the names of a CLIP's tensors inside a larger model
 
 
@@ -110,7 +112,7 @@ def read_parts(root: Path, source: str, commit: str | None) -> Checkpoint:
     check_ends(config, tokenizer, source)
     length = read_context_length(root, folder, settings, config, tokenizer, source)
     preprocess = read_preprocess(folder, settings, config.side, source)
-    notice = (root / NOTICE).read_text(encoding="utf-8").strip() if (root / NOTICE).is_file() else None
+    notice = read_text(root / NOTICE, source).strip() if (root / NOTICE).is_file() else None
     sha256 = {str(file.relative_to(root)): sha256_of(file) for file in weights}
     origin = Source(source, commit, sha256, notice)
     return Checkpoint(origin, config, tensors, preprocess, tokenizer.vocab, tokenizer.merges, tokenizer.tokens, length)
@@ -234,6 +236,9 @@ class SafeTensors(Mapping):
         handle, stored_name = self._handles[name]
         return handle.get_tensor(stored_name).astype(np.float32, copy=False)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._handles  # Mapping's own reads the tensor
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._handles)
 
@@ -244,12 +249,25 @@ class SafeTensors(Mapping):
         handle, stored_name = self._handles[name]
         return tuple(handle.get_slice(stored_name).get_shape())
 
+    def numbers(self, name: str) -> str:
+        """What the tensor's numbers are stored as: "F16", "I8"..."""
+        handle, stored_name = self._handles[name]
+        return handle.get_slice(stored_name).get_dtype()
+
 
 class PickledTensors(dict):
-    """Named tensors of a torch pickle, all in memory, as float32."""
+    """Named tensors of a torch pickle, all in memory, as float32; `stored_as` says what their numbers were."""
+
+    def __init__(self, tensors: Mapping[str, NDArray[np.float32]], stored_as: Mapping[str, str]):
+        super().__init__(tensors)
+        self._stored_as = stored_as
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self[name].shape
+
+    def numbers(self, name: str) -> str:
+        """What the tensor's numbers were stored as: "float16", "int8"..."""
+        return self._stored_as[name]
 
 
 def open_tensors(folder: Path, source: str) -> tuple[SafeTensors | PickledTensors, list[Path]]:
@@ -280,7 +298,9 @@ def read_pickle(file: Path, source: str) -> PickledTensors:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what its unpickler does
         raise CheckpointError(f"{source}: {PICKLE} cannot be read: {shortened(error)}") from error
-    return PickledTensors({name.removeprefix(PREFIX): tensor.float().numpy() for name, tensor in state.items()})
+    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if torch.is_tensor(tensor)}
+    stored_as = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
+    return PickledTensors({name: tensor.float().numpy() for name, tensor in tensors.items()}, stored_as)
 
 
 def expected_shapes(config: ClipConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -316,9 +336,14 @@ def expected_shapes(config: ClipConfig) -> Iterator[tuple[str, tuple[int, ...]]]
 
 
 def check_shapes(config: ClipConfig, tensors: SafeTensors | PickledTensors, source: str) -> None:
-    """Raises CheckpointError for the first tensor that is missing or has another shape than the config says."""
+    """Raises CheckpointError for the first tensor that is missing, of another shape than in the config, or no float."""
     for name, expected in expected_shapes(config):
         if name not in tensors:
             raise CheckpointError(f"{source}: the weights have no tensor {name}, which {CONFIG} asks for")
+        if (numbers := tensors.numbers(name)) not in FLOATS:
+            raise CheckpointError(
+                f"{source}: tensor {name} is stored as {shortened(numbers)}, so it is quantized or no weight; expected "
+                "floats of 16, 32 or 64 bits"
+            )
         if (found := tensors.shape(name)) != expected:
             raise CheckpointError(f"{source}: tensor {name} is {list(found)}, {CONFIG} makes it {list(expected)}")

@@ -83,7 +83,7 @@ def read_modules(root: Path, source: str) -> dict:
     modules = modules if isinstance(modules, list) else [modules]
     kinds = ", ".join(str(m.get("type") if isinstance(m, dict) else m).rsplit(".", 1)[-1] for m in modules)
     if len(modules) != 1 or not isinstance(modules[0], dict):
-        raise CheckpointError(f"{source}: {MODULES} lists {shortened(kinds)}; expected CLIPModel alone")
+        raise CheckpointError(f"{source}: {MODULES} lists {shortened(kinds) or 'nothing'}; expected CLIPModel alone")
     check_keys(modules[0], MODULES, source)
     return modules[0]
 

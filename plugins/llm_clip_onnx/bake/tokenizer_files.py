@@ -73,6 +73,9 @@ def read_tokenizer(folder: Path, config: Mapping, source: str) -> CheckpointToke
     named, added = read_tokens(folder, settings, serialized, source)
     tokens = Tokens(str(named["bos_token"]), str(named["eos_token"]), str(named["unk_token"]), added)
     files = files_with_tokens(folder, settings, serialized, source)
+    for key in DEFAULTS:
+        if not str(named[key]):
+            raise misfit(file_of("", files) or TOKENIZER_CONFIG, key, "", source, "text that is not empty")
     check_distinct(added, files, source)
     bpe = build(vocab, merges, tokens, TOKENIZER_JSON if serialized else f"{VOCAB} and {MERGES}", source)
     end, pad = (bpe.token_to_id(str(named[key])) or 0 for key in ("eos_token", "pad_token"))

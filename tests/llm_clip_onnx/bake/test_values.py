@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file
 
 from llm_clip_onnx.bake import keys, open_checkpoint
 from llm_clip_onnx.errors import QUOTED_CHARACTERS, CheckpointError
@@ -212,6 +215,40 @@ def test_an_index_of_shards_is_read_as_carefully(folder):
         said = sentence_with(folder, SHARDS, content)
         assert said.startswith(sentence)
         assert longest_run(said) <= QUOTED_CHARACTERS
+
+
+@pytest.mark.parametrize("kind", ["I8", "U8", "I64", "BOOL", "F8_E4M3", "F8_E5M2"])
+def test_weights_that_are_no_floats_are_named(kind, folder):
+    file = folder / "model.safetensors"
+    shapes = {name: values.shape for name, values in load_file(file).items()}
+    file.write_bytes(safetensors_of(kind, 8 if kind == "I64" else 1, shapes))
+    said = sentence_of(folder).removeprefix(f"{folder}: ")
+    assert said.startswith(f"tensor logit_scale is stored as {kind}, so it is quantized or no weight; expected")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("NOTICE.txt", b"\xff\xfe\0", "NOTICE.txt is not UTF-8 text: "),
+        (MODULES, b"[]", "modules.json lists nothing; expected CLIPModel alone"),
+        (MODULES, b'[{"path": "elsewhere"}]', 'modules.json says path "elsewhere"; expected the folder of a CLIP'),
+        (TOKENIZER, b'{"eos_token": ""}', f'{TOKENIZER} says eos_token ""; expected text that is not empty'),
+        (MAP, b'{"unk_token": ""}', f'{MAP} says unk_token ""; expected text that is not empty'),
+    ],
+)
+def test_other_files_and_empty_ones_are_named_too(name, content, sentence, folder):
+    (folder / name).write_bytes(content)
+    assert sentence_of(folder).removeprefix(f"{folder}: ").startswith(sentence)
+
+
+def safetensors_of(kind: str, size: int, shapes: dict[str, tuple[int, ...]]) -> bytes:
+    """A safetensors file of tensors of zeros, of numbers of `size` bytes."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        begin, end = end, end + size * math.prod(shape)
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
+    written = json.dumps(header).encode()
+    return struct.pack("<Q", len(written)) + written + bytes(end)
 
 
 def longest_run(said: str) -> int:
