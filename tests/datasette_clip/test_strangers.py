@@ -123,7 +123,7 @@ def test_thumbnails_that_are_private_are_not_shown(serve):
         rows = httpx.get(f"{address}{paths.SEARCH}/ids/{SECRET}.json?q=red").json()["results"]
         assert [row["id"] for row in rows if not row["image"]] == [f"{SECRET}-0"]
     with serve({}) as address:
-        assert httpx.get(address + large).headers["content-type"] == "image/jpeg"
+        assert httpx.get(address + large).headers["content-type"] == "image/webp"
 
 
 @pytest.mark.parametrize("private", ["table", "names"])
@@ -152,4 +152,4 @@ def test_root_finds_the_rows(file):
     response = asyncio.run(datasette.client.get(f"{paths.SEARCH}/ids/{SECRET}.json?q=red", cookies=cookie))
     assert [row["id"].startswith(SECRET) for row in response.json()["results"]] == [True] * 5
     response = asyncio.run(datasette.client.get(f"{paths.THUMBNAIL}/ids/{SECRET}?id={SECRET}-1", cookies=cookie))
-    assert response.headers["content-type"] == "image/jpeg"
+    assert response.headers["content-type"] == "image/webp"
