@@ -70,8 +70,6 @@ def picture_of(conn, collection: Collection, id: str) -> bytes | None:
         image = stored[0][0] if stored and isinstance(stored[0][0], bytes) else None
     return image if is_shown(image) else None
 
-    return (image, FORMATS[begins_as].content_type) if image and begins_as in SHOWN_FORMATS else None
-
 
 def why_no_picture(conn, collection: Collection, id: str) -> str:
     """The sentence why a row has no small picture, and what makes one if anything does."""
