@@ -5,22 +5,22 @@ filters.py reads those that the client has chosen. Nothing here needs the permis
 
 from __future__ import annotations
 
-import calendar
 import json
 import sqlite3
 import time
-from collections import OrderedDict, defaultdict
+from collections import Counter, defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
 
 from datasette.utils import sqlite_timelimit
 
-from clip_collections.collection import Collection, from_clause, quoted, rows
+from clip_collections.collection import Collection, cursor_of, from_clause, quoted, rows
 from datasette_guard import per_datasette
 
 from .collection_refs import CollectionRef
-from .filters import KEY, TAKEN, RowFilters, value_of
+from .filters import KEY, TAKEN, RowFilters
 
 SAMPLE_ROWS = 300  # at each end of a collection, whose metadata say which keys there are
 MAX_KEYS = 6
@@ -29,7 +29,7 @@ MAX_CHARACTERS = 80  # of one value
 LEAST_SHARE = 0.1  # of a key with more values: the share of rows that the shown ones must have
 LIMIT_MS = 300  # of all counting
 FRESH_S = 30.0  # so long a count is kept, unless a row is added
-KEPT = 200  # counts
+KEPT = 8  # counts of a collection, by condition
 NOT_COUNTED = ("width", "height", "bytes", "latitude", "longitude", "duration", "id", "url", "hash")
 
 
@@ -51,10 +51,31 @@ class Facet:
     values: list[Value]
 
 
+@dataclass(frozen=True)
+class Counts:
+    """How many rows have which values of some keys together: values, in the order of the keys -> rows.
+
+    Of TAKEN the value is the day. None stands for a value that is missing or too long.
+    """
+
+    keys: tuple[str, ...]
+    rows: Counter[tuple[str | None, ...]]
+
+
+@dataclass
+class Kept:
+    """What was counted of a collection, with its last rowid then. counts: by the condition in SQL and the keys."""
+
+    last: int | None
+    until_s: float
+    keys: list[str]
+    counts: dict[tuple[str, tuple[str, ...]], Counts | None]
+
+
 @per_datasette
-def cache_of(datasette) -> OrderedDict[tuple, tuple[float, object, list[Facet]]]:
-    """Counts that are still fresh, by what was counted: when, the last rowid, and the facets."""
-    return OrderedDict()
+def kept_of(datasette) -> dict[tuple[str, str], Kept]:
+    """What was counted, by database and collection."""
+    return {}
 
 
 async def facets_of(datasette, ref: CollectionRef, filters: RowFilters, where: str) -> list[Facet]:
@@ -65,35 +86,47 @@ async def facets_of(datasette, ref: CollectionRef, filters: RowFilters, where: s
     if not ref.collection.metadata:
         return []
     limit_ms = min(LIMIT_MS, datasette.setting("sql_time_limit_ms"))
-    count = partial(count_cached, cache_of(datasette), limit_ms, ref, filters, where)
-    return await datasette.get_database(ref.database).execute_fn(count)
-
-
-def count_cached(cache: OrderedDict, limit_ms: int, ref: CollectionRef, filters: RowFilters, where: str, conn) -> list:
-    """What count_facets returns, kept for FRESH_S or until the table has a new last row."""
-    key, now_s = (ref.database, ref.collection.name, filters, where), time.monotonic()
-    [(last,)] = rows(conn, f"select max(rowid) from main.{quoted(ref.collection.table)}")
-    kept = cache.get(key)
-    if kept and kept[1] == last and now_s < kept[0] + FRESH_S:
-        return kept[2]
-    try:
-        with sqlite_timelimit(conn, limit_ms):
-            facets = count_facets(conn, ref.collection, filters, where)
-    except sqlite3.Error:
-        facets = []
-    cache[key] = (now_s, last, facets)
-    while len(cache) > KEPT:
-        cache.pop(next(iter(cache)), None)
-    return facets
-
-
-def count_facets(conn, collection: Collection, filters: RowFilters, where: str) -> list[Facet]:
-    """The facets of a collection: the years of TAKEN first, then other keys in the order of the metadata."""
-    sampled = sample(conn, collection)
-    keys = [key for key, values in sampled.items() if key != TAKEN and is_countable(key, values)][:MAX_KEYS]
-    facets = [count_years(conn, collection, filters, where)] if TAKEN in sampled else []
-    facets += [count_values(conn, collection, key, filters, where) for key in keys]
+    count = partial(count_rows, kept_of(datasette), limit_ms, ref, filters, where)
+    counts, keys = await datasette.get_database(ref.database).execute_fn(count)
+    facets = [facet_of(counts, key, filters) for key in keys] if counts else []
     return [facet for facet in facets if len(facet.values) > 1 or any(value.is_chosen for value in facet.values)]
+
+
+def count_rows(
+    kept: dict[tuple[str, str], Kept], limit_ms: int, ref: CollectionRef, filters: RowFilters, where: str, conn
+) -> tuple[Counts | None, list[str]]:
+    """The counts of all that is a facet or chosen, None if that takes too long; and the keys that are facets.
+
+    They are kept for FRESH_S or until the table has a new last row.
+    """
+    place, now_s = (ref.database, ref.collection.name), time.monotonic()
+    [(last,)] = rows(conn, f"select max(rowid) from main.{quoted(ref.collection.table)}")
+    known = kept.get(place)
+    if known is None or known.last != last or now_s > known.until_s or len(known.counts) > KEPT:
+        known = kept[place] = Kept(last, now_s + FRESH_S, countable_keys(conn, ref.collection), {})
+    chosen = [key for key, _ in filters.metadata] + [TAKEN] * bool(filters.first or filters.last)
+    keys = tuple(dict.fromkeys([*known.keys, *chosen]))
+    if (where, keys) not in known.counts:
+        known.counts[where, keys] = None
+        with suppress(sqlite3.Error), sqlite_timelimit(conn, limit_ms):
+            known.counts[where, keys] = count_together(conn, ref.collection, keys, where)
+    return known.counts[where, keys], known.keys
+
+
+def countable_keys(conn, collection: Collection) -> list[str]:
+    """The keys of metadata that are facets: TAKEN first, then others in the order of the metadata."""
+    sampled = sample(conn, collection)
+    keys = [key for key, values in sampled.items() if key != TAKEN and is_countable(key, values)]
+    return [TAKEN] * (TAKEN in sampled) + keys[:MAX_KEYS]
+
+
+def count_together(conn, collection: Collection, keys: tuple[str, ...], where: str) -> Counts:
+    """Count the rows of a collection, all keys in one pass, because reading JSON is what takes the time."""
+    column = quoted(collection.metadata or "")
+    values = [f"substr({column} ->> ?, 1, {10 if key == TAKEN else MAX_CHARACTERS + 1})" for key in keys]
+    clause = from_clause(collection, where, f"json_valid({column})")
+    cursor = cursor_of(conn).execute(f"select {', '.join(values)} {clause}", keys) if keys else ()
+    return Counts(keys, Counter(cursor))
 
 
 def sample(conn, collection: Collection) -> dict[str, list]:
@@ -119,39 +152,38 @@ def is_countable(key: str, values: list) -> bool:
     return bool(short) and len(set(map(str, short))) <= max(10, len(values) / 3)
 
 
-def count_values(conn, collection: Collection, key: str, filters: RowFilters, where: str) -> Facet:
+def facet_of(counts: Counts, key: str, filters: RowFilters) -> Facet:
     """The facet of a key. It has no values if there are very many of them, each of few rows."""
-    value = f"cast({value_of(collection, ':clip_key')} as text)"
-    counts = count(conn, collection, value, {"clip_key": key}, filters.without(key), where, "2 desc, 1")
-    shown, total = counts[:MAX_VALUES], sum(number for _, number in counts)
-    if len(counts) > MAX_VALUES and sum(number for _, number in shown) < LEAST_SHARE * total:
+    found = values_of(counts, key, filters.without(key))
+    if key == TAKEN:
+        years = sorted(year for year in found if len(year) == 4 and year.isascii() and year.isdigit() and int(year))
+        return Facet(key, [year_value(filters, int(year), found[year]) for year in years[::-1][:MAX_VALUES]])
+    shown = sorted(found.items(), key=lambda value: (-value[1], value[0]))[:MAX_VALUES]
+    if len(found) > MAX_VALUES and sum(number for _, number in shown) < LEAST_SHARE * found.total():
         shown = []
     chosen = filters.values(key)
-    shown += [(text, 0) for text in chosen if text not in dict(shown)]
+    shown += [(text, found[text]) for text in chosen if text not in dict(shown)]
     return Facet(key, [Value(text, number, text in chosen, filters.toggled(key, text)) for text, number in shown])
 
 
-def count_years(conn, collection: Collection, filters: RowFilters, where: str) -> Facet:
-    """The facet of the years in which photos were taken."""
-    value = f"substr({value_of(collection, ':clip_key')}, 1, 4)"
-    counts = count(conn, collection, value, {"clip_key": TAKEN}, filters.without(TAKEN), where, "1 desc")
-    years = [(text, number) for text, number in counts if text.isascii() and text.isdigit() and int(text)]
-    return Facet(TAKEN, [year_value(filters, int(text), number) for text, number in years[:MAX_VALUES]])
+def values_of(counts: Counts, key: str, filters: RowFilters) -> Counter[str]:
+    """How many of the rows for which filters hold have each value of a key, each year of TAKEN."""
+    at, found = counts.keys.index(key), Counter[str]()
+    wanted = [(counts.keys.index(name), set(filters.values(name))) for name in {name for name, _ in filters.metadata}]
+    first, last = (str(day) if day else None for day in (filters.first, filters.last))
+    taken = counts.keys.index(TAKEN) if first or last else 0
+    for values, number in counts.rows.items():
+        value, day = values[at], str(values[taken])
+        is_left = all(values[place] in allowed for place, allowed in wanted)
+        is_in_time = (not first or (values[taken] is not None and day >= first)) and (not last or day <= last)
+        if value and len(value) <= MAX_CHARACTERS and is_left and is_in_time:
+            found[value[:4] if key == TAKEN else value] += number
+    return found
 
 
 def year_value(filters: RowFilters, year: int, count: int) -> Value:
     """A year, which is chosen if the dates are its first and its last day."""
-    days = (date(year, 1, 1), date(year, 12, calendar.monthrange(year, 12)[1]))
+    days = (date(year, 1, 1), date(year, 12, 31))
     is_chosen = (filters.first, filters.last) == days
     first, last = (None, None) if is_chosen else days
     return Value(str(year), count, is_chosen, replace(filters, first=first, last=last))
-
-
-def count(
-    conn, collection: Collection, value: str, parameters: dict, filters: RowFilters, where: str, order: str
-) -> list[tuple[str, int]]:
-    """The values of an SQL expression and how many rows have each."""
-    condition, bound = filters.condition(collection, where)
-    sql = f"select {value}, count(*) {from_clause(collection, condition)} group by 1 order by {order}"
-    counts = rows(conn, sql, bound | parameters)
-    return [(text, number) for text, number in counts if isinstance(text, str) and 0 < len(text) <= MAX_CHARACTERS]

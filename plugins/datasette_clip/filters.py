@@ -96,15 +96,15 @@ def day_after(day: date) -> str:
 
 
 def is_filter(name: str) -> bool:
-    """True if a field of a request is a value of metadata."""
-    return name.startswith(PREFIX)
+    """True if a field of a request is a value of metadata or a date."""
+    return name.startswith(PREFIX) or name in (FROM, TO)
 
 
 def read_filters(fields: FormFields) -> RowFilters:
     """The filters in the fields of a search. Empty ones do not count. Raises InputError naming a field."""
     pairs: dict[tuple[str, str], None] = {}
     for name, values in fields.options.items():
-        if not is_filter(name):
+        if not name.startswith(PREFIX):
             continue
         key = name.removeprefix(PREFIX)
         if not KEY.fullmatch(key):

@@ -28,7 +28,7 @@ from ..collection_refs import CollectionRef, searchable_collections, visible_col
 from ..config import config_of
 from ..facets import Facet, Value, facets_of
 from ..failures import WITH_SENTENCE, MayNotRunSql, status_of, unknown_method
-from ..filters import TAKEN
+from ..filters import TAKEN, is_filter
 from ..items import FormFields
 from ..model import embedding_queue, in_thread, permitted_engine
 from .form_page import Page
@@ -92,6 +92,7 @@ async def fill_search(datasette, request, ref: CollectionRef, page: Page) -> Non
     """Fill the page with the query, then with the rows. Raises MayNotRunSql and the exceptions of WITH_SENTENCE."""
     fields = await read_search_fields(datasette, request)
     page |= typed_fields(fields)
+    page |= spaced_query(page, fields)
     fields.options.setdefault("k", [str(ROWS)])
     picture = await read_picture(datasette, request, fields, page)
     search_request = read_search_request(fields)
@@ -179,7 +180,6 @@ def query_links(page: Page, words: tuple[Term, ...], search_request: SearchReque
         "unfiltered": search_url(page, [*q, *kept]),
         "filters": search_request.filters,
         "has_dates": False,
-        **spaced_query(page, [*kept, *rest]),
     }
 
 
@@ -200,10 +200,14 @@ async def facet_chips(datasette, ref: CollectionRef, page: Page, search_request:
     return [chips(facet) for facet in facets]
 
 
-def spaced_query(page: Page, others: list[tuple[str, Any]]) -> Page:
+def spaced_query(page: Page, fields: FormFields) -> Page:
     """The query with spaces around its signs and its URL, if one lacks a space; else nothing."""
     better = spaced(page["q"])
-    return {"spaced": better, "spaced_url": search_url(page, [("q", better), *others])} if better else {}
+    kept = [("q", text) for text in page["kept"]]
+    others = [
+        (name, value) for name in fields.options for value in fields.all(name) if is_filter(name) or name == "where"
+    ]
+    return {"spaced": better, "spaced_url": search_url(page, [("q", better), *kept, *others])} if better else {}
 
 
 def spaced(q: str) -> str | None:

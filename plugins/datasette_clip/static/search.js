@@ -85,7 +85,7 @@ async function go(url, { remembered = false, replace = false, scroll = null, min
 function show(page) {
   const answer = page.querySelector("#clip-result");
   const wrong = answer.querySelector("[role=alert]");
-  if (wrong) return say(wrong.textContent);
+  if (wrong) return say(wrong.textContent, answer.querySelector(".clip-spaced"));
   showFilters(page.querySelector("#clip-narrow"));
   const open = result.querySelector("#clip-elsewhere")?.open;
   const focused = result.contains(document.activeElement);
@@ -228,8 +228,10 @@ function closeViewer() {
   row?.focus({ preventScroll: row === opener });
 }
 
-function say(sentence) {
-  result.querySelector("[role=alert]")?.remove();
+/** Shows an error above the rows, and a hint that may help. */
+function say(sentence, hint = null) {
+  for (const old of result.querySelectorAll("[role=alert], .clip-spaced")) old.remove();
+  if (hint) result.prepend(hint);
   const paragraph = Object.assign(document.createElement("p"), { className: "message-error", textContent: sentence });
   paragraph.setAttribute("role", "alert");
   result.prepend(paragraph);
