@@ -11,13 +11,15 @@ from pathlib import Path
 import httpx
 import hypothesis
 import pytest
-from datasette.app import DEFAULT_SETTINGS, Datasette
 from filelock import FileLock
 
 from patience import PATIENCE_S
 
 os.environ.pop("CLIP_MODEL_DIR", None)  # tests say themselves which model they mean
 os.environ["LLM_USER_PATH"] = tempfile.mkdtemp(prefix="llm-of-tests-")  # and leave the developer's own folder alone
+os.environ["LLM_LOAD_PLUGINS"] = "datasette-clip"  # `llm` would load llm-clip too, and with it torch: 7 s of CPU
+
+from datasette.app import DEFAULT_SETTINGS, Datasette
 
 from llm_clip_onnx.bake import bake
 from llm_clip_onnx.bake.label_set import bake_labels

@@ -108,6 +108,7 @@ def test_the_files_of_a_model_directory_are_those_of_the_page(demo_dir):
     assert set(re.findall(r"`([a-zA-Z/]+(?:\.u?int8)?\.[a-z]+)`", section)) == files
 
 
+@pytest.mark.long
 def test_what_cog_writes_is_what_the_code_says():
     [line] = [line for line in commands_of_make("docs").splitlines() if "cogapp" in line]
     command = shlex.split(line.replace("docs/*.md", "").replace(".venv-test/bin/python", sys.executable))
@@ -121,6 +122,7 @@ def test_a_limit_without_a_sentence_is_refused(monkeypatch):
         facts.limits("datasette_clip")
 
 
+@pytest.mark.long
 def test_the_manual_builds_without_a_warning(tmp_path):
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "dummy", "docs", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)

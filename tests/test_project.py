@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ def module_of(file: Path) -> str:
 MODULES = {module_of(file): file for file in FILES}
 
 
+@cache
 def imported(file: Path) -> set[str]:
     """Absolute names of all modules that a file imports, at its top or inside a function."""
     package = module_of(file) if file.name == "__init__.py" else module_of(file).rpartition(".")[0]
@@ -219,6 +221,7 @@ def test_importing_the_llm_plugin_costs_no_onnxruntime(tmp_path):
     assert added == {"llm_clip_onnx"}
 
 
+@pytest.mark.long
 def test_the_model_runs_without_being_installed(tiny_dir, tmp_path):
     """As in the Dockerfile's bake, which has none of the other packages."""
     shutil.copytree(PLUGINS / "llm_clip_onnx", tmp_path / "llm_clip_onnx")

@@ -75,6 +75,7 @@ def test_a_condition_cannot_end_the_collections_own(where):
         search.search(conn, open_collection(conn, "photos"), np.float32([1, 2, 3]), 10, where)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("k", [1, 7, 100, 5000])
 def test_many_chunks_and_many_ties_in_pages(k, monkeypatch):
     monkeypatch.setattr(search, "CHUNK_BYTES", 64 * 64 * 4)

@@ -270,6 +270,7 @@ def test_without_a_clipboard_there_is_no_copy_button(browser_page, server):
     assert browser_page.is_visible("text=or paste an image")
 
 
+@pytest.mark.long
 def test_the_curl_of_the_page_gives_the_same_answer(server, tmp_path):
     own = 'it\'s a heart\na "face"\n@file;type=x'
     response = httpx.post(server + CLASSIFY, files={"image": ("heart.png", drawing("heart"))}, data={"own": own})

@@ -396,6 +396,7 @@ def test_pages_of_other_origins_may_search(datasette):
     assert ask(datasette, f"{SEARCH}?q=red").headers["access-control-allow-origin"] == "*"
 
 
+@pytest.mark.long
 def test_a_server_searches_a_file_of_others_beside_its_own(database, stored, demo_dir, demo_engine, tmp_path):
     """End to end. The file is read-only, as in the container."""
     env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))

@@ -116,6 +116,7 @@ def test_where_the_token_would_not_hold_the_start_is_refused(private, monkeypatc
     )
 
 
+@pytest.mark.long
 def test_the_manuals_configuration_of_datasette_auth_tokens(demo_dir, tmp_path):
     """The configuration of docs/guard.md, in a real server with every installed plugin."""
     metadata = json.loads(re.search(r"```json\n(.*?)```", GUARD.split("datasette-auth-tokens", 1)[1], re.DOTALL)[1])

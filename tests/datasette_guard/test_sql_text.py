@@ -26,6 +26,7 @@ def connections():
     return plain, ours
 
 
+@pytest.mark.long
 @settings(max_examples=2000, deadline=None)
 @given(name=st.sampled_from(sorted(CALLS)), values=st.tuples(VALUES, VALUES, VALUES))
 def test_the_results_equal_sqlites_own(name, values, connections):

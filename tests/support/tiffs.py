@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from functools import cache
 
 import numpy as np
 from PIL import Image
@@ -80,6 +81,7 @@ def pages(count: int) -> bytes:
     return saved(photo(), "TIFF", save_all=True, append_images=others, compression="tiff_lzw")
 
 
+@cache
 def readable() -> dict[str, bytes]:
     """TIFFs of which the first page is read on a server."""
     colour, grey, ink = photo(300, 200), photo(300, 200).convert("L"), photo(300, 200).convert("1")

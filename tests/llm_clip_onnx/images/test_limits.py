@@ -40,6 +40,7 @@ PHOTOS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PHOTOS)
 def test_a_command_reads_what_a_server_refuses(name):
     file = PHOTOS[name]()

@@ -155,6 +155,7 @@ print(peak())
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("mode", "side"), [("RGB", 5000), ("RGBA", 4240), ("LA", 5000), ("I;16", 5000)])
 def test_the_largest_png_is_never_in_memory_whole(mode, side):
     """The images have 18 to 25 megapixels: 50 to 100 MB decoded."""
