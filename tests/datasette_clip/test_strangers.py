@@ -29,6 +29,8 @@ PRIVATE = {
 }
 SECRET, LABEL = "secret-name", "secret-label"  # the collection's name, which begins each id, and each row's metadata
 
+OF_ROW = ("THUMBNAIL", "VIEWER", "ORIGINAL")  # paths of one row
+
 
 @pytest.fixture(autouse=True)
 def model(demo_dir, monkeypatch):
@@ -53,7 +55,7 @@ def file(demo_engine, tmp_path_factory) -> str:
 
 def urls() -> list[str]:
     """Every URL of ours. A new one in `paths` must be added here."""
-    known = {"ABOUT", "HEALTH", "EMBED", "CLASSIFY", "COMPARE", "SEARCH", "THUMBNAIL", "COLLECTION", "READ_ONLY"}
+    known = {"ABOUT", "HEALTH", "EMBED", "CLASSIFY", "COMPARE", "SEARCH", *OF_ROW, "STATIC", "COLLECTION", "READ_ONLY"}
     assert {name for name in vars(paths) if name.isupper()} == known
     plain = [paths.ABOUT, paths.HEALTH, paths.COMPARE, paths.CLASSIFY, paths.SEARCH, f"{paths.ABOUT}.json"]
     plain += [f"{paths.EMBED}.json?text=red", f"{paths.CLASSIFY}.json?text=red&labels=a&labels=b"]
@@ -61,7 +63,7 @@ def urls() -> list[str]:
         found = f"{paths.SEARCH}/{database}/{SECRET}"
         for query in ("q=red", f"id={SECRET}-1", f"q=id:{SECRET}-1", "q=red&where=1"):
             plain += [f"{found}?{query}", f"{found}.json?{query}"]
-        plain.append(f"{paths.THUMBNAIL}/{database}/{SECRET}?id={SECRET}-1")
+        plain += [f"{vars(paths)[name]}/{database}/{SECRET}?id={SECRET}-1" for name in OF_ROW]
     return [*plain, "/", "/_memory", "/ids", "/ids/embeddings"]
 
 
@@ -96,7 +98,7 @@ def test_a_stranger_sees_nothing_of_a_private_collection(private, serve, file):
     with serve(PRIVATE[private]) as address:
         for url in urls():
             response = httpx.get(address + url, follow_redirects=True)
-            is_ours = url.startswith((f"{paths.SEARCH}/", f"{paths.THUMBNAIL}/"))
+            is_ours = url.startswith(tuple(f"{vars(paths)[name]}/" for name in ("SEARCH", *OF_ROW)))
             is_answered = is_ours and response.status_code not in (403, 404)
             is_asked = is_ours or private != "names"
             shows = is_asked and re.search(rf"{SECRET}-[02-4]|{LABEL}|\"score\"", response.text)
@@ -104,7 +106,7 @@ def test_a_stranger_sees_nothing_of_a_private_collection(private, serve, file):
             is_picture = response.headers["content-type"].startswith("image/")
             if is_answered or shows or is_picture:
                 found.append(url)
-            if is_ours and ".json" in url:
+            if is_ours and ".json?" in url:
                 assert response.json()["ok"] is False  # an error there is JSON, not a page
     assert found == []
 
@@ -119,7 +121,7 @@ def test_thumbnails_that_are_private_are_not_shown(serve):
         rows = httpx.get(f"{address}{paths.SEARCH}/ids/{SECRET}.json?q=red").json()["results"]
         assert [row["id"] for row in rows if not row["image"]] == [f"{SECRET}-0"]
     with serve({}) as address:
-        assert httpx.get(address + large).headers["content-type"] == "image/jpeg"
+        assert httpx.get(address + large).headers["content-type"] == "image/webp"
 
 
 @pytest.mark.parametrize("private", ["table", "names"])
@@ -148,4 +150,4 @@ def test_root_finds_the_rows(file):
     response = asyncio.run(datasette.client.get(f"{paths.SEARCH}/ids/{SECRET}.json?q=red", cookies=cookie))
     assert [row["id"].startswith(SECRET) for row in response.json()["results"]] == [True] * 5
     response = asyncio.run(datasette.client.get(f"{paths.THUMBNAIL}/ids/{SECRET}?id={SECRET}-1", cookies=cookie))
-    assert response.headers["content-type"] == "image/jpeg"
+    assert response.headers["content-type"] == "image/webp"
