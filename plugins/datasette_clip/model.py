@@ -114,12 +114,14 @@ def open_image(engine: Engine) -> None:
 
 
 def unsettled_engine() -> Engine | None:
-    """The engine if its image tower was not opened yet, None if it was or if there is no engine."""
+    """An engine whose image tower was not opened yet, None if it was or if there is no engine."""
+    from llm_clip_onnx.engine import engines_of_process  # here: as in get_engine
+
     try:
-        engine = get_engine()
+        engines = engines_of_process() or [get_engine()]  # the latter looks for the model directory, every time
     except Exception:  # any: there is nothing to open
         return None
-    return engine if is_image_tower_unsettled(engine) else None
+    return next(filter(is_image_tower_unsettled, engines), None)
 
 
 class Recorder:

@@ -217,6 +217,11 @@ def engine_for(path: Path, bounds: ImageLimits = SERVER) -> Engine:
         return _engines[key]
 
 
+def engines_of_process() -> list[Engine]:
+    """The engines that this process has, without a look at the environment or a disk."""
+    return list(_engines.values())
+
+
 def default_engine(bounds: ImageLimits = SERVER) -> Engine:
     """The engine of the model directory that the environment names. Raises ModelDirError where there is none."""
     return engine_for(model_dir.default_path(), bounds)
