@@ -14,7 +14,9 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import pytest
 from datasette.app import Datasette
 
+from browser import chromium
 from page_forms import errors_in, get
+from serving import environment, serving
 from stored import llms_database, random_vectors
 
 PAGE, JSON = "/-/clip/search/photos/album", "/-/clip/search/photos/album.json"
@@ -265,6 +267,32 @@ def test_json_and_page_say_how_far_a_collection_is_while_it_is_filled(datasette,
 def test_a_process_that_died_fills_nothing(datasette, filling):
     filling(1204, ago_s=1000)
     assert "filling" not in get(datasette, JSON).json()
+
+
+@chromium
+def test_the_page_follows_how_far_it_is_until_it_is_full(browser_page, filling, file, demo_dir, tmp_path):
+    filling(1204, ago_s=-3600)  # stays fresh
+    env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
+    with serving(str(file), env=env, log=tmp_path / "log") as address:
+        browser_page.goto(address + url(PAGE, {"q": "id:p00"}))
+        assert "1,204 of 5,000" in browser_page.inner_text("#clip-filling")
+        filling(2408, ago_s=-3600)
+        browser_page.locator("#clip-filling", has_text="2,408 of 5,000").wait_for()
+        filling(None)
+        browser_page.locator(".clip-filling", has_text="All pictures are read.").wait_for()
+
+
+@chromium
+def test_a_refused_sign_has_a_link_to_what_was_meant(browser_page, file, demo_dir, tmp_path):
+    env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
+    with serving(str(file), env=env, log=tmp_path / "log") as address:
+        browser_page.goto(address + url(PAGE, {"q": "red"}))
+        browser_page.fill("#clip-q", "red -blue")
+        browser_page.click(".clip-spaced a")
+        browser_page.wait_for_url(address + url(PAGE, {"q": "red - blue"}))
+        browser_page.locator("[role=alert]").wait_for(state="detached")
+        assert browser_page.input_value("#clip-q") == "red - blue"
+        assert browser_page.locator(".clip-spaced").count() == 0
 
 
 # Hints
