@@ -42,6 +42,9 @@ def write_checkpoint(
         shutil.copy(TOKENIZER / name, folder)
     if merges is not None:
         cut_tokenizer(folder, merges)
+    if length := text.get("max_position_embeddings"):
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": length}))
     side = vision.get("image_size", 224)
     preprocess = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": side}}
     preprocess |= {"crop_size": {"height": side, "width": side}}

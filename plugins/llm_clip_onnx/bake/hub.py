@@ -109,4 +109,4 @@ def reason(error: BaseException, revision: str | None) -> str:
 
 
 def first_line(message: object) -> str:
-    return str(message).strip().split("\n")[0] or type(message).__name__
+    return shortened(str(message).strip().split("\n")[0]) or type(message).__name__

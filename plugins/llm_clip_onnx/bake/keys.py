@@ -1,4 +1,4 @@
-"""Lists the keys of config.json, tokenizer_config.json and the other JSON files of a checkpoint: followed, refused...
+"""The keys of a checkpoint's JSON files, config.json, tokenizer_config.json and others: followed, refused, harmless.
 
 The rules are those of transformers 5 and sentence-transformers 6. A key that changes ids, pixels or vectors there, and
 that a bake does not follow, is refused by name unless it has a value that changes nothing. A key that is in no table is
