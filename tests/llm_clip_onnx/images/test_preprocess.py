@@ -45,6 +45,7 @@ def test_pixels_are_the_goldens(name):
     assert np.abs(found - GOLDEN[name]).mean() < 0.25 * LEVEL
 
 
+@pytest.mark.long
 def test_a_shortest_side_larger_than_the_crop_is_cropped_as_the_reference_does():
     from transformers import CLIPImageProcessor
 
