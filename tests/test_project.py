@@ -123,8 +123,8 @@ def test_collections_are_searched_without_onnxruntime_and_datasette(tmp_path):
     assert not {"onnxruntime", "datasette", "llm", "onnx", "torch"} & set(done.stdout.split())
 
 
-def test_errors_import_nothing():
-    assert imported(PLUGINS / "llm_clip_onnx/errors.py") == set()
+def test_errors_import_nothing_of_ours():
+    assert imported(PLUGINS / "llm_clip_onnx/errors.py") <= {"json"}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PLUGINS)))

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import click
 
 from llm_clip_onnx.commands import ClipCommand
-from llm_clip_onnx.errors import InputError, cited
+from llm_clip_onnx.errors import InputError, cited, printable
 
-from .entry import is_blank, printable
+from .entry import is_blank
 
 if TYPE_CHECKING:
     from .collection import Collection

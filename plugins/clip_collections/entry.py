@@ -86,8 +86,3 @@ def check_file(file: Path) -> None:
         raise InputError(f"{file} is no regular file")
     if found.st_size > MAX_BYTES:
         raise InputError(f"{file} has {found.st_size:,} bytes; of an image at most {MAX_BYTES:,} are read")
-
-
-def printable(text: str) -> str:
-    """A text for the terminal: control characters, and bytes that are not UTF-8, as escapes."""
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from llm_clip_onnx.errors import InputError, cited
+from llm_clip_onnx.errors import InputError, cited, printable
 from llm_clip_onnx.images.signatures import FTYP_BYTES, SUFFIXES, format_of
 
-from .entry import Entry, FileState, printable
+from .entry import Entry, FileState
 
 # Thumbnails, trash and notes of Synology, QNAP, Windows and macOS. Those whose names begin with a dot are hidden files.
 EXCLUDED = {

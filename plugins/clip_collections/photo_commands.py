@@ -9,10 +9,9 @@ from pathlib import Path
 import click
 
 from llm_clip_onnx.commands import ClipCommand
-from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.errors import InputError, printable
 
 from .commands import check_name
-from .entry import printable
 
 
 @click.command(cls=ClipCommand)

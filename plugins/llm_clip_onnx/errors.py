@@ -25,15 +25,15 @@ def cited(value: object) -> str:
     return f"{written[: QUOTED_CHARACTERS - 3]}..." if is_cut or len(written) > QUOTED_CHARACTERS + 2 else written
 
 
-def cited_json(value: object) -> str:
-    """A value of JSON as messages quote it: a string as `cited`, anything else as JSON writes it, cut the same."""
-    return cited(value) if isinstance(value, str) else shortened(json.dumps(value, default=cited))
-
-
 def shortened(text: object) -> str:
     """What came in, or another library's sentence about it, as messages show it: one line of at most 60 characters."""
     line = printable(" ".join(str(text)[: 2 * QUOTED_CHARACTERS].split()))
     return line if len(line) <= QUOTED_CHARACTERS else f"{line[: QUOTED_CHARACTERS - 3]}..."
+
+
+def cited_json(value: object) -> str:
+    """A value of JSON as messages quote it: a string as `cited`, anything else as JSON writes it, cut the same."""
+    return cited(value) if isinstance(value, str) else shortened(json.dumps(value, default=cited))
 
 
 def printable(text: str) -> str:

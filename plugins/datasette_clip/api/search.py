@@ -45,7 +45,14 @@ from llm_clip_onnx.images.signatures import BOM
 
 from ..collection_refs import CollectionRef, visible_collection
 from ..config import Config, config_of
-from ..failures import WITH_SENTENCE, MayNotRunSql, failure_json, failure_of, options_response, unknown_method
+from ..failures import (
+    WITH_SENTENCE,
+    MayNotRunSql,
+    failure_json,
+    failure_of,
+    options_response,
+    unknown_method,
+)
 from ..filling import filling_of
 from ..filters import FIELD_NAMES, RowFilters, is_filter, read_filters
 from ..items import (
