@@ -41,8 +41,9 @@ COPY pyproject.toml README.md LICENSE ./
 COPY plugins plugins
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
  && pip --python /app/bin/python install --no-compile --no-deps /wheels/*.whl
-# 55 MB that are never loaded: tests, a Fortran compiler's front end, converters, and a second onnxruntime, for C.
-RUN cd /app/lib/python*/site-packages && find . -type d -name tests -prune -exec rm -r {} + && find . -name '*.pyi' -delete \
+# 56 MB that are never loaded: tests, headers, a Fortran compiler's front end, converters, and a second onnxruntime, for C.
+RUN cd /app/lib/python*/site-packages && find . -type d -name tests -prune -exec rm -r {} + \
+ && find . -regextype posix-extended -regex '.*[.](pyi|pxd|h|a)' -delete \
  && rm -rf numpy/f2py onnxruntime/transformers onnxruntime/quantization onnxruntime/tools onnxruntime/datasets \
            onnxruntime/capi/libonnxruntime.so.*
 # Bytecode that is never compared with its source: a copy may change times, and at run time nothing could be written.
