@@ -48,19 +48,32 @@ def recall(similarities: NDArray[np.float32], right: NDArray[np.int64]) -> str:
     return " / ".join(f"{100 * (rank <= k).mean():.1f}" for k in (1, 5, 10))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model_dir", type=Path)
+def options(doc: str | None) -> argparse.Namespace:
+    """The options of this script and its neighbours: model_dir (a list), data, style."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model_dir", type=Path, nargs="+")
     parser.add_argument("--data", type=Path, default=Path(__file__).parent / "data")
     parser.add_argument("--style", default=HELD_OUT)
-    args = parser.parse_args()
-    pictures, shown, labels = pictures_of(args.data, args.style)
+    return parser.parse_args()
 
-    engine = Engine(args.model_dir)
+
+def precisions_of(engine: Engine) -> str:
+    return ", ".join(f"{name} {tower.precision}" for name, tower in engine.manifest.towers.items())
+
+
+def main() -> None:
+    args = options(__doc__)
+    pictures, shown, labels = pictures_of(args.data, args.style)
+    for path in args.model_dir:
+        print_recall(Engine(path), args.style, pictures, shown, labels)
+
+
+def print_recall(
+    engine: Engine, style: str, pictures: list[Image.Image], shown: NDArray[np.int64], labels: list[str]
+) -> None:
     images = unit(engine.embed_images(pictures))
     similarities = images @ unit(engine.embed_text(labels)).T  # [pictures, emoji]
-    precisions = ", ".join(f"{name} {tower.precision}" for name, tower in engine.manifest.towers.items())
-    print(f"{args.style}: {len(images)} pictures of {len(labels)} emoji; {precisions}")
+    print(f"{style}: {len(images)} pictures of {len(labels)} emoji; {precisions_of(engine)}")
     print("top-1 / top-5 / top-10 %")
     print("image to text", recall(similarities, shown))
     print("text to image", recall(similarities.T[shown], np.arange(len(shown))))

@@ -8,17 +8,15 @@ lists of ten of several model directories are compared with those of the last.
 
 from __future__ import annotations
 
-import argparse
 import sqlite3
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from emoji import HELD_OUT
 from llm_clip_onnx.engine import Engine
 from llm_clip_onnx.vectors import unit
-from recall import pictures_of, recall
+from recall import options, pictures_of, precisions_of, recall
 
 COLLECTION = Path(__file__).parent / "emoji.db"
 QUERIES = ["purple heart", "red fruit", "sad face", "green vegetable", "a yellow bird", "flying vehicle", "bad weather"]
@@ -42,11 +40,7 @@ def overlap(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model_dir", type=Path, nargs="+")
-    parser.add_argument("--data", type=Path, default=Path(__file__).parent / "data")
-    parser.add_argument("--style", default=HELD_OUT)
-    args = parser.parse_args()
+    args = options(__doc__)
     labels, images = collection()
     pictures, shown, _ = pictures_of(args.data, args.style)
     lists: dict[str, dict[str, NDArray[np.int64]]] = {}
@@ -54,7 +48,7 @@ def main() -> None:
         engine = Engine(path)
         found = unit(engine.embed_images(images)).T  # [embed_dim, pictures of the collection]
         by_text, by_image = unit(engine.embed_text(labels)) @ found, unit(engine.embed_images(pictures)) @ found
-        precisions = ", ".join(f"{name} {tower.precision}" for name, tower in engine.manifest.towers.items())
+        precisions = precisions_of(engine)
         print(
             f"{precisions}: {len(labels)} names and {len(pictures)} pictures of {args.style}; top-1 / top-5 / top-10 %"
         )

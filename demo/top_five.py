@@ -8,20 +8,17 @@ label taken out, when none of these is the right answer.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from emoji import HELD_OUT
 from llm_clip_onnx.engine import Engine
 from llm_clip_onnx.vectors import unit
 from llm_clip_onnx.zero_shot import classify, is_none_of_these
-from recall import pictures_of
+from recall import options, pictures_of, precisions_of
 
 LABEL_SET = "emoji"
 
@@ -50,19 +47,14 @@ def score(engine: Engine, pictures: list[Image.Image], shown: NDArray[np.int64])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model_dir", type=Path, nargs="+")
-    parser.add_argument("--data", type=Path, default=Path(__file__).parent / "data")
-    parser.add_argument("--style", default=HELD_OUT)
-    args = parser.parse_args()
+    args = options(__doc__)
     pictures, shown, _ = pictures_of(args.data, args.style)
     print(
         f"{args.style}: {len(pictures)} pictures; top-1 / top-5 / none of these / the same without the right label, %"
     )
     for path in args.model_dir:
         engine = Engine(path)
-        precisions = ", ".join(f"{name} {tower.precision}" for name, tower in engine.manifest.towers.items())
-        print(f"{precisions}: {' / '.join(map(str, score(engine, pictures, shown)))}")
+        print(f"{precisions_of(engine)}: {' / '.join(map(str, score(engine, pictures, shown)))}")
 
 
 if __name__ == "__main__":

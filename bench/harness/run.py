@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import queue
 import shlex
 import signal
 import subprocess
@@ -30,7 +29,6 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 DRAWING = ".venv-bench"  # the environment with matplotlib
 TO_END_S = 20  # for a bench to end its servers and containers, and to delete its files
-STATUS_EVERY_S = 60  # without a terminal, on which the last line is overwritten
 VERSIONS = """
 import importlib.metadata, json, platform, sqlite3
 installed = {one.name: one.version for one in importlib.metadata.distributions() if one.name}
@@ -163,71 +161,25 @@ def clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
 
-class Progress:
-    """Prints which bench runs, for how long, and how long the last runs took, and passes on the lines of benches."""
-
-    def __init__(self, names: list[str], kept: dict[str, dict]):
-        self.names, self.began_s = names, time.monotonic()
-        self.expected_s = {name: kept[name]["took_s"] for name in names if "took_s" in kept.get(name, {})}
-        self.number, self.printed_s, self.on_terminal = 0, 0.0, sys.stdout.isatty()
-
-    def begin(self, name: str) -> None:
-        self.number, self.one_began_s = self.names.index(name) + 1, time.monotonic()
-        self.line(f"{self.status()}: {BENCHES[name].title}")
-
-    def status(self) -> str:
-        """Such as "[2 of 3] recipe 1:05 of about 6:10, all 2:00 of about 13:00+"; "+" if a bench was never timed."""
-        name, now_s = self.names[self.number - 1], time.monotonic()
-        untimed = len(self.expected_s) < len(self.names)
-        one = f" of about {clock(self.expected_s[name])}" if name in self.expected_s else ""
-        every = f" of about {clock(sum(self.expected_s.values()))}{'+' * untimed}" if self.expected_s else ""
-        took = f"{name} {clock(now_s - self.one_began_s)}{one}, all {clock(now_s - self.began_s)}{every}"
-        return f"[{self.number} of {len(self.names)}] {took}"
-
-    def line(self, text: str) -> None:
-        print(("\r\x1b[K" if self.on_terminal else "") + text, flush=True)
-        self.printed_s = time.monotonic()
-
-    def wait(self) -> None:
-        """Print the status: over the last line of a terminal, else if nothing was printed for a minute."""
-        if self.on_terminal:
-            print(f"\r\x1b[K{self.status()}", end="", flush=True)
-        elif time.monotonic() - self.printed_s > STATUS_EVERY_S:
-            self.line(self.status())
+def expected(names: list[str], kept: dict[str, dict]) -> str:
+    """How long the last runs of these benches took, such as "~6:10"; "?" if one of them was never timed."""
+    took_s = [kept[name]["took_s"] for name in names if "took_s" in kept.get(name, {})]
+    return f"~{clock(sum(took_s))}" if len(took_s) == len(names) else "?"
 
 
-def pass_lines(command: list[str], progress: Progress) -> int:
+def pass_lines(command: list[str]) -> int:
     """Run a command in a session of its own and pass on its lines. Returns its exit code once all it started ended."""
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
-    lines: queue.Queue[str] = queue.Queue()
-    reader = threading.Thread(target=lambda: [lines.put(line) for line in process.stdout], daemon=True)
+    own = {"cwd": ROOT, "env": os.environ | {"PYTHONUNBUFFERED": "1"}, "start_new_session": True}
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    process = subprocess.Popen(command, text=True, errors="replace", **own, **pipes)
+    reader = threading.Thread(target=lambda: [print("   ", line.rstrip()) for line in process.stdout], daemon=True)
     try:
         reader.start()
-        while process.poll() is None:
-            show(lines, progress)
+        process.wait()
     finally:
         end(process)
     reader.join(5)
-    while not lines.empty():
-        show(lines, progress)
     return process.returncode
-
-
-def show(lines: queue.Queue[str], progress: Progress) -> None:
-    try:
-        progress.line(f"    {lines.get(timeout=0.5).rstrip()}")
-    except queue.Empty:
-        progress.wait()
 
 
 def end(process: subprocess.Popen) -> None:
@@ -240,7 +192,7 @@ def end(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def run(name: str, progress: Progress, quick: bool, here: bool, folder: Path) -> str:
+def run(name: str, quick: bool, here: bool, folder: Path) -> str:
     """Run a bench, keep its results except those of a quick look, and draw them: "", or what failed."""
     bench, began_s = BENCHES[name], time.monotonic()
     try:
@@ -253,7 +205,7 @@ def run(name: str, progress: Progress, quick: bool, here: bool, folder: Path) ->
         if name in kept and not quick:  # search adds to the results in --to
             file.write_text(json.dumps(kept[name]))
         arguments = shlex.split(bench.quick if quick else bench.arguments)
-        code = pass_lines([python, "-m", bench.module, *arguments, "--to", str(file)], progress)
+        code = pass_lines([python, "-m", bench.module, *arguments, "--to", str(file)])
         if code:
             return f"ended with {code}"
         if quick:
@@ -264,28 +216,29 @@ def run(name: str, progress: Progress, quick: bool, here: bool, folder: Path) ->
         how["took_s"] = round(time.monotonic() - began_s)
         others = {one: str(ROOT / one / "bin/python") for one in bench.others if (ROOT / one / "bin/python").exists()}
         keep(name, json.loads(file.read_text()) | how, folder, {bench.environment: python} | others)
-        return draw(bench.plot, progress, here, file, folder / bench.room / f"{name}.svg") if bench.plot else ""
+        return draw(bench.plot, here, file, folder / bench.room / f"{name}.svg") if bench.plot else ""
 
 
-def draw(plot: str, progress: Progress, here: bool, results: Path, to: Path) -> str:
+def draw(plot: str, here: bool, results: Path, to: Path) -> str:
     """Draw the results of a bench: "", or what failed."""
     try:
         python = python_of(DRAWING, here)
     except FileNotFoundError as error:
         return f"its plot is not drawn: {error}"
-    code = pass_lines([python, "-m", plot, "--of", str(results), "--to", str(to)], progress)
+    code = pass_lines([python, "-m", plot, "--of", str(results), "--to", str(to)])
     return f"its plot is not drawn: {plot} ended with {code}" if code else ""
 
 
 def run_all(names: list[str], quick: bool, here: bool, folder: Path) -> dict[str, str]:
     """Run benches one after the other: the names of those that failed, and why."""
-    progress, failed = Progress(names, {} if quick else all_results(folder)), {}
-    for name in names:
-        progress.begin(name)
-        if why := run(name, progress, quick, here, folder):
+    kept, failed, began_s = {} if quick else all_results(folder), {}, time.monotonic()
+    times = expected(names, kept)
+    for number, name in enumerate(names, start=1):
+        print(f"[{number} of {len(names)}] {name} {expected([name], kept)}, all {times}: {BENCHES[name].title}")
+        if why := run(name, quick, here, folder):
             failed[name] = why
-            progress.line(f"{name}: {why}")
-    progress.line(f"{len(names) - len(failed)} of {len(names)} in {clock(time.monotonic() - progress.began_s)}")
+            print(f"{name}: {why}")
+    print(f"{len(names) - len(failed)} of {len(names)} in {clock(time.monotonic() - began_s)}")
     return failed
 
 
@@ -337,6 +290,7 @@ def main() -> None:
         return None
     for one in (signal.SIGINT, signal.SIGTERM):
         signal.signal(one, stop)
+    sys.stdout.reconfigure(line_buffering=True)
     if failed := run_all(names, options.quick, options.here, options.to.resolve()):
         sys.exit("failed: " + "; ".join(f"{name}, {why}" for name, why in failed.items()))
     return None
