@@ -117,6 +117,13 @@ def test_a_cookie_that_is_not_utf_8_gets_400_and_a_sentence(datasette):
     assert (response.status_code, response.text) == (400, "the Cookie header is not UTF-8")
 
 
+def test_a_form_with_files_gets_400_and_a_sentence(datasette):
+    """asgi-csrf, which Datasette 0.65 comes with, cannot read it. Endpoints of ours that take files are not asked."""
+    headers = {"content-type": "multipart/form-data; boundary=x", "cookie": "a=b"}
+    response = ask(datasette, "/", "POST", headers=headers, content=b"--x--")
+    assert (response.status_code, response.text) == (400, "a form with files is not taken here; send it url-encoded")
+
+
 def test_a_form_without_a_boundary_gets_400_and_a_sentence(datasette):
     headers = {"cookie": "a=b", "content-type": "multipart/form-data"}
     response = ask(datasette, "/t", "POST", headers=headers, content=b"x")
