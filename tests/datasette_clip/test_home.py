@@ -235,3 +235,15 @@ def test_a_picture_to_try_is_one_that_the_visitor_may_see(path, sample, metadata
     assert response.status_code == status
     assert errors_in(response.text) == [sentence]
     assert ("?sample=" in response.text) == (not metadata)
+
+
+@pytest.mark.parametrize("path", ["/", "/-/clip"])
+def test_examples_name_no_database_that_the_client_may_not_see(path, demo_dir, monkeypatch, tmp_path):
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    files = [str(tmp_path / f"{name}.db") for name in ("a-secret", "open")]
+    for file in files:
+        llms_database(file).close()
+    metadata = {"databases": {"a-secret": {"allow": {"id": "root"}}}}
+    page = get(Datasette(files, metadata=metadata), path).text
+    assert "a-secret" not in page
+    assert "/open.json?sql=" in html.unescape(page)

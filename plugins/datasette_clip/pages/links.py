@@ -38,10 +38,10 @@ async def table_actions(datasette, actor, database: str, table: str, request) ->
 
 
 async def sql_database(datasette, actor: dict | None) -> str | None:
-    """The first database in which an actor may run SQL, _memory before all others; None if there is none."""
+    """The first database that an actor may see and run SQL in, _memory before all others; None if there is none."""
     names = sorted((name for name in datasette.databases if name != "_internal"), key=lambda name: name != "_memory")
     for name in names:
-        if await may(datasette, actor, "execute-sql", name):
+        if all([await may(datasette, actor, action, name) for action in ("view-database", "execute-sql")]):
             return name
     return None
 
