@@ -46,7 +46,7 @@ async def sign_in(datasette, request) -> Response:
     token = needed_token(datasette)
     if request.method != "POST":
         to = local_path(datasette, request.args.get("next"))
-        return Response.redirect(to) if request.actor else await form(datasette, request, to)
+        return Response.redirect(to) if request.actor else await form(datasette, request, to, status=200)
     fields = await request.post_vars()
     to = local_path(datasette, fields.get("next"))
     if not is_token(datasette, fields.get("token", "").strip()):

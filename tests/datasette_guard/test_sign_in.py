@@ -126,6 +126,7 @@ def test_a_form_of_another_site_is_refused(url):
 
 def test_the_page_shows_no_token_and_runs_no_script(url):
     response = browser(url).get(sign_in.SIGN_IN)
+    assert response.status_code == 200
     assert TOKEN not in response.text
     assert "<script" not in response.text
     assert response.headers["content-security-policy"].startswith("default-src 'none'")
