@@ -29,7 +29,7 @@ from llm_clip_onnx.model_dir import MANIFEST, Manifest, read_manifest
 from .collection import columns_of, llm_collection_names, open_collection, rows
 from .entry import read_file
 from .index import build
-from .photo_folders import PhotoFolder, home
+from .photo_folders import PhotoFolder, home, path_within
 
 CLONE = Path(__file__).parents[2]
 DEMO = Path("demo/checkpoint")
@@ -165,13 +165,23 @@ def remove_private(conn: sqlite3.Connection) -> None:
 def store_originals(conn: sqlite3.Connection, photos: PhotoFolder) -> None:
     """Store a folder's photos in content_blob: upright, in full size, without what is written in them beside pixels."""
     [(key,)] = rows(conn, "select id from main.collections where name = ?", [photos.collection])
+    leading_out = 0
     for (id,) in rows(conn, "select id from main.embeddings where collection_id = ?", [key]):
+        file = path_within(photos.folder, id)
+        if file is None and (photos.folder / id).exists():
+            leading_out += 1
+            continue
         try:
-            image = public_image(read_file(photos.folder / id))
+            image = public_image(read_file(file or photos.folder / id))
         except InputError as error:
             click.echo(f"{cited(id)} is published without its original: {error}", err=True)
             continue
         conn.execute("update main.embeddings set content_blob = ? where collection_id = ? and id = ?", [image, key, id])
+    if leading_out:
+        click.echo(
+            f"{photos.collection}: {leading_out:,} published without the original, which is outside of the folder",
+            err=True,
+        )
 
 
 def public_image(content: bytes) -> bytes:

@@ -103,6 +103,18 @@ def test_originals_are_published_upright_on_request(photos, env, tmp_path):
     assert [(image.format, image.size, dict(image.getexif())) for image in images] == [("JPEG", (90, 120), {})] * 2
 
 
+def test_originals_outside_of_the_folder_are_not_published(photos, env, tmp_path):
+    (tmp_path / "elsewhere.jpg").write_bytes(photo(7))
+    (photos / "link.jpg").symlink_to(tmp_path / "elsewhere.jpg")
+    (photos / "within.jpg").symlink_to(photos / "a.jpg")
+    said = publish(photos, tmp_path / "out", "--with-originals", env=env)
+    assert "photos: 1 published without the original, which is outside of the folder" in said
+    with closing(sqlite3.connect(tmp_path / "out/deploy/databases/photos.db")) as conn:
+        without = conn.execute("select id from embeddings where content_blob is null").fetchall()
+        assert without == [("link.jpg",)]
+        assert conn.execute("select count(*) from embeddings").fetchone() == (4,)
+
+
 def test_a_clone_publishes_what_its_dockerfile_needs(photos, env, tmp_path):
     publish(photos, tmp_path / "out", env=env)
     publish(photos, tmp_path / "out", env=env)  # again, over the first
