@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -53,14 +54,24 @@ def is_clone() -> bool:
 def publish(
     databases: Iterable[Path], photos: Sequence[PhotoFolder], model_dir: Path, to: Path, with_originals: bool
 ) -> None:
-    """Write the folder `to`. Raises InputError if it holds something else."""
-    if to.exists() and any(to.iterdir()) and not (to / "fly.toml").is_file():
-        raise InputError(f"{to} is not empty, and was not written by --publish: choose another folder")
+    """Write the folder `to`, which check_destination has allowed."""
     place = copy_clone(model_dir, to) if is_clone() else copy_package(model_dir, to)
     for database, name in public_names(databases).items():
         originals = [one for one in photos if one.database == database] if with_originals else []
         publish_database(database, place / f"{name}.db", originals)
     click.echo(f"{to} can be deployed: docker build -t photos {to}, or fly deploy {to}", err=True)
+
+
+def check_destination(to: Path, folders: Iterable[Path]) -> None:
+    """Raises InputError if nothing may be written into `to`: it holds something else, or is among these photos."""
+    for folder in folders:
+        if to.resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"{to} is inside of {folder}, and nothing is written among the photos: choose another")
+    there = next(path for path in [to.absolute(), *to.absolute().parents] if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{to} cannot be written: {there} allows no new files")
+    if there == to.absolute() and any(to.iterdir()) and not (to / "fly.toml").is_file():
+        raise InputError(f"{to} is not empty, and was not written by --publish: choose another folder")
 
 
 def public_names(databases: Iterable[Path]) -> dict[Path, str]:

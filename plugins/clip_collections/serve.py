@@ -69,6 +69,8 @@ def serve_until_signal(paths: Sequence[Path], options: Options) -> None:
     if options.collection is not None and len(folders) > 1:
         raise InputError("-c names the collection of one folder, and there are several")
     model_dir = checked_model_dir(options.model_dir)
+    if options.publish is not None:
+        check_publishing(options.publish, folders)
     with stop_by_signal() as stop, ExitStack() as stack:
         photos = [prepare(folder, options) for folder in folders]
         databases = unique([*(one.database for one in photos), *(path for path in paths if not path.is_dir())])
@@ -88,6 +90,13 @@ def serve_until_signal(paths: Sequence[Path], options: Options) -> None:
         if options.watch:
             follower.watch(server)
         wait(server, stop)
+
+
+def check_publishing(to: Path, folders: Sequence[Path]) -> None:
+    """Raises InputError, before anything is embedded, for what cannot be published."""
+    from .publish import check_destination
+
+    check_destination(to, folders)
 
 
 def publish_photos(

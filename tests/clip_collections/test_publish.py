@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import io
 import json
+import os
 import sqlite3
 import tomllib
 from contextlib import closing
@@ -15,7 +16,8 @@ import pytest
 from PIL import ExifTags, Image
 
 import clip_collections.publish
-from clip_collections.publish import copy_package, publish_database
+from clip_collections.publish import check_destination, copy_package, publish_database
+from llm_clip_onnx.errors import InputError
 from made_photos import picture
 from nasty import saved
 from serving import environment, run_llm, serving
@@ -157,3 +159,17 @@ def test_another_folder_is_not_overwritten(photos, env, tmp_path):
     done = run_llm("clip", "serve", *arguments, env=env, ok=False)
     assert f"{tmp_path}/mine is not empty, and was not written by --publish" in done.stderr
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+    assert not list(Path(env["LLM_USER_PATH"], "clip").glob("*.db"))  # it was said before anything was embedded
+
+
+def test_nothing_is_published_among_the_photos_or_where_nothing_can_be_written(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    for place in ("photos", "photos/new/public", "link/public"):
+        with pytest.raises(InputError, match="nothing is written among the photos"):
+            check_destination(tmp_path / place, [tmp_path / "photos"])
+    check_destination(tmp_path / "photos-public", [tmp_path / "photos"])
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(InputError, match="cannot be written"):
+        check_destination(tmp_path / "new" / "public", [tmp_path / "photos"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "photos"]
