@@ -30,7 +30,7 @@ from llm_clip_onnx.model_dir import MANIFEST, Manifest, read_manifest
 from .collection import columns_of, llm_collection_names, open_collection, rows
 from .entry import read_file
 from .index import build
-from .photo_folders import PhotoFolder, home, path_within
+from .photo_folders import PhotoFolder, folders_of, home, path_within
 
 CLONE = Path(__file__).parents[2]
 DEMO = Path("demo/checkpoint")
@@ -43,6 +43,10 @@ NOT_COPIED = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.db", "*.db-*
 PRIVATE_TABLES = ("clip_files", "clip_filling")  # hashes of folders and the times of files; how far embedding was
 PLACES = ("latitude", "longitude")  # keys of metadata
 HASH = re.compile("-[0-9a-f]{8}$")  # see photo_folders.database_of
+SELECT_IDS = """
+select collections.id, embeddings.id from main.embeddings join main.collections on collections.id = collection_id
+where collections.name = ?
+"""
 QUALITY = 90  # of published originals
 
 
@@ -57,7 +61,7 @@ def publish(
     """Write the folder `to`, which check_destination has allowed."""
     place = copy_clone(model_dir, to) if is_clone() else copy_package(model_dir, to)
     for database, name in public_names(databases).items():
-        originals = [one for one in photos if one.database == database] if with_originals else []
+        originals = folders_to_show(database, photos) if with_originals else []
         publish_database(database, place / f"{name}.db", originals)
     click.echo(f"{to} can be deployed: docker build -t photos {to}, or fly deploy {to}", err=True)
 
@@ -72,6 +76,21 @@ def check_destination(to: Path, folders: Iterable[Path]) -> None:
         raise InputError(f"{to} cannot be written: {there} allows no new files")
     if there == to.absolute() and any(to.iterdir()) and not (to / "fly.toml").is_file():
         raise InputError(f"{to} is not empty, and was not written by --publish: choose another folder")
+
+
+def folders_to_show(database: Path, photos: Iterable[PhotoFolder] = ()) -> list[PhotoFolder]:
+    """The folders of a database whose originals are published: those of `photos`, else all that are remembered.
+
+    Raises InputError if there are none.
+    """
+    given = [one for one in photos if one.database == database]
+    remembered = [PhotoFolder(folder, database, name) for name, folder in folders_of(database).items()]
+    if found := given or [one for one in remembered if one.folder.is_dir()]:
+        return found
+    raise InputError(
+        f"{database} has no folder that is known and there, so --with-originals finds no photos: "
+        "name the folder too, with -d and -c, or leave --with-originals out"
+    )
 
 
 def public_names(databases: Iterable[Path]) -> dict[Path, str]:
@@ -175,9 +194,8 @@ def remove_private(conn: sqlite3.Connection) -> None:
 
 def store_originals(conn: sqlite3.Connection, photos: PhotoFolder) -> None:
     """Store a folder's photos in content_blob: upright, in full size, without what is written in them beside pixels."""
-    [(key,)] = rows(conn, "select id from main.collections where name = ?", [photos.collection])
     leading_out = 0
-    for (id,) in rows(conn, "select id from main.embeddings where collection_id = ?", [key]):
+    for key, id in rows(conn, SELECT_IDS, [photos.collection]):
         file = path_within(photos.folder, id)
         if file is None and (photos.folder / id).exists():
             leading_out += 1

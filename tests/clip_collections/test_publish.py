@@ -117,6 +117,17 @@ def test_originals_outside_of_the_folder_are_not_published(photos, env, tmp_path
         assert conn.execute("select count(*) from embeddings").fetchone() == (4,)
 
 
+def test_originals_of_a_database_need_a_folder_that_is_known(photos, env, tmp_path):
+    arguments = ["clip", "serve", str(tmp_path / "photos.db"), "--publish", str(tmp_path / "out"), "--with-originals"]
+    said = run_llm(*arguments, env=env, ok=False).stderr
+    assert f"{tmp_path}/photos.db has no folder that is known and there, so --with-originals finds no photos" in said
+    assert not (tmp_path / "out").exists()
+    publish(photos, tmp_path / "first", env=env)  # remembers the folder
+    run_llm(*arguments, env=env)
+    with closing(sqlite3.connect(tmp_path / "out/deploy/databases/photos.db")) as conn:
+        assert conn.execute("select count(*), count(content_blob) from embeddings").fetchone() == (2, 2)
+
+
 def test_a_clone_publishes_what_its_dockerfile_needs(photos, env, tmp_path):
     publish(photos, tmp_path / "out", env=env)
     publish(photos, tmp_path / "out", env=env)  # again, over the first
