@@ -29,6 +29,7 @@ from .writer import Embedder
 
 CLONE, DEMO = Path(__file__).parents[2], Path("demo/checkpoint")
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+SQLITE = b"SQLite format 3\0"  # the first bytes of a database
 LEAST_PAUSE_S = 5.0  # between two looks at the folders
 PAUSE_SHARE = 20  # a pause is so many times as long as the look before it
 CHECK_S = 0.5  # so often it is looked if Datasette still runs
@@ -66,6 +67,8 @@ def serve(paths: Sequence[Path], options: Options) -> None:
 def serve_until_signal(paths: Sequence[Path], options: Options) -> None:
     """Serve folders and database files. Raises ClipError, InputError if Datasette ends, and OSError."""
     folders, files = [path for path in paths if path.is_dir()], [path for path in paths if not path.is_dir()]
+    for file in files:
+        check_sqlite(file)
     if options.collection is not None and len(folders) > 1:
         raise InputError("-c names the collection of one folder, and there are several")
     model_dir = checked_model_dir(options.model_dir)
@@ -90,6 +93,16 @@ def serve_until_signal(paths: Sequence[Path], options: Options) -> None:
         if options.watch:
             follower.watch(server)
         wait(server, stop)
+
+
+def check_sqlite(file: Path) -> None:
+    """Raises InputError if a file does not begin as SQLite's files do, and OSError."""
+    first = b""
+    if file.is_file():  # a pipe may never end
+        with file.open("rb") as stream:
+            first = stream.read(len(SQLITE))
+    if first != SQLITE:
+        raise InputError(f"{file} is neither a folder of photos nor a SQLite file")
 
 
 def check_publishing(to: Path, folders: Sequence[Path], files: Sequence[Path], with_originals: bool) -> None:
