@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import sqlite3
 from collections.abc import Iterable, Sequence
@@ -47,6 +48,10 @@ SELECT_IDS = """
 select collections.id, embeddings.id from main.embeddings join main.collections on collections.id = collection_id
 where collections.name = ?
 """
+DEPLOY = """{folder} can be deployed, with Docker or on Fly.io under a name that you choose:
+  docker build -t photos {argument}
+  fly apps create YOUR-NAME
+  fly deploy {argument} --app YOUR-NAME --ha=false"""
 QUALITY = 90  # of published originals
 
 
@@ -63,7 +68,7 @@ def publish(
     for database, name in public_names(databases).items():
         originals = folders_to_show(database, photos) if with_originals else []
         publish_database(database, place / f"{name}.db", originals)
-    click.echo(f"{to} can be deployed: docker build -t photos {to}, or fly deploy {to}", err=True)
+    click.echo(DEPLOY.format(folder=to, argument=shlex.quote(str(to))), err=True)
 
 
 def check_destination(to: Path, folders: Iterable[Path]) -> None:
@@ -114,7 +119,8 @@ def copy_clone(model_dir: Path, to: Path) -> Path:
     arguments = bake_arguments(read_manifest(model_dir), to)
     toml, dockerfile = to / "fly.toml", to / "Dockerfile"
     lines = "\n".join(f"  {name} = {json.dumps(value)}" for name, value in arguments.items())
-    toml.write_text(toml.read_text().replace(line_of("  CLIP_MODEL =", toml), lines))
+    without_name = toml.read_text().replace(line_of("app =", toml) + "\n", "")  # it is that of the clone's own server
+    toml.write_text(without_name.replace(line_of("  CLIP_MODEL =", toml), lines))
     for name, value in arguments.items():  # so that docker build needs no arguments
         dockerfile.write_text(
             dockerfile.read_text().replace(line_of(f"ARG {name}=", dockerfile), f"ARG {name}={value}", 1)

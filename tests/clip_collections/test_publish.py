@@ -130,8 +130,10 @@ def test_originals_of_a_database_need_a_folder_that_is_known(photos, env, tmp_pa
 
 def test_a_clone_publishes_what_its_dockerfile_needs(photos, env, tmp_path):
     publish(photos, tmp_path / "out", env=env)
-    publish(photos, tmp_path / "out", env=env)  # again, over the first
+    said = publish(photos, tmp_path / "out", env=env)  # again, over the first
     out = tmp_path / "out"
+    assert f"  fly apps create YOUR-NAME\n  fly deploy {out} --app YOUR-NAME --ha=false\n" in said
+    assert "app" not in tomllib.loads((out / "fly.toml").read_text())
     lines = (out / "Dockerfile").read_text().replace("\\\n", "").splitlines()
     copied = [line.split()[1:-1] for line in lines if line.startswith("COPY ") and "--from" not in line]
     assert [name for names in copied for name in names if not (out / name).exists()] == []
@@ -147,7 +149,8 @@ def test_without_a_clone_the_folder_has_the_model_and_a_dockerfile_of_its_own(ph
     lines = (out / "Dockerfile").read_text().splitlines()
     assert [line.split()[1] for line in lines if line.startswith("COPY ")] == ["model", "srv"]
     assert "VERSION" not in (out / "Dockerfile").read_text()
-    assert tomllib.loads((out / "fly.toml").read_text())["http_service"]["internal_port"] == 8080
+    fly = tomllib.loads((out / "fly.toml").read_text())
+    assert ("app" in fly, fly["http_service"]["internal_port"]) == (False, 8080)
     assert json.loads((out / "srv/metadata.json").read_text())["plugins"]
     assert (out / "srv/settings.json").read_bytes() == (
         clip_collections.publish.CLONE / "deploy/settings.json"
