@@ -203,7 +203,7 @@ def store_originals(conn: sqlite3.Connection, photos: PhotoFolder) -> None:
     leading_out = 0
     for key, id in rows(conn, SELECT_IDS, [photos.collection]):
         file = path_within(photos.folder, id)
-        if file is None and (photos.folder / id).exists():
+        if file is None and os.path.exists(photos.folder / id):
             leading_out += 1
             continue
         try:
