@@ -21,6 +21,7 @@ from .entry import is_blank
 
 if TYPE_CHECKING:
     from .collection import Collection
+    from .forget import Forgotten
     from .sources import Source
     from .writer import Outcome
 
@@ -300,26 +301,38 @@ def make_thumbnails(conn: sqlite3.Connection, collection: Collection) -> None:
     "-d",
     "--database",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    required=True,
-    help="SQLite file",
+    help="SQLite file [default: the one in which `llm clip serve` keeps the collection]",
 )
-@click.option("-c", "--collection", required=True, help="Collection to remove them from")
-def forget(ids: tuple[str, ...], database: Path, collection: str):
+@click.option("-c", "--collection", required=True, help="Collection to remove them from, or the folder it was made of")
+def forget(ids: tuple[str, ...], database: Path | None, collection: str):
     """Remove pictures or texts from a collection, with all that is kept of them
 
-    Vector, thumbnail, content, metadata and index entry of each ID are overwritten in the file. The photo's own file is
-    not touched: `llm clip embed` of its folder adds it again, unless it is gone or --exclude names it.
+    ID is a row's, or the path of a photo, as `llm clip search --paths` prints it. Vector, thumbnail, content, metadata
+    and index entry are overwritten in the file. The photo's own file is not touched: `llm clip embed` and `llm clip
+    serve` add it again, unless it is gone or --exclude names it.
     """
     from .forget import forget as forget_rows
+    from .forget import ids_of
     from .index.build import connect
+    from .photo_search import find_collection
 
-    with closing(connect(str(database))) as conn:
-        forgotten = forget_rows(conn, collection, ids)
+    found = find_collection(collection, database)
+    with closing(connect(str(found.database))) as conn:
+        forgotten = forget_rows(conn, found.name, ids_of(conn, found.name, ids, found.folder))
+    say_forgotten(forgotten, found.name, found.database)
+    if forgotten.unknown:
+        raise click.ClickException(f"{len(forgotten.unknown):,} of {len(ids):,} are not in the collection {found.name}")
+
+
+def say_forgotten(forgotten: Forgotten, collection: str, database: Path) -> None:
+    """Say what was forgotten and what was not, and what may bring it back."""
     for id in forgotten.unknown:
         click.echo(printable(f"{collection} has no {cited(id)}"), err=True)
     if forgotten.ids:
         click.echo(
-            f"{len(forgotten.ids):,} forgotten; llm clip embed adds them again if it finds them in its source", err=True
+            f"{len(forgotten.ids):,} forgotten; llm clip embed and llm clip serve add those again whose files are still"
+            " in the folder: delete the files first, or name them with --exclude",
+            err=True,
         )
     if not forgotten.is_clean:
         click.echo(
@@ -327,5 +340,3 @@ def forget(ids: tuple[str, ...], database: Path, collection: str):
             " wal_checkpoint(truncate)'",
             err=True,
         )
-    if forgotten.unknown:
-        raise click.ClickException(f"{len(forgotten.unknown):,} of {len(ids):,} are not in the collection {collection}")

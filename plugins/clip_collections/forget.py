@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import mmap
+import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from .collection import Collection, columns_of, open_collection, rows
@@ -48,6 +50,25 @@ def forget(conn: sqlite3.Connection, name: str, ids: Sequence[str]) -> Forgotten
         conn.execute("vacuum")
         is_clean = empty_wal(conn)
     return Forgotten(list(found), [id for id in ids if id not in found], is_clean)
+
+
+def ids_of(conn: sqlite3.Connection, name: str, texts: Sequence[str], folder: Path | None) -> list[str]:
+    """The ids that texts mean: themselves, or those of files in a collection's folder, by their paths.
+
+    What the collection does not have stays as it is. Raises InputError if there is no such collection.
+    """
+    open_collection(conn, name)
+    [(key,)] = rows(conn, "select id from main.collections where name = ?", [name])
+    return [next((id for id in possible_ids(text, folder) if read_row(conn, key, id)), text) for text in texts]
+
+
+def possible_ids(text: str, folder: Path | None) -> Iterator[str]:
+    """A text, and the path in the folder of the file that it names. A file that is a link is not followed."""
+    yield text
+    path = Path(os.path.abspath(text))
+    for file in (path, path.parent.resolve() / path.name) if folder else ():
+        if folder and file.is_relative_to(folder):
+            yield file.relative_to(folder).as_posix()
 
 
 def read_row(conn: sqlite3.Connection, key: int, id: str) -> tuple | None:

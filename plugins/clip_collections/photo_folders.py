@@ -41,6 +41,18 @@ def home() -> Path:
     return path
 
 
+def path_within(folder: Path, id: str) -> Path | None:
+    """The file that an id names in a folder, links followed. None if it is outside of it, or if there is none."""
+    if not id or Path(id).is_absolute() or ".." in Path(id).parts:
+        return None
+    try:
+        inside = folder.resolve(strict=True)
+        path = (inside / id).resolve(strict=True)
+    except (OSError, ValueError, RuntimeError):  # NUL, lone surrogates, links in a circle
+        return None
+    return path if path.is_relative_to(inside) and path.is_file() else None
+
+
 def hash_of(path: Path) -> str:
     return hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
+import shlex
 import shutil
 import sqlite3
 from collections.abc import Iterable, Sequence
@@ -29,7 +31,7 @@ from llm_clip_onnx.model_dir import MANIFEST, Manifest, read_manifest
 from .collection import columns_of, llm_collection_names, open_collection, rows
 from .entry import read_file
 from .index import build
-from .photo_folders import PhotoFolder, home
+from .photo_folders import PhotoFolder, folders_of, home, path_within
 
 CLONE = Path(__file__).parents[2]
 DEMO = Path("demo/checkpoint")
@@ -42,6 +44,14 @@ NOT_COPIED = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.db", "*.db-*
 PRIVATE_TABLES = ("clip_files", "clip_filling")  # hashes of folders and the times of files; how far embedding was
 PLACES = ("latitude", "longitude")  # keys of metadata
 HASH = re.compile("-[0-9a-f]{8}$")  # see photo_folders.database_of
+SELECT_IDS = """
+select collections.id, embeddings.id from main.embeddings join main.collections on collections.id = collection_id
+where collections.name = ?
+"""
+DEPLOY = """{folder} can be deployed, with Docker or on Fly.io under a name that you choose:
+  docker build -t photos {argument}
+  fly apps create YOUR-NAME
+  fly deploy {argument} --app YOUR-NAME --ha=false"""
 QUALITY = 90  # of published originals
 
 
@@ -53,14 +63,39 @@ def is_clone() -> bool:
 def publish(
     databases: Iterable[Path], photos: Sequence[PhotoFolder], model_dir: Path, to: Path, with_originals: bool
 ) -> None:
-    """Write the folder `to`. Raises InputError if it holds something else."""
-    if to.exists() and any(to.iterdir()) and not (to / "fly.toml").is_file():
-        raise InputError(f"{to} is not empty, and was not written by --publish: choose another folder")
+    """Write the folder `to`, which check_destination has allowed."""
     place = copy_clone(model_dir, to) if is_clone() else copy_package(model_dir, to)
     for database, name in public_names(databases).items():
-        originals = [one for one in photos if one.database == database] if with_originals else []
+        originals = folders_to_show(database, photos) if with_originals else []
         publish_database(database, place / f"{name}.db", originals)
-    click.echo(f"{to} can be deployed: docker build -t photos {to}, or fly deploy {to}", err=True)
+    click.echo(DEPLOY.format(folder=to, argument=shlex.quote(str(to))), err=True)
+
+
+def check_destination(to: Path, folders: Iterable[Path]) -> None:
+    """Raises InputError if nothing may be written into `to`: it holds something else, or is among these photos."""
+    for folder in folders:
+        if to.resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"{to} is inside of {folder}, and nothing is written among the photos: choose another")
+    there = next(path for path in [to.absolute(), *to.absolute().parents] if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{to} cannot be written: {there} allows no new files")
+    if there == to.absolute() and any(to.iterdir()) and not (to / "fly.toml").is_file():
+        raise InputError(f"{to} is not empty, and was not written by --publish: choose another folder")
+
+
+def folders_to_show(database: Path, photos: Iterable[PhotoFolder] = ()) -> list[PhotoFolder]:
+    """The folders of a database whose originals are published: those of `photos`, else all that are remembered.
+
+    Raises InputError if there are none.
+    """
+    given = [one for one in photos if one.database == database]
+    remembered = [PhotoFolder(folder, database, name) for name, folder in folders_of(database).items()]
+    if found := given or [one for one in remembered if one.folder.is_dir()]:
+        return found
+    raise InputError(
+        f"{database} has no folder that is known and there, so --with-originals finds no photos: "
+        "name the folder too, with -d and -c, or leave --with-originals out"
+    )
 
 
 def public_names(databases: Iterable[Path]) -> dict[Path, str]:
@@ -84,7 +119,8 @@ def copy_clone(model_dir: Path, to: Path) -> Path:
     arguments = bake_arguments(read_manifest(model_dir), to)
     toml, dockerfile = to / "fly.toml", to / "Dockerfile"
     lines = "\n".join(f"  {name} = {json.dumps(value)}" for name, value in arguments.items())
-    toml.write_text(toml.read_text().replace(line_of("  CLIP_MODEL =", toml), lines))
+    without_name = toml.read_text().replace(line_of("app =", toml) + "\n", "")  # it is that of the clone's own server
+    toml.write_text(without_name.replace(line_of("  CLIP_MODEL =", toml), lines))
     for name, value in arguments.items():  # so that docker build needs no arguments
         dockerfile.write_text(
             dockerfile.read_text().replace(line_of(f"ARG {name}=", dockerfile), f"ARG {name}={value}", 1)
@@ -164,14 +200,23 @@ def remove_private(conn: sqlite3.Connection) -> None:
 
 def store_originals(conn: sqlite3.Connection, photos: PhotoFolder) -> None:
     """Store a folder's photos in content_blob: upright, in full size, without what is written in them beside pixels."""
-    [(key,)] = rows(conn, "select id from main.collections where name = ?", [photos.collection])
-    for (id,) in rows(conn, "select id from main.embeddings where collection_id = ?", [key]):
+    leading_out = 0
+    for key, id in rows(conn, SELECT_IDS, [photos.collection]):
+        file = path_within(photos.folder, id)
+        if file is None and os.path.exists(photos.folder / id):
+            leading_out += 1
+            continue
         try:
-            image = public_image(read_file(photos.folder / id))
+            image = public_image(read_file(file or photos.folder / id))
         except InputError as error:
             click.echo(f"{cited(id)} is published without its original: {error}", err=True)
             continue
         conn.execute("update main.embeddings set content_blob = ? where collection_id = ? and id = ?", [image, key, id])
+    if leading_out:
+        click.echo(
+            f"{photos.collection}: {leading_out:,} published without the original, which is outside of the folder",
+            err=True,
+        )
 
 
 def public_image(content: bytes) -> bytes:

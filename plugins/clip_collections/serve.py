@@ -24,11 +24,12 @@ from llm_clip_onnx.model_dir import default_path, read_manifest
 from .filling import create, fill, has_rows, index_photos, say_fault, state_of
 from .local_server import LocalServer, database_names, free_port, tilde_encode
 from .origin import model_key
-from .photo_folders import PhotoFolder, home, only_writer, photo_folder, remember
+from .photo_folders import PhotoFolder, folders_of, home, only_writer, photo_folder, remember
 from .writer import Embedder
 
 CLONE, DEMO = Path(__file__).parents[2], Path("demo/checkpoint")
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+SQLITE = b"SQLite format 3\0"  # the first bytes of a database
 LEAST_PAUSE_S = 5.0  # between two looks at the folders
 PAUSE_SHARE = 20  # a pause is so many times as long as the look before it
 CHECK_S = 0.5  # so often it is looked if Datasette still runs
@@ -65,13 +66,17 @@ def serve(paths: Sequence[Path], options: Options) -> None:
 
 def serve_until_signal(paths: Sequence[Path], options: Options) -> None:
     """Serve folders and database files. Raises ClipError, InputError if Datasette ends, and OSError."""
-    folders = [path for path in paths if path.is_dir()]
+    folders, files = [path for path in paths if path.is_dir()], [path for path in paths if not path.is_dir()]
+    for file in files:
+        check_sqlite(file)
     if options.collection is not None and len(folders) > 1:
         raise InputError("-c names the collection of one folder, and there are several")
     model_dir = checked_model_dir(options.model_dir)
+    if options.publish is not None:
+        check_publishing(options.publish, folders, files, options.with_originals)
     with stop_by_signal() as stop, ExitStack() as stack:
         photos = [prepare(folder, options) for folder in folders]
-        databases = unique([*(one.database for one in photos), *(path for path in paths if not path.is_dir())])
+        databases = unique([*(one.database for one in photos), *files])
         if options.publish is not None:
             return publish_photos(databases, photos, model_dir, options, stop)
         server = start(databases, photos, model_dir, options)
@@ -88,6 +93,25 @@ def serve_until_signal(paths: Sequence[Path], options: Options) -> None:
         if options.watch:
             follower.watch(server)
         wait(server, stop)
+
+
+def check_sqlite(file: Path) -> None:
+    """Raises InputError if a file does not begin as SQLite's files do, and OSError."""
+    first = b""
+    if file.is_file():  # a pipe may never end
+        with file.open("rb") as stream:
+            first = stream.read(len(SQLITE))
+    if first != SQLITE:
+        raise InputError(f"{file} is neither a folder of photos nor a SQLite file")
+
+
+def check_publishing(to: Path, folders: Sequence[Path], files: Sequence[Path], with_originals: bool) -> None:
+    """Raises InputError, before anything is embedded, for what cannot be published."""
+    from .publish import check_destination, folders_to_show
+
+    check_destination(to, [*folders, *(folder for file in files for folder in folders_of(file).values())])
+    for file in files if with_originals else []:
+        folders_to_show(file)
 
 
 def publish_photos(

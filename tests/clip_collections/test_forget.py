@@ -16,6 +16,7 @@ from clip_collections import thumbnails
 from clip_collections.collection import open_collection
 from clip_collections.forget import forget
 from clip_collections.index import build
+from clip_collections.photo_folders import PhotoFolder, remember
 from clip_collections.search import search
 from llm_clip_onnx.vectors import from_blob
 from nasty import saved
@@ -126,13 +127,32 @@ def test_the_command_names_what_it_does_not_find_and_forgets_the_others(database
     assert done.stderr.splitlines() == [
         "photos has no 'нет.jpg'",
         "photos has no 'a\\nb'",
-        "1 forgotten; llm clip embed adds them again if it finds them in its source",
+        "1 forgotten; llm clip embed and llm clip serve add those again whose files are still in the folder: "
+        "delete the files first, or name them with --exclude",
         "Error: 2 of 4 are not in the collection photos",
     ]
     found = run_llm("similar", "photos", name(5), "-d", str(database), "-n", "100", env=env).stdout.splitlines()
     assert name(3) not in {json.loads(line)["id"] for line in found}
     refused = run_llm("clip", "forget", "x", "-d", str(database), "-c", "pets", env=env, ok=False).stderr
     assert refused == "Error: there is no collection 'pets'; there are 'photos'\n"
+
+
+@pytest.mark.parametrize("named", ["photos", "FOLDER"])
+def test_paths_are_forgotten_in_the_database_that_is_remembered(named, database, env, tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "shortcut").symlink_to(tmp_path / "photos")
+    own = environment(tmp_path / "llm", CLIP_MODEL_DIR=env["CLIP_MODEL_DIR"])
+    monkeypatch.setenv("LLM_USER_PATH", own["LLM_USER_PATH"])
+    remember(PhotoFolder(tmp_path / "photos", database, "photos"))
+    monkeypatch.chdir(tmp_path)
+    paths = [str(tmp_path / "photos" / name(1)), f"photos/{name(2)}", f"shortcut/{name(3)}", name(4)]
+    collection = str(tmp_path / "photos") if named == "FOLDER" else named
+    assert "4 forgotten" in run_llm("clip", "forget", *paths, "-c", collection, env=own).stderr
+    with closing(sqlite3.connect(database)) as conn:
+        left = {id for (id,) in conn.execute("select id from embeddings")}
+    assert left == {name(number) for number in range(NUMBER)} - {name(number) for number in (1, 2, 3, 4)}
+    outside = run_llm("clip", "forget", f"elsewhere/{name(5)}", "-c", "photos", env=own, ok=False).stderr
+    assert f"photos has no 'elsewhere/{name(5)}'" in outside
 
 
 def test_a_file_that_another_program_locks_is_left_as_it_is(database, monkeypatch):

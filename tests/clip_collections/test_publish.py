@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import io
 import json
+import os
 import sqlite3
 import tomllib
 from contextlib import closing
@@ -15,7 +16,8 @@ import pytest
 from PIL import ExifTags, Image
 
 import clip_collections.publish
-from clip_collections.publish import copy_package, publish_database
+from clip_collections.publish import check_destination, copy_package, publish_database
+from llm_clip_onnx.errors import InputError
 from made_photos import picture
 from nasty import saved
 from serving import environment, run_llm, serving
@@ -103,10 +105,35 @@ def test_originals_are_published_upright_on_request(photos, env, tmp_path):
     assert [(image.format, image.size, dict(image.getexif())) for image in images] == [("JPEG", (90, 120), {})] * 2
 
 
+def test_originals_outside_of_the_folder_are_not_published(photos, env, tmp_path):
+    (tmp_path / "elsewhere.jpg").write_bytes(photo(7))
+    (photos / "link.jpg").symlink_to(tmp_path / "elsewhere.jpg")
+    (photos / "within.jpg").symlink_to(photos / "a.jpg")
+    said = publish(photos, tmp_path / "out", "--with-originals", env=env)
+    assert "photos: 1 published without the original, which is outside of the folder" in said
+    with closing(sqlite3.connect(tmp_path / "out/deploy/databases/photos.db")) as conn:
+        without = conn.execute("select id from embeddings where content_blob is null").fetchall()
+        assert without == [("link.jpg",)]
+        assert conn.execute("select count(*) from embeddings").fetchone() == (4,)
+
+
+def test_originals_of_a_database_need_a_folder_that_is_known(photos, env, tmp_path):
+    arguments = ["clip", "serve", str(tmp_path / "photos.db"), "--publish", str(tmp_path / "out"), "--with-originals"]
+    said = run_llm(*arguments, env=env, ok=False).stderr
+    assert f"{tmp_path}/photos.db has no folder that is known and there, so --with-originals finds no photos" in said
+    assert not (tmp_path / "out").exists()
+    publish(photos, tmp_path / "first", env=env)  # remembers the folder
+    run_llm(*arguments, env=env)
+    with closing(sqlite3.connect(tmp_path / "out/deploy/databases/photos.db")) as conn:
+        assert conn.execute("select count(*), count(content_blob) from embeddings").fetchone() == (2, 2)
+
+
 def test_a_clone_publishes_what_its_dockerfile_needs(photos, env, tmp_path):
     publish(photos, tmp_path / "out", env=env)
-    publish(photos, tmp_path / "out", env=env)  # again, over the first
+    said = publish(photos, tmp_path / "out", env=env)  # again, over the first
     out = tmp_path / "out"
+    assert f"  fly apps create YOUR-NAME\n  fly deploy {out} --app YOUR-NAME --ha=false\n" in said
+    assert "app" not in tomllib.loads((out / "fly.toml").read_text())
     lines = (out / "Dockerfile").read_text().replace("\\\n", "").splitlines()
     copied = [line.split()[1:-1] for line in lines if line.startswith("COPY ") and "--from" not in line]
     assert [name for names in copied for name in names if not (out / name).exists()] == []
@@ -122,7 +149,8 @@ def test_without_a_clone_the_folder_has_the_model_and_a_dockerfile_of_its_own(ph
     lines = (out / "Dockerfile").read_text().splitlines()
     assert [line.split()[1] for line in lines if line.startswith("COPY ")] == ["model", "srv"]
     assert "VERSION" not in (out / "Dockerfile").read_text()
-    assert tomllib.loads((out / "fly.toml").read_text())["http_service"]["internal_port"] == 8080
+    fly = tomllib.loads((out / "fly.toml").read_text())
+    assert ("app" in fly, fly["http_service"]["internal_port"]) == (False, 8080)
     assert json.loads((out / "srv/metadata.json").read_text())["plugins"]
     assert (out / "srv/settings.json").read_bytes() == (
         clip_collections.publish.CLONE / "deploy/settings.json"
@@ -145,3 +173,17 @@ def test_another_folder_is_not_overwritten(photos, env, tmp_path):
     done = run_llm("clip", "serve", *arguments, env=env, ok=False)
     assert f"{tmp_path}/mine is not empty, and was not written by --publish" in done.stderr
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+    assert not list(Path(env["LLM_USER_PATH"], "clip").glob("*.db"))  # it was said before anything was embedded
+
+
+def test_nothing_is_published_among_the_photos_or_where_nothing_can_be_written(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    for place in ("photos", "photos/new/public", "link/public"):
+        with pytest.raises(InputError, match="nothing is written among the photos"):
+            check_destination(tmp_path / place, [tmp_path / "photos"])
+    check_destination(tmp_path / "photos-public", [tmp_path / "photos"])
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(InputError, match="cannot be written"):
+        check_destination(tmp_path / "new" / "public", [tmp_path / "photos"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "photos"]

@@ -321,6 +321,14 @@ def test_databases_are_served_beside_folders_and_are_not_written(photos, env, tm
     assert other.read_bytes() == before
 
 
+@pytest.mark.parametrize("content", [b"", b"SQLite", b"\xff\xd8\xff\xe0" * 9])
+def test_a_file_that_is_no_database_is_said_before_anything_starts(content, photos, env, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(content)
+    done = run_llm("clip", "serve", str(photos), str(tmp_path / "photo.jpg"), "--no-open", env=env, ok=False)
+    assert done.stderr == f"Error: {tmp_path}/photo.jpg is neither a folder of photos nor a SQLite file\n"
+    assert not databases(env)
+
+
 def first_id(database: Path) -> str | None:
     """The id of the row that was written first, None if there is none yet."""
     with closing(sqlite3.connect(database)) as conn, suppress(sqlite3.OperationalError):
