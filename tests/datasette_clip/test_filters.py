@@ -216,6 +216,28 @@ def test_counts_are_of_the_rows_that_other_filters_leave(datasette):
     assert 'type="hidden" name="from"' not in page
 
 
+def set_taken(file: Path, number: int, taken: str) -> None:
+    """Give photos from a number on another time."""
+    with closing(sqlite3.connect(file)) as conn, conn:
+        sql = "update embeddings set metadata = json_set(metadata, '$.taken', ?) where json_valid(metadata) and id >= ?"
+        conn.execute(sql, [taken, f"p{number:02d}"])
+
+
+def test_dates_are_offered_if_there_is_more_than_one_day_though_there_is_one_year(datasette, file):
+    for fields in ({"meta.folder": "2019/holidays"}, {"meta.label": "photo 3"}, {"meta.camera": "none"}):
+        page = get(datasette, url(PAGE, fields)).text
+        assert 'id="clip-from"' in page, fields
+        assert 'id="clip-to"' in page
+        assert 'type="hidden" name="from"' not in page
+    set_taken(file, 0, "2019-05-04T10:00:00")
+    set_taken(file, 20, "2019-05-03T10:00:00")
+    page = get(Datasette([str(file)]), PAGE).text
+    assert 'id="clip-from"' in page
+    assert counts(page)["taken"] == {}
+    set_taken(file, 0, "2019-05-04T10:00:00")
+    assert "clip-from" not in get(Datasette([str(file)]), PAGE).text
+
+
 def test_a_new_row_is_counted_at_once(datasette, file):
     assert counts(get(datasette, PAGE).text)["stars"] == {"0": 15, "1": 15}
     with closing(sqlite3.connect(file)) as conn, conn:
