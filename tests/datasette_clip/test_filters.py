@@ -305,6 +305,19 @@ def test_the_page_follows_how_far_it_is_until_it_is_full(browser_page, filling, 
 
 
 @chromium
+def test_chips_and_dates_wrap_on_a_phone(browser_page, file, demo_dir, tmp_path):
+    env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
+    with serving(str(file), env=env, log=tmp_path / "log") as address:
+        browser_page.set_viewport_size({"width": 390, "height": 800})
+        browser_page.goto(address + PAGE)
+        rights = browser_page.locator(".clip-facet a, .clip-facet input").evaluate_all(
+            "all => all.map(one => one.getBoundingClientRect().right)"
+        )
+        assert len(rights) > 10
+        assert max(rights) <= 390
+
+
+@chromium
 def test_a_refused_sign_has_a_link_to_what_was_meant(browser_page, file, demo_dir, tmp_path):
     env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
     with serving(str(file), env=env, log=tmp_path / "log") as address:
