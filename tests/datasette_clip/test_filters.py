@@ -286,6 +286,12 @@ def test_json_and_page_say_how_far_a_collection_is_while_it_is_filled(datasette,
     assert "clip-filling" not in get(datasette, PAGE).text
 
 
+def test_no_more_can_be_searched_than_is_read(datasette, filling):
+    filling(12)
+    assert get(datasette, JSON).json()["filling"] == {"done": 33, "total": 5000, "bad": 2, "searchable": 33}
+    assert "33 of 5,000 pictures are read. 33 can be searched already." in get(datasette, PAGE).text
+
+
 def test_a_process_that_died_fills_nothing(datasette, filling):
     filling(1204, ago_s=1000)
     assert "filling" not in get(datasette, JSON).json()
