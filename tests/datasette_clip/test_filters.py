@@ -216,6 +216,31 @@ def test_counts_are_of_the_rows_that_other_filters_leave(datasette):
     assert 'type="hidden" name="from"' not in page
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"q": "red heart -blue"}, {"from": "hello"}, {"q": "id:nobody"}, {"where": "what is"}]
+)
+def test_an_error_keeps_chips_dates_and_what_is_chosen(wrong, file, demo_dir, monkeypatch):
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    fields = {"meta.stars": "1", "to": "2019-12-31"}
+    datasette = Datasette([str(file)])
+    good, bad = (get(datasette, url(PAGE, fields | more)) for more in ({}, wrong))
+    assert bad.status_code in (400, 404)
+    assert len(errors_in(bad.text)) == 1
+    assert counts(bad.text) == counts(good.text)
+    assert '<input type="hidden" name="meta.stars" value="1">' in bad.text
+    assert re.search(r'id="clip-to" name="to" value="2019-12-31"', bad.text)
+    assert 'id="clip-from"' in bad.text
+    query = parse_qs(urlsplit(chips(bad.text)["camera"]["Pixel 7"][1]).query)
+    kept = {name: [value] for name, value in (fields | wrong).items() if name != "from"}
+    assert query == kept | {"meta.camera": ["Pixel 7"]}
+
+
+def test_the_condition_of_a_client_that_may_not_run_sql_is_not_run_for_the_chips(datasette):
+    page = get(datasette, url(PAGE, {"where": "id = 'p00'"}))
+    assert page.status_code == 403
+    assert counts(page.text) == counts(get(datasette, PAGE).text)
+
+
 def set_taken(file: Path, number: int, taken: str) -> None:
     """Give photos from a number on another time."""
     with closing(sqlite3.connect(file)) as conn, conn:

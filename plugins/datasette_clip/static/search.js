@@ -85,8 +85,9 @@ async function go(url, { remembered = false, replace = false, scroll = null, min
 function show(page) {
   const answer = page.querySelector("#clip-result");
   const wrong = answer.querySelector("[role=alert]");
+  const filters = page.querySelector("#clip-narrow");
+  if (!wrong || filters.children.length) showFilters(filters);
   if (wrong) return say(wrong.textContent, answer.querySelector(".clip-spaced"));
-  showFilters(page.querySelector("#clip-narrow"));
   const open = result.querySelector("#clip-elsewhere")?.open;
   const focused = result.contains(document.activeElement);
   keepImages(answer);
