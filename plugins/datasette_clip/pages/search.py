@@ -253,10 +253,10 @@ def search_url(page: Page, fields: list[tuple[str, Any]], path: str = "path") ->
     return page[path] + (f"?{urlencode(fields)}" if fields else "")
 
 
-def render_row(page: Page, words: tuple[Term, ...], result: dict, origin: str, at: int) -> Page:
+def render_row(page: Page, words: tuple[Term, ...], result: dict, origin: str, at: int | None) -> Page:
     """The variables of a row: caption, picture, score, and links to it and to searches that start from it.
 
-    at: its place in the order of the results, from 1.
+    at: its place in the order of the results, from 1; None if it is not known.
     """
     fields, id_ = page["fields"], str(result["id"])
     queries = {
@@ -265,6 +265,7 @@ def render_row(page: Page, words: tuple[Term, ...], result: dict, origin: str, a
     }
     urls = {name: search_url(page, [("q", q), *fields["kept"], *fields["rest"]]) for name, q in queries.items()}
     named = [("id", id_)] if isinstance(result["id"], str | int) else []
+    place = [("at", at)] if at else []
     return {
         "id": id_,
         "at": at,
@@ -273,7 +274,7 @@ def render_row(page: Page, words: tuple[Term, ...], result: dict, origin: str, a
         "score": result["score"],
         "url": relative(result["url"], origin),
         "image": safe_image(result["image"], origin),
-        "view": search_url(page, [*named, *page["query_fields"], ("at", at)], "viewer_path"),
+        "view": search_url(page, [*named, *page["query_fields"], *place], "viewer_path"),
         "like": search_url(page, [("q", query.format_query([Term("id", id_)])), *fields["rest"]]),
         "has_vector": result.get("has_vector", True),
         "queries": queries,
