@@ -116,6 +116,7 @@ async def fill_search(datasette, request, ref: CollectionRef, page: Page) -> Non
         for at, result in enumerate(page["results"], search_request.offset + 1)
     ]
     page["weak_from"] = weak_from(page)
+    page["rows_said"] = rows_said(page)
     page |= await other_ways(datasette, request, ref, page, search_request)
     facets = await facets_of(datasette, ref, search_request.filters, search_request.where)
     page |= facet_chips(page, facets, search_request.where)
@@ -170,6 +171,15 @@ async def read_picture(datasette, request, fields: FormFields, page: Page) -> Pi
         raise InputError(sentences[0])
     page["picture"] = picture
     return picture
+
+
+def rows_said(page: Page) -> str:
+    """How many rows the page has, and whether they are all: "The first 24 rows, best first"."""
+    shown = len(page["results"])
+    said = f"{shown} {'row' if shown == 1 else 'rows'}"
+    is_first = page["more"] and not page["first"]
+    order = ", best first" if page["kept"] or page["q"] else ""
+    return (f"The first {said}" if is_first else said) + order if shown else "No rows"
 
 
 def weak_from(page: Page) -> int | None:

@@ -142,7 +142,9 @@ async function more(link, { focus = true } = {}) {
   else result.querySelector("#clip-more").remove();
   if (focus) first.focus({ preventScroll: true });
   const rows = result.querySelectorAll("#clip-grid > li[id]").length;
-  status.textContent = `${rows} rows`;
+  const isFirst = next && !new URL(location.href).searchParams.has("offset");
+  const order = result.querySelector(".clip-score") ? ", best first" : "";
+  status.textContent = (isFirst ? `The first ${rows} rows` : `${rows} rows`) + order;
   rememberRows(rows);
   watchEnd();
 }
