@@ -6,6 +6,7 @@ filters.py reads those that the client has chosen. Nothing here needs the permis
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import time
 from collections import Counter, defaultdict
@@ -30,6 +31,7 @@ LEAST_SHARE = 0.1  # of a key with more values: the share of rows that the shown
 LIMIT_MS = 300  # of all counting
 FRESH_S = 30.0  # so long a count is kept, unless a row is added
 KEPT = 8  # counts of a collection, by condition
+DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")  # at the beginning of a value of TAKEN
 NOT_COUNTED = ("width", "height", "bytes", "latitude", "longitude", "duration", "id", "url", "hash")
 
 
@@ -64,11 +66,15 @@ class Counts:
 
 @dataclass
 class Kept:
-    """What was counted of a collection, with its last rowid then. counts: by the condition in SQL and the keys."""
+    """What was counted of a collection, with its last rowid then.
+
+    has_days: its rows are of more than one day. counts: by the condition in SQL and the keys.
+    """
 
     last: int | None
     until_s: float
     keys: list[str]
+    has_days: bool
     counts: dict[tuple[str, tuple[str, ...]], Counts | None]
 
 
@@ -79,23 +85,27 @@ def kept_of(datasette) -> dict[tuple[str, str], Kept]:
 
 
 async def facets_of(datasette, ref: CollectionRef, filters: RowFilters, where: str) -> list[Facet]:
-    """The facets of the rows for which `filters` and `where` hold; [] if counting them takes too long.
+    """The facets of the rows for which `filters` and `where` hold; without values if counting takes too long.
 
+    TAKEN is one of them, with or without years, if the collection has more than one day.
     The rows of a facet need not have those of its own values that are chosen, so that others can be chosen too.
     """
     if not ref.collection.metadata:
         return []
     limit_ms = min(LIMIT_MS, datasette.setting("sql_time_limit_ms"))
     count = partial(count_rows, kept_of(datasette), limit_ms, ref, filters, where)
-    counts, keys = await datasette.get_database(ref.database).execute_fn(count)
+    counts, keys, has_days = await datasette.get_database(ref.database).execute_fn(count)
     facets = [facet_of(counts, key, filters) for key in keys] if counts else []
-    return [facet for facet in facets if len(facet.values) > 1 or any(value.is_chosen for value in facet.values)]
+    shown = [facet for facet in facets if len(facet.values) > 1 or any(value.is_chosen for value in facet.values)]
+    if has_days and all(facet.key != TAKEN for facet in shown):
+        shown.insert(0, Facet(TAKEN, []))
+    return shown
 
 
 def count_rows(
     kept: dict[tuple[str, str], Kept], limit_ms: int, ref: CollectionRef, filters: RowFilters, where: str, conn
-) -> tuple[Counts | None, list[str]]:
-    """The counts of all that is a facet or chosen, None if that takes too long; and the keys that are facets.
+) -> tuple[Counts | None, list[str], bool]:
+    """The counts of all that is a facet or chosen, None if that takes too long; the keys that are facets; has_days.
 
     They are kept for FRESH_S or until the table has a new last row.
     """
@@ -103,19 +113,25 @@ def count_rows(
     [(last,)] = rows(conn, f"select max(rowid) from main.{quoted(ref.collection.table)}")
     known = kept.get(place)
     if known is None or known.last != last or now_s > known.until_s or len(known.counts) > KEPT:
-        known = kept[place] = Kept(last, now_s + FRESH_S, countable_keys(conn, ref.collection), {})
+        sampled = sample(conn, ref.collection)
+        has_days = len(days_in(sampled.get(TAKEN, []))) > 1
+        known = kept[place] = Kept(last, now_s + FRESH_S, countable_keys(sampled), has_days, {})
     chosen = [key for key, _ in filters.metadata] + [TAKEN] * bool(filters.first or filters.last)
     keys = tuple(dict.fromkeys([*known.keys, *chosen]))
     if (where, keys) not in known.counts:
         known.counts[where, keys] = None
         with suppress(sqlite3.Error), sqlite_timelimit(conn, limit_ms):
             known.counts[where, keys] = count_together(conn, ref.collection, keys, where)
-    return known.counts[where, keys], known.keys
+    return known.counts[where, keys], known.keys, known.has_days
 
 
-def countable_keys(conn, collection: Collection) -> list[str]:
+def days_in(values: list) -> set[str]:
+    """The days among values of TAKEN."""
+    return {value[:10] for value in values if isinstance(value, str) and DAY.match(value)}
+
+
+def countable_keys(sampled: dict[str, list]) -> list[str]:
     """The keys of metadata that are facets: TAKEN first, then others in the order of the metadata."""
-    sampled = sample(conn, collection)
     keys = [key for key, values in sampled.items() if key != TAKEN and is_countable(key, values)]
     return [TAKEN] * (TAKEN in sampled) + keys[:MAX_KEYS]
 

@@ -10,12 +10,17 @@ STALE_S = 120.0  # a row that was written longer ago is of a process that has di
 
 
 def filling_of(conn, collection: Collection) -> dict[str, int] | None:
-    """How many images of a collection are done, of how many; bad ones; and how many rows it has. None if it is full."""
+    """How many images of a collection are done, of how many; bad ones; and how many are rows. None if it is full.
+
+    The row of clip_filling is up to a second old, the rows are counted now: those that are stored are done.
+    """
     if "updated_s" not in columns_of(conn, "clip_filling"):
         return None
     sql = "select done, total, bad from main.clip_filling where collection = ? and updated_s > ?"
     found = rows(conn, sql, [collection.name, time.time() - STALE_S])
     if not found:
         return None
-    [(searchable,)] = rows(conn, f"select count(*) {from_clause(collection)}")
-    return dict(zip(("done", "total", "bad"), found[0])) | {"searchable": searchable}
+    [(done, total, bad)] = found
+    [(stored,)] = rows(conn, f"select count(*) {from_clause(collection)}")
+    searchable = min(stored, total)  # the pictures of some rows may be gone
+    return {"done": max(done, searchable), "total": total, "bad": bad, "searchable": searchable}

@@ -6,6 +6,7 @@ Keys and values are bound as parameters. A condition in SQL, which needs that pe
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Any
@@ -113,6 +114,17 @@ def read_filters(fields: FormFields) -> RowFilters:
     if len(pairs) > MAX_VALUES:
         raise InputError(f"there are {len(pairs)} values of metadata; at most {MAX_VALUES} are read")
     return RowFilters(tuple(pairs), read_date(fields, FROM), read_date(fields, TO))
+
+
+def readable_filters(fields: FormFields) -> RowFilters:
+    """Those filters in the fields of a search that can be read."""
+    names = [name for name in fields.options if name.startswith(PREFIX) and KEY.fullmatch(name.removeprefix(PREFIX))]
+    pairs = dict.fromkeys((name.removeprefix(PREFIX), value) for name in names for value in fields.all(name) if value)
+    days: dict[str, date | None] = {}
+    for name in (FROM, TO):
+        with suppress(InputError):
+            days[name] = read_date(fields, name)
+    return RowFilters(tuple(pairs)[:MAX_VALUES], days.get(FROM), days.get(TO))
 
 
 def read_date(fields: FormFields, name: str) -> date | None:

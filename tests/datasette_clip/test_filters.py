@@ -216,6 +216,53 @@ def test_counts_are_of_the_rows_that_other_filters_leave(datasette):
     assert 'type="hidden" name="from"' not in page
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"q": "red heart -blue"}, {"from": "hello"}, {"q": "id:nobody"}, {"where": "what is"}]
+)
+def test_an_error_keeps_chips_dates_and_what_is_chosen(wrong, file, demo_dir, monkeypatch):
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    fields = {"meta.stars": "1", "to": "2019-12-31"}
+    datasette = Datasette([str(file)])
+    good, bad = (get(datasette, url(PAGE, fields | more)) for more in ({}, wrong))
+    assert bad.status_code in (400, 404)
+    assert len(errors_in(bad.text)) == 1
+    assert counts(bad.text) == counts(good.text)
+    assert '<input type="hidden" name="meta.stars" value="1">' in bad.text
+    assert re.search(r'id="clip-to" name="to" value="2019-12-31"', bad.text)
+    assert 'id="clip-from"' in bad.text
+    query = parse_qs(urlsplit(chips(bad.text)["camera"]["Pixel 7"][1]).query)
+    kept = {name: [value] for name, value in (fields | wrong).items() if name != "from"}
+    assert query == kept | {"meta.camera": ["Pixel 7"]}
+
+
+def test_the_condition_of_a_client_that_may_not_run_sql_is_not_run_for_the_chips(datasette):
+    page = get(datasette, url(PAGE, {"where": "id = 'p00'"}))
+    assert page.status_code == 403
+    assert counts(page.text) == counts(get(datasette, PAGE).text)
+
+
+def set_taken(file: Path, number: int, taken: str) -> None:
+    """Give photos from a number on another time."""
+    with closing(sqlite3.connect(file)) as conn, conn:
+        sql = "update embeddings set metadata = json_set(metadata, '$.taken', ?) where json_valid(metadata) and id >= ?"
+        conn.execute(sql, [taken, f"p{number:02d}"])
+
+
+def test_dates_are_offered_if_there_is_more_than_one_day_though_there_is_one_year(datasette, file):
+    for fields in ({"meta.folder": "2019/holidays"}, {"meta.label": "photo 3"}, {"meta.camera": "none"}):
+        page = get(datasette, url(PAGE, fields)).text
+        assert 'id="clip-from"' in page, fields
+        assert 'id="clip-to"' in page
+        assert 'type="hidden" name="from"' not in page
+    set_taken(file, 0, "2019-05-04T10:00:00")
+    set_taken(file, 20, "2019-05-03T10:00:00")
+    page = get(Datasette([str(file)]), PAGE).text
+    assert 'id="clip-from"' in page
+    assert counts(page)["taken"] == {}
+    set_taken(file, 0, "2019-05-04T10:00:00")
+    assert "clip-from" not in get(Datasette([str(file)]), PAGE).text
+
+
 def test_a_new_row_is_counted_at_once(datasette, file):
     assert counts(get(datasette, PAGE).text)["stars"] == {"0": 15, "1": 15}
     with closing(sqlite3.connect(file)) as conn, conn:
@@ -264,6 +311,12 @@ def test_json_and_page_say_how_far_a_collection_is_while_it_is_filled(datasette,
     assert "clip-filling" not in get(datasette, PAGE).text
 
 
+def test_no_more_can_be_searched_than_is_read(datasette, filling):
+    filling(12)
+    assert get(datasette, JSON).json()["filling"] == {"done": 33, "total": 5000, "bad": 2, "searchable": 33}
+    assert "33 of 5,000 pictures are read. 33 can be searched already." in get(datasette, PAGE).text
+
+
 def test_a_process_that_died_fills_nothing(datasette, filling):
     filling(1204, ago_s=1000)
     assert "filling" not in get(datasette, JSON).json()
@@ -280,6 +333,19 @@ def test_the_page_follows_how_far_it_is_until_it_is_full(browser_page, filling, 
         browser_page.locator("#clip-filling", has_text="2,408 of 5,000").wait_for()
         filling(None)
         browser_page.locator(".clip-filling", has_text="All pictures are read.").wait_for()
+
+
+@chromium
+def test_chips_and_dates_wrap_on_a_phone(browser_page, file, demo_dir, tmp_path):
+    env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
+    with serving(str(file), env=env, log=tmp_path / "log") as address:
+        browser_page.set_viewport_size({"width": 390, "height": 800})
+        browser_page.goto(address + PAGE)
+        rights = browser_page.locator(".clip-facet a, .clip-facet input").evaluate_all(
+            "all => all.map(one => one.getBoundingClientRect().right)"
+        )
+        assert len(rights) > 10
+        assert max(rights) <= 390
 
 
 @chromium

@@ -148,6 +148,18 @@ def test_a_row_has_its_picture_its_caption_and_links_that_search_on(datasette):
     assert id not in dict(hits_in(call(datasette, minus).text))
 
 
+def test_the_page_says_whether_its_rows_are_all(datasette):
+    def said(**fields) -> str:
+        return re.search(r'id="clip-status".*?>(.*?)</span>', call(datasette, search_url(**fields)).text)[1]
+
+    assert said() == f"The first {K} rows"
+    assert said(q="cat") == f"The first {K} rows, best first"
+    assert said(q="cat", k=1000) == f"{ROWS} rows, best first"
+    assert said(q="cat", k=1, offset=ROWS - 1) == "1 row, best first"
+    assert said(q="cat", offset=ROWS) == "No rows"
+    assert said(q="cat", k="many") == ""
+
+
 def test_further_rows_have_links_of_their_own(datasette):
     whole = hits_in_json(call(datasette, search_url(JSON, q="cat", k=1000)).json())
     url, found = search_url(q="cat"), []
@@ -515,7 +527,7 @@ def test_typing_shows_what_the_json_answers(browser_page, server):
     browser_page.keyboard.type("a red heart - blue")
     wait_for_title(browser_page, "a red heart - blue:")
     assert first_hits_on(browser_page) == hits_by_json(server, q="a red heart - blue")
-    assert browser_page.inner_text("#clip-status") == f"{K} rows, the best first"
+    assert browser_page.inner_text("#clip-status") == f"The first {K} rows, best first"
     assert re.search(r"The server took [\d.]+ ms, there and back [\d.]+ ms", browser_page.inner_text("#clip-took"))
     assert browser_page.evaluate("document.activeElement.id") == "clip-q"
     for image in browser_page.locator("#clip-grid img").all()[:3]:
@@ -621,11 +633,11 @@ def test_back_and_forward_go_from_question_to_question(browser_page, server):
 @chromium
 def test_further_rows_come_by_the_keyboard_until_there_are_none(browser_page, server):
     browser_page.goto(server + search_url(q="cat"))
-    for rows in (2 * K, ROWS):
+    for rows, said in ((2 * K, f"The first {2 * K} rows, best first"), (ROWS, f"{ROWS} rows, best first")):
         browser_page.focus("#clip-more a")
         browser_page.keyboard.press("Enter")
         wait_for_rows(browser_page, rows)
-        assert browser_page.inner_text("#clip-status") == f"{rows} rows"
+        assert browser_page.inner_text("#clip-status") == said
         if rows == ROWS:
             break
     assert browser_page.locator("#clip-more").count() == 0

@@ -235,9 +235,19 @@ def test_the_page_has_the_picture_its_facts_and_links(datasette):
     assert links(page, "download>") == [url(ORIGINAL, id="a.jpg", download=1)]
     assert get(datasette, links(page, "/photos/embeddings/")[0]).status_code == 200
     assert parse_qs(urlsplit(links(page, "data-go")[0]).query)["q"] == ['id:"a.jpg"']
-    assert links(page, "data-back") == [f"{SEARCH}#row-1"]
+    assert links(page, "data-back") == [SEARCH]
+    assert [urlsplit(link).query for link in links(page, "data-share")] == ["id=a.jpg"]
+    assert "<title>a.jpg: album</title>" in page
     assert links(page, "data-step") == []
     assert get(datasette, urlsplit(links(page, "data-share")[0])._replace(scheme="", netloc="").geturl()).text
+
+
+def test_a_place_that_the_stored_rows_do_not_have_is_no_place(datasette):
+    page = get(datasette, url(VIEW, id="a.jpg", at=99999)).text
+    assert "Back to the results" not in page
+    assert links(page, "data-back") == [SEARCH]
+    assert [urlsplit(link).query for link in links(page, "data-share")] == ["id=a.jpg"]
+    assert links(page, "data-step") == []
 
 
 def test_a_picture_is_the_stored_one_else_the_small_one_else_the_text(datasette):
@@ -444,6 +454,21 @@ def test_more_and_less_like_this_take_the_place_of_the_picture(browser_page, ser
     wait_for_picture(browser_page, ids[5])
     browser_page.click("dialog >> text=Less like this")
     browser_page.wait_for_function("q => document.querySelector('#clip-q').value === q", arg=f'{Q} - id:"{ids[5]}"')
+
+
+@chromium
+def test_the_tab_names_the_picture_and_escape_leads_to_the_search(browser_page, server):
+    browser_page.goto(server + url(SEARCH, q="cat"))
+    searched = browser_page.title()
+    browser_page.click("[data-view]")
+    browser_page.wait_for_selector("#clip-dialog #clip-view")
+    assert browser_page.title() == browser_page.get_attribute("#clip-view", "data-title")
+    browser_page.keyboard.press("Escape")
+    browser_page.wait_for_function("title => document.title === title", arg=searched)
+    id = results_of(server)[0]
+    browser_page.goto(server + url(VIEW, id=id))
+    browser_page.keyboard.press("Escape")
+    browser_page.wait_for_url(server + SEARCH)
 
 
 @chromium

@@ -28,7 +28,7 @@ from ..collection_refs import CollectionRef, searchable_collections, visible_col
 from ..config import config_of
 from ..facets import Facet, Value, facets_of
 from ..failures import WITH_SENTENCE, MayNotRunSql, status_of, unknown_method
-from ..filters import TAKEN, is_filter
+from ..filters import TAKEN, is_filter, readable_filters
 from ..items import FormFields
 from ..model import embedding_queue, in_thread, permitted_engine
 from .form_page import Page
@@ -67,6 +67,8 @@ async def search_page(datasette, request) -> Response:
     except WITH_SENTENCE as error:
         page["errors"].append(str(error))
         status = status_of(error)
+    if page["errors"] and page["asked"]:
+        page |= await kept_filters(datasette, ref, page, page["asked"])
     return Response.html(await datasette.render_template("search.html", page, request=request), status=status)
 
 
@@ -76,6 +78,7 @@ async def empty_page(datasette, request, ref: CollectionRef) -> Page:
     return {
         "paths": paths,
         "errors": [],
+        "asked": None,
         "ref": ref,
         "path": paths.search_path(datasette, *names),
         "viewer_path": paths.viewer_path(datasette, *names),
@@ -91,7 +94,7 @@ async def empty_page(datasette, request, ref: CollectionRef) -> Page:
 async def fill_search(datasette, request, ref: CollectionRef, page: Page) -> None:
     """Fill the page with the query, then with the rows. Raises MayNotRunSql and the exceptions of WITH_SENTENCE."""
     fields = await read_search_fields(datasette, request)
-    page |= typed_fields(fields)
+    page |= typed_fields(fields) | {"asked": fields}
     page |= spaced_query(page, fields)
     fields.options.setdefault("k", [str(ROWS)])
     picture = await read_picture(datasette, request, fields, page)
@@ -113,9 +116,25 @@ async def fill_search(datasette, request, ref: CollectionRef, page: Page) -> Non
         for at, result in enumerate(page["results"], search_request.offset + 1)
     ]
     page["weak_from"] = weak_from(page)
+    page["rows_said"] = rows_said(page)
     page |= await other_ways(datasette, request, ref, page, search_request)
-    page["facets"] = await facet_chips(datasette, ref, page, search_request)
-    page["has_dates"] = any(facet["key"] == TAKEN for facet in page["facets"])
+    facets = await facets_of(datasette, ref, search_request.filters, search_request.where)
+    page |= facet_chips(page, facets, search_request.where)
+
+
+async def kept_filters(datasette, ref: CollectionRef, page: Page, fields: FormFields) -> Page:
+    """The filters and facets of a page with an error. The condition in SQL stays in links, and is not run."""
+    filters = readable_filters(fields)
+    query_fields = [("q", page["q"])] if page["q"] else []
+    kept = [("q", text) for text in page["kept"]]
+    links = {
+        "query": query_fields,
+        "fields": {"kept": kept},
+        "filter_fields": filters.fields(),
+        "unfiltered": search_url(page, [*query_fields, *kept]),
+        "filters": filters,
+    }
+    return links | facet_chips(page | links, await facets_of(datasette, ref, filters, ""), page["where"])
 
 
 def typed_fields(fields: FormFields) -> Page:
@@ -154,6 +173,15 @@ async def read_picture(datasette, request, fields: FormFields, page: Page) -> Pi
     return picture
 
 
+def rows_said(page: Page) -> str:
+    """How many rows the page has, and whether they are all: "The first 24 rows, best first"."""
+    shown = len(page["results"])
+    said = f"{shown} {'row' if shown == 1 else 'rows'}"
+    is_first = page["more"] and not page["first"]
+    order = ", best first" if page["kept"] or page["q"] else ""
+    return (f"The first {said}" if is_first else said) + order if shown else "No rows"
+
+
 def weak_from(page: Page) -> int | None:
     """The place of the first row whose score is below the floor; None if it is not on this page."""
     weak = [row["at"] for row in page["results"] if "floor" in page and row["score"] < page["floor"]]
@@ -179,17 +207,15 @@ def query_links(page: Page, words: tuple[Term, ...], search_request: SearchReque
         "filter_fields": search_request.filters.fields(),
         "unfiltered": search_url(page, [*q, *kept]),
         "filters": search_request.filters,
-        "has_dates": False,
     }
 
 
-async def facet_chips(datasette, ref: CollectionRef, page: Page, search_request: SearchRequest) -> list[Page]:
-    """The facets of the rows, each value with a link to the same search with or without it."""
-    where = [("where", search_request.where)] if search_request.where else []
-    facets = await facets_of(datasette, ref, search_request.filters, search_request.where)
+def facet_chips(page: Page, facets: list[Facet], where: str) -> Page:
+    """The facets of the rows, each value with a link to the same search with or without it; and if dates are one."""
+    conditions = [("where", where)] if where else []
 
     def chip(value: Value) -> Page:
-        fields = [*page["query"], *page["fields"]["kept"], *where, *value.toggled.fields()]
+        fields = [*page["query"], *page["fields"]["kept"], *conditions, *value.toggled.fields()]
         return {"text": value.text, "count": value.count, "chosen": value.is_chosen, "url": search_url(page, fields)}
 
     def chips(facet: Facet) -> Page:
@@ -197,7 +223,7 @@ async def facet_chips(datasette, ref: CollectionRef, page: Page, search_request:
         made = [chip(value) for value in values]
         return {"key": facet.key, "chips": made[:CHIPS], "more": made[CHIPS:]}
 
-    return [chips(facet) for facet in facets]
+    return {"facets": [chips(facet) for facet in facets], "has_dates": any(facet.key == TAKEN for facet in facets)}
 
 
 def spaced_query(page: Page, fields: FormFields) -> Page:
@@ -237,10 +263,10 @@ def search_url(page: Page, fields: list[tuple[str, Any]], path: str = "path") ->
     return page[path] + (f"?{urlencode(fields)}" if fields else "")
 
 
-def render_row(page: Page, words: tuple[Term, ...], result: dict, origin: str, at: int) -> Page:
+def render_row(page: Page, words: tuple[Term, ...], result: dict, origin: str, at: int | None) -> Page:
     """The variables of a row: caption, picture, score, and links to it and to searches that start from it.
 
-    at: its place in the order of the results, from 1.
+    at: its place in the order of the results, from 1; None if it is not known.
     """
     fields, id_ = page["fields"], str(result["id"])
     queries = {
@@ -249,6 +275,7 @@ def render_row(page: Page, words: tuple[Term, ...], result: dict, origin: str, a
     }
     urls = {name: search_url(page, [("q", q), *fields["kept"], *fields["rest"]]) for name, q in queries.items()}
     named = [("id", id_)] if isinstance(result["id"], str | int) else []
+    place = [("at", at)] if at else []
     return {
         "id": id_,
         "at": at,
@@ -257,7 +284,7 @@ def render_row(page: Page, words: tuple[Term, ...], result: dict, origin: str, a
         "score": result["score"],
         "url": relative(result["url"], origin),
         "image": safe_image(result["image"], origin),
-        "view": search_url(page, [*named, *page["query_fields"], ("at", at)], "viewer_path"),
+        "view": search_url(page, [*named, *page["query_fields"], *place], "viewer_path"),
         "like": search_url(page, [("q", query.format_query([Term("id", id_)])), *fields["rest"]]),
         "has_vector": result.get("has_vector", True),
         "queries": queries,

@@ -99,7 +99,10 @@ async def fill_row(
 ) -> None:
     """Fill the page with what it shows of a row, and with links to its neighbours."""
     origin = datasette.absolute_url(request, "/")
-    row = render_row(page, words, result, origin, at or 1)
+    is_there = at in neighbours and neighbours[at] is result
+    if not is_there and not page["query_fields"]:
+        at, neighbours = None, {}  # of the rows as they are stored, of which it is not at this place
+    row = render_row(page, words, result, origin, at)
     around = {
         name: render_row(page, words, neighbours[place], origin, place)
         for name, place in (("previous", (at or 0) - 1), ("next", (at or 0) + 1))
@@ -109,12 +112,11 @@ async def fill_row(
     for one in (row, *around.values()):
         url = f"{original_path(datasette, ref.database, ref.collection.name)}?{urlencode({'id': one['id']})}"
         one["large"], one["download"] = (url, f"{url}&download=1") if one["id"] in large else (one["image"], None)
-    is_there = at in neighbours and neighbours[at] is result
     page |= {"row": row, "around": around, "at": at, "is_there": is_there, "content": text_of(result.get("content"))}
     page |= {"facts": facts_of(result.get("metadata")), "share": datasette.absolute_url(request, row["view"])}
     shown = -(-(at or 1) // ROWS) * ROWS  # rows of the search page that has this one
     more = [("k", shown)] if shown > ROWS else []
-    page["back"] = f"{search_url(page, [*page['query_fields'], *more])}#row-{at or 1}"
+    page["back"] = search_url(page, [*page["query_fields"], *more]) + (f"#row-{at}" if at else "")
 
 
 def text_of(content: object) -> str:

@@ -85,8 +85,9 @@ async function go(url, { remembered = false, replace = false, scroll = null, min
 function show(page) {
   const answer = page.querySelector("#clip-result");
   const wrong = answer.querySelector("[role=alert]");
+  const filters = page.querySelector("#clip-narrow");
+  if (!wrong || filters.children.length) showFilters(filters);
   if (wrong) return say(wrong.textContent, answer.querySelector(".clip-spaced"));
-  showFilters(page.querySelector("#clip-narrow"));
   const open = result.querySelector("#clip-elsewhere")?.open;
   const focused = result.contains(document.activeElement);
   keepImages(answer);
@@ -141,7 +142,9 @@ async function more(link, { focus = true } = {}) {
   else result.querySelector("#clip-more").remove();
   if (focus) first.focus({ preventScroll: true });
   const rows = result.querySelectorAll("#clip-grid > li[id]").length;
-  status.textContent = `${rows} rows`;
+  const isFirst = next && !new URL(location.href).searchParams.has("offset");
+  const order = result.querySelector(".clip-score") ? ", best first" : "";
+  status.textContent = (isFirst ? `The first ${rows} rows` : `${rows} rows`) + order;
   rememberRows(rows);
   watchEnd();
 }

@@ -42,6 +42,7 @@ export class Viewer {
   constructor(dialog) {
     this.dialog = dialog;
     this.newest = new AbortController(); // of the newest picture; older ones are not shown
+    this.title = null; // of the page beneath
   }
 
   get isOpen() {
@@ -62,6 +63,8 @@ export class Viewer {
       if (!view) return false;
       this.dialog.replaceChildren(view);
       this.dialog.setAttribute("aria-busy", false);
+      this.title ??= document.title;
+      document.title = view.dataset.title;
       view.querySelector("[data-back]").textContent = "Close";
       this.dialog.scrollTo(0, 0);
       view.querySelector(this.focused ?? "[data-back]")?.focus({ preventScroll: true });
@@ -86,6 +89,8 @@ export class Viewer {
   close() {
     this.newest.abort();
     this.focused = null;
+    document.title = this.title ?? document.title;
+    this.title = null;
     this.dialog.close();
     this.dialog.replaceChildren();
   }
@@ -98,4 +103,7 @@ if (own) {
   page.addEventListener("click", copyLink);
   addEventListener("popstate", () => location.reload()); // an entry that the search page has made
   loadNeighbours(own);
+  addEventListener("keydown", ({ key, target }) => {
+    if (key === "Escape" && !target.closest("input, textarea, select, details[open]")) location.assign(own.querySelector("[data-back]").href);
+  });
 }
