@@ -48,9 +48,9 @@ def path_within(folder: Path, id: str) -> Path | None:
     try:
         inside = folder.resolve(strict=True)
         path = (inside / id).resolve(strict=True)
+        return path if path.is_relative_to(inside) and path.is_file() else None
     except (OSError, ValueError, RuntimeError):  # NUL, lone surrogates, links in a circle
         return None
-    return path if path.is_relative_to(inside) and path.is_file() else None
 
 
 def hash_of(path: Path) -> str:

@@ -21,6 +21,7 @@ from urllib.parse import quote, urlencode
 from datasette.utils.asgi import NotFound, Response
 
 from clip_collections.collection import Collection, from_clause, quoted, quoted_key, rows
+from clip_collections.photo_folders import path_within
 from datasette_guard import ConfigError, collect_soon, per_datasette
 from llm_clip_onnx.errors import InputError, cited
 from llm_clip_onnx.images.signatures import FORMATS, format_of
@@ -156,18 +157,6 @@ def read_image_file(folder: Path, id: str, most: int = MAX_BYTES) -> bytes | Non
             return None
         first = file.read(FIRST_BYTES)
         return first + file.read(most - len(first)) if format_of(first) else None
-
-
-def path_within(folder: Path, id: str) -> Path | None:
-    """The file that an id names in a folder, links followed. None if it is outside of it, or if there is none."""
-    if not id or Path(id).is_absolute() or ".." in Path(id).parts:
-        return None
-    try:
-        inside = folder.resolve(strict=True)
-        path = (inside / id).resolve(strict=True)
-        return path if path.is_relative_to(inside) and path.is_file() else None
-    except (OSError, ValueError, RuntimeError):  # NUL, lone surrogates, links in a circle
-        return None
 
 
 def as_jpeg(blob: bytes, bounds: ImageLimits) -> bytes:
