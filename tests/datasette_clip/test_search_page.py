@@ -160,6 +160,14 @@ def test_the_page_says_whether_its_rows_are_all(datasette):
     assert said(q="cat", k="many") == ""
 
 
+def test_the_way_to_the_page_is_home_and_the_collection(datasette):
+    for path in (search_url(), search_url("/-/clip/view/photos/emoji", id="red_heart")):
+        crumbs = re.search(r'<p class="crumbs">(.*?)</p>', call(datasette, path).text)[1]
+        assert re.sub("<.*?>", "", crumbs) == "home / emoji"
+        assert links_in(crumbs, "") == ["/", PAGE]
+    assert '<a href="/photos">The database</a>' in call(datasette, search_url()).text
+
+
 def test_further_rows_have_links_of_their_own(datasette):
     whole = hits_in_json(call(datasette, search_url(JSON, q="cat", k=1000)).json())
     url, found = search_url(q="cat"), []
