@@ -322,6 +322,37 @@ def test_a_process_that_died_fills_nothing(datasette, filling):
     assert "filling" not in get(datasette, JSON).json()
 
 
+# Hints
+
+
+@pytest.mark.parametrize(
+    ("q", "meant"),
+    [
+        ("red heart -blue", "red heart - blue"),
+        ("red heart- blue", "red heart - blue"),
+        ("red +blue -green", "red + blue - green"),
+        ("-blue", "- blue"),
+        ("red - blue", None),
+        ("a t-shirt", None),
+        ("minus -5 degrees", None),
+        ('red "heart -blue"', None),
+        ("C++ code", None),
+        ("rock--n--roll", None),
+        ("2018-07-14", None),
+    ],
+)
+def test_a_sign_without_its_space_gets_a_hint(q, meant, datasette):
+    page = get(datasette, url(PAGE, {"q": q, "meta.stars": "1"})).text
+    found = re.search(r'Did you mean <a href="(.*?)" data-q="(.*?)">(.*?)</a>', page)
+    assert (html.unescape(found[2]) if found else None) == meant
+    if found:
+        assert parse_qs(urlsplit(html.unescape(found[1])).query) == {"q": [meant], "meta.stars": ["1"]}
+
+
+def test_the_page_says_that_the_model_reads_english(datasette):
+    assert "This model reads English." in get(datasette, PAGE).text
+
+
 @chromium
 def test_the_page_follows_how_far_it_is_until_it_is_full(browser_page, filling, file, demo_dir, tmp_path):
     filling(1204, ago_s=-3600)  # stays fresh
@@ -359,34 +390,3 @@ def test_a_refused_sign_has_a_link_to_what_was_meant(browser_page, file, demo_di
         browser_page.locator("[role=alert]").wait_for(state="detached")
         assert browser_page.input_value("#clip-q") == "red - blue"
         assert browser_page.locator(".clip-spaced").count() == 0
-
-
-# Hints
-
-
-@pytest.mark.parametrize(
-    ("q", "meant"),
-    [
-        ("red heart -blue", "red heart - blue"),
-        ("red heart- blue", "red heart - blue"),
-        ("red +blue -green", "red + blue - green"),
-        ("-blue", "- blue"),
-        ("red - blue", None),
-        ("a t-shirt", None),
-        ("minus -5 degrees", None),
-        ('red "heart -blue"', None),
-        ("C++ code", None),
-        ("rock--n--roll", None),
-        ("2018-07-14", None),
-    ],
-)
-def test_a_sign_without_its_space_gets_a_hint(q, meant, datasette):
-    page = get(datasette, url(PAGE, {"q": q, "meta.stars": "1"})).text
-    found = re.search(r'Did you mean <a href="(.*?)" data-q="(.*?)">(.*?)</a>', page)
-    assert (html.unescape(found[2]) if found else None) == meant
-    if found:
-        assert parse_qs(urlsplit(html.unescape(found[1])).query) == {"q": [meant], "meta.stars": ["1"]}
-
-
-def test_the_page_says_that_the_model_reads_english(datasette):
-    assert "This model reads English." in get(datasette, PAGE).text

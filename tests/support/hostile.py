@@ -174,7 +174,7 @@ def heics() -> dict[str, bytes]:
     return {
         "11mp-tiled.heic": heic(big_photo(3360), tile_size=512),
         "11mp.heic": heic(big_photo(3330)),
-        "8mp-alpha.heic": heic(big_photo(2850).convert("RGBA")),
+        "8mp-alpha.heic": heic(big_photo(2800).convert("RGBA")),
         "two.heic": two_heics(),
         "turned.heic": heic(photo(300, 200), exif=exif_of(6)),
     }

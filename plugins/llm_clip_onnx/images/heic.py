@@ -14,7 +14,7 @@ from PIL import Image
 
 from . import limits
 
-TILED, WHOLE, ALPHA, DEEP = 4.8, 4.9, 7.0, 9.0  # bytes a pixel, file aside
+TILED, WHOLE, ALPHA, DEEP = 4.8, 4.9, 7.2, 9.0  # bytes a pixel, file aside
 STRIP_PIXELS = 100_000  # at once, because each is copied twice
 
 
