@@ -301,7 +301,8 @@ def test_watching_follows_the_folder(env, tmp_path):
     folder.mkdir()
     with serve(folder, "--watch", env=env, output=tmp_path / "out") as running:
         running.prints("there are no photos")
-        fill_folder(folder / "new")
+        fill_folder(tmp_path / "made")
+        (tmp_path / "made").rename(folder / "new")  # all at once, so that no look at the folder meets a part of them
         running.prints("3 vectors in the index")
         assert running.ids() == {"new/0.jpg", "new/1.jpg", "new/2.jpg"}
         (folder / "new" / "0.jpg").unlink()
