@@ -106,7 +106,7 @@ def check_sqlite(file: Path) -> None:
 
 
 def check_publishing(to: Path, folders: Sequence[Path], files: Sequence[Path], with_originals: bool) -> None:
-    """Raises InputError, before anything is embedded, for what cannot be published."""
+    """Raises InputError if something cannot be published. Nothing is embedded before this."""
     from .publish import check_destination, folders_to_show
 
     check_destination(to, [*folders, *(folder for file in files for folder in folders_of(file).values())])

@@ -381,6 +381,15 @@ def results_of(server: str) -> list[str]:
     return [row["id"] for row in answer["results"]]
 
 
+def open_picture(page, server: str, at: int) -> list[str]:
+    """Search, and open the picture at a place of the results, from 0. Returns the ids of all results."""
+    ids = results_of(server)
+    page.goto(server + url(SEARCH, q=Q))
+    page.locator("[data-view]").nth(at).click()
+    wait_for_picture(page, ids[at])
+    return ids
+
+
 def wait_for_picture(page, id: str) -> None:
     """Wait until the picture of a row is shown large, by its own number of pixels."""
     page.wait_for_function(
@@ -426,10 +435,7 @@ def test_a_click_shows_the_file_and_back_leads_to_the_same_place_with_all_rows(b
 
 @chromium
 def test_the_arrow_keys_go_through_the_results_beyond_the_loaded_rows(browser_page, server):
-    ids = results_of(server)
-    browser_page.goto(server + url(SEARCH, q=Q))
-    browser_page.locator("[data-view]").nth(22).click()
-    wait_for_picture(browser_page, ids[22])
+    ids = open_picture(browser_page, server, 22)
     for key, at in zip(["ArrowRight"] * 3 + ["ArrowLeft"] * 4, (23, 24, 25, 24, 23, 22, 21)):
         browser_page.keyboard.press(key)
         wait_for_picture(browser_page, ids[at])
@@ -440,10 +446,7 @@ def test_the_arrow_keys_go_through_the_results_beyond_the_loaded_rows(browser_pa
 
 @chromium
 def test_more_and_less_like_this_take_the_place_of_the_picture(browser_page, server):
-    ids = results_of(server)
-    browser_page.goto(server + url(SEARCH, q=Q))
-    browser_page.locator("[data-view]").nth(5).click()
-    wait_for_picture(browser_page, ids[5])
+    ids = open_picture(browser_page, server, 5)
     browser_page.click("dialog >> text=More like this")
     browser_page.locator(f'#clip-grid > li:first-child [data-id="{ids[5]}"]').wait_for()
     assert browser_page.input_value("#clip-q") == f'id:"{ids[5]}"'
@@ -473,10 +476,7 @@ def test_the_tab_names_the_picture_and_escape_leads_to_the_search(browser_page, 
 
 @chromium
 def test_reloaded_the_picture_is_a_page_of_its_own_and_back_leads_to_the_rows(browser_page, server):
-    ids = results_of(server)
-    browser_page.goto(server + url(SEARCH, q=Q))
-    browser_page.locator("[data-view]").nth(3).click()
-    wait_for_picture(browser_page, ids[3])
+    ids = open_picture(browser_page, server, 3)
     browser_page.reload()
     wait_for_picture(browser_page, ids[3])
     assert browser_page.locator("dialog").count() == 0

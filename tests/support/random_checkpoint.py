@@ -24,6 +24,15 @@ TINY = {
     "text": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},
     "vision": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2},
 }
+MERGES = 300  # of SMALL's tokenizer
+START, END = 512 + MERGES, 513 + MERGES  # ids of <|startoftext|> and <|endoftext|>
+TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+SMALL: dict = {
+    "text": TOWER | {"vocab_size": END + 21, "eos_token_id": END},
+    "vision": TOWER | {"image_size": 32, "patch_size": 16},
+    "embed_dim": 16,
+    "merges": MERGES,
+}
 
 
 def write_checkpoint(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 import time
+from collections.abc import Awaitable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -57,19 +58,25 @@ async def search_page(datasette, request) -> Response:
     if sentence := unknown_method(request, "page"):
         return Response.text(sentence, status=405)
     page = await empty_page(datasette, request, ref)
-    status, begun_s = 200, time.perf_counter()
-    try:
-        await fill_search(datasette, request, ref, page)
-        page["ms"] = round((time.perf_counter() - begun_s) * 1000, 1)
-    except MayNotRunSql as error:
-        page["errors"].append(str(error))
-        status = 403
-    except WITH_SENTENCE as error:
-        page["errors"].append(str(error))
-        status = status_of(error)
+    begun_s = time.perf_counter()
+    status = await status_after(fill_search(datasette, request, ref, page), page)
+    page["ms"] = round((time.perf_counter() - begun_s) * 1000, 1)
     if page["errors"] and page["asked"]:
         page |= await kept_filters(datasette, ref, page, page["asked"])
     return Response.html(await datasette.render_template("search.html", page, request=request), status=status)
+
+
+async def status_after(filling: Awaitable[None], page: Page) -> int:
+    """The status of a page that is filled now. The sentence of an exception that is for the client is put into it."""
+    try:
+        await filling
+    except MayNotRunSql as error:
+        page["errors"].append(str(error))
+        return 403
+    except WITH_SENTENCE as error:
+        page["errors"].append(str(error))
+        return status_of(error)
+    return 200
 
 
 async def empty_page(datasette, request, ref: CollectionRef) -> Page:

@@ -20,11 +20,11 @@ from llm_clip_onnx.errors import cited
 from ..api.original import ids_with_large_picture
 from ..api.search import SearchRequest, read_number, read_search_fields, read_search_request, run_search
 from ..collection_refs import CollectionRef, visible_collection
-from ..failures import WITH_SENTENCE, MayNotRunSql, status_of
+from ..failures import MayNotRunSql
 from ..filters import RowFilters
 from ..paths import original_path
 from .form_page import Page
-from .search import ROWS, empty_page, query_links, render_row, search_url, terms_in, typed_fields
+from .search import ROWS, empty_page, query_links, render_row, search_url, status_after, terms_in, typed_fields
 
 FIRST_KEYS = ("taken", "camera", "folder")  # of metadata, shown before the others
 MAX_AT = 10**6
@@ -35,15 +35,8 @@ async def viewer_page(datasette, request) -> Response:
     ref = await visible_collection(datasette, request)
     if request.method not in ("GET", "HEAD"):
         return Response.text(f"{request.method} is not a method of this page; expected GET", status=405)
-    page, status = await empty_page(datasette, request, ref), 200
-    try:
-        await fill_viewer(datasette, request, ref, page)
-    except MayNotRunSql as error:
-        page["errors"].append(str(error))
-        status = 403
-    except WITH_SENTENCE as error:
-        page["errors"].append(str(error))
-        status = status_of(error)
+    page = await empty_page(datasette, request, ref)
+    status = await status_after(fill_viewer(datasette, request, ref, page), page)
     return Response.html(await datasette.render_template("viewer.html", page, request=request), status=status)
 
 

@@ -30,17 +30,8 @@ from llm_clip_onnx.errors import CheckpointError
 from llm_clip_onnx.images.preprocess import to_pixels
 from llm_clip_onnx.tokenizer import tokenize
 from llm_clip_onnx.vectors import cosine
-from random_checkpoint import write_checkpoint
+from random_checkpoint import END, SMALL, START, write_checkpoint
 
-TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-MERGES = 300
-START, END = 512 + MERGES, 513 + MERGES  # the ids; 20 rows of the token table are left for added tokens
-SMALL: dict[str, Any] = {
-    "text": TOWER | {"vocab_size": END + 21, "eos_token_id": END},
-    "vision": TOWER | {"image_size": 32, "patch_size": 16},
-    "embed_dim": 16,
-    "merges": MERGES,
-}
 ADDED = [
     "a photo of a <shoe-7>", "a <SHOE-7> and a <Shoe-7>!", "<shoe-7><shoe-7>", "x<shoe-7>y  <shoe-7> z", "  <shoe-7>  ", "two  words",
     "a new token, two words here", "newtoken", "a newtoken b", "NEWTOKEN Newtokens anewtoken", "a <hat> b", "<HAT>", "cafe\u0301 caf\u00e9",

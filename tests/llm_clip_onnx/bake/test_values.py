@@ -14,17 +14,8 @@ from safetensors.numpy import load_file
 
 from llm_clip_onnx.bake import keys, open_checkpoint
 from llm_clip_onnx.errors import QUOTED_CHARACTERS, CheckpointError
-from random_checkpoint import write_checkpoint
+from random_checkpoint import END, SMALL, write_checkpoint
 
-TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-MERGES = 300
-END = 513 + MERGES
-SMALL: dict[str, Any] = {
-    "text": TOWER | {"vocab_size": END + 21, "eos_token_id": END},
-    "vision": TOWER | {"image_size": 32, "patch_size": 16},
-    "embed_dim": 16,
-    "merges": MERGES,
-}
 CONFIG, TOKENIZER, IMAGES = "config.json", "tokenizer_config.json", "preprocessor_config.json"
 SERIALIZED, MAP, ADDED, PROCESSOR = (
     *("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "processor_config.json"),
