@@ -1,4 +1,4 @@
-"""Brings a collection up to date with a source: embeds what is new, moves what was moved, removes what is gone."""
+"""Brings a collection up to date with a source: embeds new entries, renames rows of moved files, removes gone ones."""
 
 from __future__ import annotations
 

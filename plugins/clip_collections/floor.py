@@ -1,4 +1,4 @@
-"""Measures the floor of a collection: the score that texts reach in it though none of its rows show what they say.
+"""Measures the floor of a collection, the score below which a match is weak: what unrelated texts reach in it.
 
     clip_floors   a row per collection: its floor and margin, of how many texts, and when they were measured
 

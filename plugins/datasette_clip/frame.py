@@ -1,4 +1,4 @@
-"""Frames our pages: gives the base template what it needs, and adds headers to the pages that were made with it.
+"""What all our pages share: the variables of _clip_base.html, and the Content-Security-Policy of their responses.
 
 A page gets a Content-Security-Policy if its template has asked for the nonce, which _clip_base.html does. So
 Datasette's own pages get none, nor does an index.html of the instance's own.
