@@ -22,6 +22,7 @@ from llm_clip_onnx.errors import QUOTED_CHARACTERS, cited, shortened
 from stored import llms_database
 
 EMBED, CLASSIFY, SEARCH = "/-/clip/embed.json", "/-/clip/classify.json", "/-/clip/search/ids/photos.json"
+TABLE = "/ids/embeddings.json"
 SQL = ("llm_embed(:x, 'a')", "clip_classify(clip_image('AA'), :x)", "clip_image(:x)", "clip_search(:x, 'a')",
        "clip_search('photos', :x)", "clip_search('photos', 'a', :x)", "llm_embed_cosine(:x, :x)", "llm_embed_decode(:x)",
        "clip_similarity('a', :x)", "clip_classify(x'00', 'emoji', :x)", "llm_embed_average(:x)")  # fmt: skip
@@ -46,7 +47,11 @@ PLACES = {
     **{f"classify, {name}": get(CLASSIFY, img=JPEG, **{name: "LONG"}) for name in ("labels", "templates", "k", "orient")},
     "labels that begin as JSON": get(CLASSIFY, img=JPEG, labels='["LONG'),
     "templates of labels": get(CLASSIFY, img=JPEG, labels='["a", "b"]', templates="LONG"),
-    **{f"search, {name}": get(SEARCH, **{name: "LONG"}) for name in ("k", "offset", "where", "id", "img")},
+    **{f"search, {name}": get(SEARCH, **{name: "LONG"}) for name in ("k", "offset", "where", "id", "img", "from", "to")},
+    "a key of metadata": lambda x: ("GET", SEARCH, {"params": {f"meta.{x}": "a"}}),
+    **{f"a table, {name}": get(TABLE, _like="a", **{name: "LONG"}) for name in ("_like_k", "_like_id", "_like_collection")},
+    "a table, _like": get(TABLE, _like="id:LONG"),
+    "a table, _like_column": get("/ids/collections.json", _like="a", _like_column="LONG"),
     **{f"search, {kind}": get(SEARCH, q=f"{kind}LONG") for kind in ("id:", "image:", "vector:", "{", "[", "text:\"")},
     "a field's name": named(EMBED),
     "a field's name in search": named(SEARCH, k="x"),
