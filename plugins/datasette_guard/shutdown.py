@@ -50,6 +50,9 @@ def bound_drain() -> None:
 
 
 def exit_with_0(number: int, frame: object) -> None:
+    if not uvicorn_drains:
+        # Nothing is served yet. A SystemExit is lost where a callback of the import system happens to be interrupted.
+        os._exit(0)
     cut_off_later()
     sys.exit(0)
 

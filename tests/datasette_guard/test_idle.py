@@ -12,6 +12,7 @@ import signal
 import socket
 import socketserver
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -227,6 +228,25 @@ def test_a_signal_before_it_serves_ends_it_with_0(demo_dir, tmp_path):
     log = process.communicate(timeout=PATIENCE_S)[1]
     assert process.returncode == 0
     assert b"Traceback" not in log
+
+
+IN_A_FINALIZER = """
+import signal
+from datasette_guard import shutdown
+
+class Finalized:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+shutdown.end_with_0()
+Finalized()
+raise SystemExit(3)
+"""
+
+
+def test_a_signal_ends_it_also_where_python_ignores_exceptions():
+    done = subprocess.run([sys.executable, "-c", IN_A_FINALIZER], capture_output=True, timeout=PATIENCE_S)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 class Recorder(http.server.BaseHTTPRequestHandler):
