@@ -24,7 +24,6 @@ def compressed(datasette, app):
         if scope["type"] != "http":
             return await app(scope, receive, send)
         is_below = is_ours(path_below(datasette.setting("base_url"), scope))
-        accepted = accepts_gzip(dict(scope["headers"]))
         start: dict | None = None
 
         async def send_compressed(message):
@@ -35,7 +34,7 @@ def compressed(datasette, app):
             if message["type"] == "http.response.body" and start is not None:
                 first, start = start, None
                 if is_text_of_ours(first, is_below):
-                    first, message = compress(first, message, accepted)
+                    first, message = compress(first, message, accepts_gzip(dict(scope["headers"])))
                 await send(first)
             await send(message)
 

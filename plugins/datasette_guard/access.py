@@ -9,7 +9,7 @@ import click
 from datasette.utils.asgi import Forbidden
 
 from .config import PLUGIN, config_of, read_token
-from .upstream import local_metadata
+from .upstream import local_metadata, per_datasette
 
 NO_RESOURCES = "SELECT NULL AS parent, NULL AS child WHERE 0"
 ACTOR = {"id": "clip-token"}
@@ -17,6 +17,7 @@ VARIABLE = "CLIP_TOKEN"
 UNSET = "give the variable a value, or unset it for a public instance"
 
 
+@per_datasette
 def token_of(datasette) -> str | None:
     """The token that a client must send, of CLIP_TOKEN in the environment or else of the configuration; None: none.
 

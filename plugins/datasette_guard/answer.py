@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 from datasette.utils.asgi import Base400
@@ -14,6 +15,7 @@ from . import memory
 from .config import Limits, limits_of
 from .upstream import per_datasette
 
+T = TypeVar("T")
 CROWDED = "this server is answering as much as it may at once (plugins.datasette-guard.limits"
 PIECE_BYTES = 65_536
 LARGE_BYTES = 1_000_000
@@ -35,12 +37,11 @@ class ClientStalled(Exception):
     """A client reads nothing of a response for plugins.datasette-guard.limits.stalled_s."""
 
 
-@asynccontextmanager
-async def within(seconds: float | None, error: Exception) -> AsyncIterator[None]:
-    """A context that raises `error` if it takes longer. A TimeoutError of what is called in it passes."""
+async def within(seconds: float | None, awaitable: Awaitable[T], error: Exception) -> T:
+    """What `awaitable` returns or raises, its own TimeoutError too. Raises `error` if that takes longer."""
     try:
         async with asyncio.timeout(seconds) as timeout:
-            yield
+            return await awaitable
     except TimeoutError:
         if timeout.expired():
             raise error from None
@@ -136,10 +137,9 @@ class Sender:
             raise error
         for begin in range(0, len(body) or 1, PIECE_BYTES):
             end = begin + PIECE_BYTES
-            self.ended = not more and end >= len(
-                body
-            )  # set first: uvicorn begins the next request inside the last send
+            # set first, because uvicorn begins the next request inside the last send
+            self.ended = not more and end >= len(body)
             self.stalled = True  # unless the next line returns
-            async with within(self.limits.stalled_s, error):
-                await self.send(message | {"body": body[begin:end], "more_body": not self.ended})
+            piece = message | {"body": body[begin:end], "more_body": not self.ended}
+            await within(self.limits.stalled_s, self.send(piece), error)
             self.stalled = False

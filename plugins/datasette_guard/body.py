@@ -54,12 +54,17 @@ class Body:
         while not self.complete:
             self.ahead.append(await self.next_message())
 
+    @property
+    def ends_with_departure(self) -> bool:
+        """True if the last message read ahead says that the client has disconnected."""
+        return self.ahead[-1]["type"] == "http.disconnect"
+
     async def client_has_left(self) -> bool:
-        """True if the client has disconnected. Only after read_ahead."""
+        """True if the client has disconnected by now. Only after read_ahead."""
         with suppress(TimeoutError):
             async with asyncio.timeout(0):  # a disconnection that the server knows of comes at once
                 self.ahead.append(await self.receive())
-        return self.ahead[-1]["type"] == "http.disconnect"
+        return self.ends_with_departure
 
     async def __call__(self) -> dict:
         return self.ahead.popleft() if self.ahead else await self.next_message()
@@ -67,8 +72,7 @@ class Body:
     async def next_message(self) -> dict:
         stalled = BodyStalled(f"nothing more of the body came for {self.limits.stalled_s} s")
         # after the end of a body there is nothing but the client's leaving, which may take its time
-        async with within(None if self.complete else self.limits.stalled_s, stalled):
-            message = await self.receive()
+        message = await within(None if self.complete else self.limits.stalled_s, self.receive(), stalled)
         self.arrived_bytes += len(message.get("body", b""))
         self.complete = not message.get("more_body", False)
         if self.arrived_bytes > self.limits.body_bytes:

@@ -158,8 +158,9 @@ async def respond_in_turn(app, scope: dict, body: Body, sender: Sender) -> None:
     The turn begins when the body has arrived, so that no client holds one by sending slowly.
     """
     await body.read_ahead()
+    turn_is_free = not sender.load.turns.locked()
     async with sender.turn():
-        if not await body.client_has_left():
+        if not (body.ends_with_departure if turn_is_free else await body.client_has_left()):
             await respond_now(app, scope, body, sender)
 
 

@@ -71,7 +71,6 @@ def print_no_tracebacks() -> None:
 def telling(run: Callable) -> Callable:
     """`run`, a function that calls SQLite, whose sqlite3.OperationalError says what an SQL function of ours said."""
 
-    @wraps(run)
     def tell(*arguments, **named) -> Any:
         try:
             return run(*arguments, **named)

@@ -99,10 +99,11 @@ def test_an_actor_of_any_other_kind_does_as_well(private):
 
 def test_the_environments_token_overrules_the_configurations(monkeypatch):
     metadata = {"plugins": {"datasette-guard": {"token": "of-the-file"}}}
-    datasette = Datasette(memory=True, metadata=metadata)
     monkeypatch.delenv("CLIP_TOKEN", raising=False)
+    datasette = Datasette(memory=True, metadata=metadata)
     assert [ask(datasette, "/").status_code, ask(datasette, "/", **bearer("of-the-file")).status_code] == [403, 200]
     monkeypatch.setenv("CLIP_TOKEN", "of-the-environment")
+    datasette = Datasette(memory=True, metadata=metadata)
     assert ask(datasette, "/", **bearer("of-the-file")).status_code == 403
     assert ask(datasette, "/", **bearer("of-the-environment")).status_code == 200
 

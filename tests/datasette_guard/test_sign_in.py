@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
+from datasette.app import Datasette
 
 from datasette_guard import sign_in
 from serving import BIN, environment, serving
@@ -148,10 +149,10 @@ def test_the_cookie_survives_a_restart_and_ends_with_the_token(serve):
 
 def test_a_cookie_that_is_too_old_is_refused(monkeypatch):
     monkeypatch.setenv("CLIP_TOKEN", TOKEN)
-    cookie = sign_in.signer(TOKEN).dumps("in")
-    assert sign_in.actor_of(None, {sign_in.COOKIE: cookie})
+    datasette, cookie = Datasette(), sign_in.signer(TOKEN).dumps("in")
+    assert sign_in.actor_of(datasette, {sign_in.COOKIE: cookie})
     monkeypatch.setattr(sign_in, "LASTS_S", -1)
-    assert sign_in.actor_of(None, {sign_in.COOKIE: cookie}) is None
+    assert sign_in.actor_of(datasette, {sign_in.COOKIE: cookie}) is None
 
 
 @pytest.mark.parametrize("bin", ["0.65", "1.0a"])
