@@ -145,6 +145,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.long
 def test_serving_loads_neither_torch_nor_onnx_nor_the_bake_nor_the_hub(demo_dir, tmp_path):
     from nasty import photo, saved
 
@@ -161,6 +162,7 @@ def test_serving_loads_neither_torch_nor_onnx_nor_the_bake_nor_the_hub(demo_dir,
         assert never not in modules
 
 
+@pytest.mark.long
 def test_the_first_embedding_of_a_text_loads_nothing_that_it_has_no_need_of(demo_dir, tmp_path):
     """`llm` and what it brings take 0.1 s of CPU. Of all plugins datasette-llm-embed alone asks for it."""
     (tmp_path / "datasette_llm_embed.py").touch()
@@ -179,6 +181,7 @@ def test_the_first_embedding_of_a_text_loads_nothing_that_it_has_no_need_of(demo
         assert never not in modules
 
 
+@pytest.mark.long
 def test_onnxruntime_reports_nothing_to_its_makers(demo_dir, tmp_path):
     """With its telemetry on, the first session of a user makes a folder for it: here there is none."""
     code = "from llm_clip_onnx.engine import default_engine; default_engine().embed_item('red')"
@@ -189,6 +192,7 @@ def test_onnxruntime_reports_nothing_to_its_makers(demo_dir, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["llm"]
 
 
+@pytest.mark.long
 def test_datasette_finds_the_hooks_also_where_the_plugin_is_imported_first(tmp_path):
     """Importing part of Datasette loads all plugins, and of one that is still being imported it would see no hook."""
     code = "import datasette_clip; from datasette.plugins import pm; print(len(pm.get_hookcallers(datasette_clip)))"
@@ -205,12 +209,14 @@ import datasette_clip.model
 """
 
 
+@pytest.mark.long
 def test_the_text_tower_begins_to_open_before_the_rest_of_the_plugin_is_imported(tmp_path):
     command = [sys.executable, "-c", STARTED]
     done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=PATIENCE_S)
     assert "clip-opening_0 False" in done.stdout.splitlines(), done.stderr
 
 
+@pytest.mark.long
 def test_importing_the_llm_plugin_costs_no_onnxruntime(tmp_path):
     """Over what `llm` itself imports, which may be numpy."""
     code = "import sys, llm; before = set(sys.modules); import llm_clip_onnx; print(*(set(sys.modules) - before))"

@@ -86,6 +86,7 @@ print(*sys.modules)
 """
 
 
+@pytest.mark.long
 def test_no_module_of_the_collections_loads_onnxruntime_or_datasette(tmp_path):
     plugins = ROOT / "plugins"
     files = sorted((plugins / "clip_collections").rglob("*.py"))

@@ -90,6 +90,7 @@ KINDS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("orient", ["none", "exif"])
 def test_thumbnails_are_made_of_images_that_are_decoded_once_and_embedded_as_ever(
     orient, tmp_path, run, demo_engine, monkeypatch

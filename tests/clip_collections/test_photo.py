@@ -127,6 +127,7 @@ def embedded(folder: Path, demo_dir, *options: str, ok: bool = True) -> tuple[li
     return said, vector, json.loads(metadata) if metadata else None
 
 
+@pytest.mark.long
 def test_a_new_collection_is_upright_and_goes_on_as_it_was_made(turned_photo, demo_dir, demo_engine, tmp_path):
     upright, lying = (demo_engine.embed_item(turned_photo, orient).tobytes() for orient in ("exif", None))
     assert upright != lying
@@ -150,6 +151,7 @@ def test_a_new_collection_is_upright_and_goes_on_as_it_was_made(turned_photo, de
         assert str(tmp_path).encode() not in (tmp_path / "photos.db").read_bytes()
 
 
+@pytest.mark.long
 def test_a_collection_of_embed_multi_goes_on_as_it_was(turned_photo, demo_dir, demo_engine, tmp_path):
     env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
     source = ["--files", str(tmp_path / "photos"), "**/*.jpg", "-d", str(tmp_path / "photos.db")]

@@ -8,6 +8,7 @@ import socket
 import sqlite3
 from base64 import b64encode
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +19,10 @@ from llm.cli import cli
 from PIL import Image
 from sqlite_utils import Database
 
+from llm_clip_onnx import engine
 from nasty import photo, saved
 
+Engine = cache(engine.Engine)  # opened once for the tests of this file, by a command each time
 BLUE = saved(Image.new("RGB", (8, 8), "blue"), "PNG")
 DATA_URI = "data:image/png;base64," + b64encode(BLUE).decode()
 SHOES = {"1": "Red shoe", "2": "Blue boot"}
@@ -40,10 +43,11 @@ class Embedded(NamedTuple):
 
 
 @pytest.fixture
-def embed(tmp_path, demo_dir, monkeypatch):
+def embed(tmp_path, tiny_dir, monkeypatch):
     """Run `llm clip embed --store` in this process: on a file of this name and content, or on a path."""
-    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(tiny_dir))
     monkeypatch.setenv("LLM_USER_PATH", str(tmp_path / "llm"))
+    monkeypatch.setattr(engine, "Engine", Engine)
     to = tmp_path / "to.db"
 
     def run(source: str | Path, content: str | bytes | None = None, *options: str, stdin: bytes = b"") -> Embedded:

@@ -218,6 +218,7 @@ def test_every_kept_picture_fits_a_url(datasette, demo_engine):
         assert len(kept) < 55_000  # limits.url_bytes is 60,000
 
 
+@pytest.mark.long
 def test_no_link_is_longer_than_what_is_read_of_one(datasette):
     def page_of(labels: str) -> str:
         return post(datasette, CLASSIFY, [("heart.png", drawing("heart"))], own=labels).text
@@ -297,6 +298,7 @@ def test_a_crowded_server_says_so_on_the_page_and_keeps_the_picture(demo_dir, mo
     assert bars_in(post(datasette, CLASSIFY, **kept, own="a heart").text)
 
 
+@pytest.mark.long
 def test_a_model_without_label_sets_takes_labels_of_ones_own(tiny_dir, monkeypatch):
     monkeypatch.setenv("CLIP_MODEL_DIR", str(tiny_dir))
     datasette = Datasette(memory=True)

@@ -497,6 +497,7 @@ def test_an_uploaded_image_is_not_among_its_own_hits(datasette):
     )
 
 
+@pytest.mark.long
 def test_thumbnails_that_were_made_are_shown_in_place_of_images(database, stored, demo_dir, monkeypatch, tmp_path):
     import shutil
 

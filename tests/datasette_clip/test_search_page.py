@@ -366,6 +366,7 @@ def measured(photos, demo_dir, tmp_path_factory) -> Path:
     return file
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("q", ["red heart", "cat", "garbage collection", "a power of attorney", "heart - blue"])
 def test_a_divider_stands_before_the_first_row_below_the_floor(q, measured, demo_dir, monkeypatch):
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))

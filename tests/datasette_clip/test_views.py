@@ -238,6 +238,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.long
 def test_where_onnxruntime_cannot_be_imported_the_page_says_so(demo_dir, tmp_path):
     env = environment(tmp_path, CLIP_MODEL_DIR=str(demo_dir))
     done = subprocess.run(

@@ -35,6 +35,7 @@ def test_ids_are_the_goldens(bpe, text):
     assert tokenize(bpe, text).tolist() == GOLDEN[text]
 
 
+@pytest.mark.long
 def test_ids_are_those_of_transformers_itself(bpe):
     from transformers import CLIPTokenizer
 
