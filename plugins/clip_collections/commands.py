@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llm_clip_onnx.commands import ClipCommand
-from llm_clip_onnx.errors import InputError, cited, printable
+from llm_clip_onnx.errors import InputError, cited, counted, printable
 
 from .entry import is_blank
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 OUTCOMES = {  # the words of the summary for each Outcome.became
     "embedded": "embedded",
-    "copied": "copied from the same content",
+    "copied": "with the same content as another",
     "moved": "moved",
     "there": "there already",
     "empty": "without a text",
@@ -133,7 +133,8 @@ def embed(
                     to, collection, embedder, orient, store, force, not no_thumbnails, gps, found.folder
                 )
                 fill = Fill(writer, found, prune)
-                became = report_outcomes(fill.run(), found.count, lambda: fill.notes)
+                noun = "row" if found.folder is None else "image"
+                became = report_outcomes(fill.run(), found.count, noun, lambda: fill.notes)
     except sqlite3.Error as error:
         raise InputError(f"{database}: {error}") from error
     check_outcomes(became)
@@ -151,10 +152,13 @@ def connected(database: Path) -> Iterator[sqlite3.Connection]:
             database.unlink()
 
 
-def report_outcomes(outcomes: Iterable[Outcome], count: int | None, notes: Callable[[], Sequence[str]]) -> Counter[str]:
+def report_outcomes(
+    outcomes: Iterable[Outcome], count: int | None, noun: str, notes: Callable[[], Sequence[str]]
+) -> Counter[str]:
     """Show the progress of embedding, then the reasons of bad entries and a summary. Returns numbers by Outcome.became.
 
-    count: of the entries, None if unknown. notes: called at the end, sentences for the summary.
+    count: of the entries, None if unknown. noun: what one of them is called. notes: called at the end, sentences for
+    the summary.
     """
     became: Counter[str] = Counter()
     bad, start_s = [], time.monotonic()
@@ -169,11 +173,19 @@ def report_outcomes(outcomes: Iterable[Outcome], count: int | None, notes: Calla
             bad += [outcome] * (outcome.became == "bad")
     for outcome in bad:
         click.echo(printable(f"{outcome.id}: {outcome.why}"), err=True)
-    counts = ", ".join(
-        f"{became[key]:,} {words}" for key, words in OUTCOMES.items() if became[key] or key == "embedded"
-    )
-    click.echo("; ".join([counts, f"{rate(None)}, {time.monotonic() - start_s:.1f} s", *notes()]), err=True)
+    click.echo("; ".join([summary_of(became, noun, time.monotonic() - start_s), *notes()]), err=True)
     return became
+
+
+def summary_of(became: Counter[str], noun: str, took_s: float) -> str:
+    """How many entries became what: "9 photos: 7 embedded in 0.5 s (14 a second), 2 there already"."""
+    total, rate = counted(became.total(), noun), became["embedded"] / max(took_s, 1e-3)
+    if not became.keys() - {"there"}:
+        return f"nothing new in {total}"
+    words = OUTCOMES | {"embedded": f"embedded in {took_s:.1f} s ({rate:,.{0 if rate >= 10 else 1}f} a second)"}
+    if len(became) == 1:
+        return f"{total} {words[next(iter(became))]}"
+    return f"{total}: " + ", ".join(f"{became[key]:,} {words[key]}" for key in OUTCOMES if became[key])
 
 
 def check_images(source: Source) -> None:
@@ -246,35 +258,33 @@ def measure_floor(conn: sqlite3.Connection, collection: Collection) -> None:
             write_floor(conn, collection, default_engine().embed_item)
 
 
-def index_one(conn: sqlite3.Connection, collection: Collection, with_thumbnails: bool) -> None:
-    """Index one collection, and say what was done."""
+def index_one(conn: sqlite3.Connection, collection: Collection, with_thumbnails: bool, noun: str = "row") -> None:
+    """Index one collection, and say what was done. noun: what one of its rows is called."""
     if collection.embed_dim is None:
-        click.echo(f"{collection.name}: no vectors", err=True)
+        click.echo(f"{collection.name}: there is nothing to index", err=True)
         return
-    index_vectors(conn, collection)
+    index_vectors(conn, collection, noun)
     if with_thumbnails:
         make_thumbnails(conn, collection)
 
 
-def index_vectors(conn: sqlite3.Connection, collection: Collection) -> None:
+def index_vectors(conn: sqlite3.Connection, collection: Collection, noun: str) -> None:
     """Write the sign bits of a collection, and say how many, and how many rows search leaves out."""
     from .collection import from_clause, rows
     from .index import build
 
     start_s = time.monotonic()
     [(count,)] = rows(conn, f"select count(*) {from_clause(collection)}")
-    with click.progressbar(length=count, label=f"{collection.name}: vectors", file=sys.stderr, show_pos=True) as bar:
+    with click.progressbar(length=count, label=f"{collection.name}: indexing", file=sys.stderr, show_pos=True) as bar:
         report = build.index(conn, collection, bar.update)
-    rate = count / max(time.monotonic() - start_s, 1e-3)
-    click.echo(
-        f"{collection.name}: {report.vectors:,} vectors in the index, {report.new:,} of them new, {report.gone:,} gone"
-        f", {report.skipped:,} rows without a usable vector, {rate:,.0f} rows a second",
-        err=True,
-    )
+    new = f", {report.new:,} of them new" if 0 < report.new < report.vectors else ""
+    gone = f", {report.gone:,} gone" if report.gone else ""
+    took = f"indexed in {time.monotonic() - start_s:.1f} s"
+    click.echo(f"{collection.name}: {counted(report.vectors, noun)} can be searched{new}{gone}; {took}", err=True)
     if report.skipped:
         click.echo(
-            f"{collection.name}: search leaves out the {report.skipped:,} whose vectors are NULL, of another size, all"
-            " zeros, or with infinities or NaN",
+            f"{collection.name}: search leaves out {counted(report.skipped, noun)} without a usable vector: NULL, of"
+            " another size, all zeros, or with infinities or NaN",
             err=True,
         )
 
@@ -286,13 +296,13 @@ def make_thumbnails(conn: sqlite3.Connection, collection: Collection) -> None:
     start_s, wanted = time.monotonic(), thumbnails.rows_without_thumbnail(conn, collection)
     thumbnails.delete_stale_thumbnails(conn, collection)
     if wanted:
-        label = f"{collection.name}: thumbnails"
+        label = f"{collection.name}: making thumbnails"
         with click.progressbar(length=len(wanted), label=label, file=sys.stderr, show_pos=True) as bar:
             thumbnails.write_thumbnails(conn, collection, wanted, bar.update)
-        rate = len(wanted) / max(time.monotonic() - start_s, 1e-3)
-        click.echo(f"{collection.name}: {len(wanted):,} thumbnails made, {rate:,.0f} a second", err=True)
+        took = f"in {time.monotonic() - start_s:.1f} s"
+        click.echo(f"{collection.name}: {counted(len(wanted), 'thumbnail')} made {took}", err=True)
     if bad := thumbnails.count_unreadable(conn, collection):
-        click.echo(f"{collection.name}: {bad:,} images cannot be read and have none", err=True)
+        click.echo(f"{collection.name}: no thumbnail of {counted(bad, 'image')} that cannot be read", err=True)
 
 
 @click.command(cls=ClipCommand)
@@ -321,7 +331,9 @@ def forget(ids: tuple[str, ...], database: Path | None, collection: str):
         forgotten = forget_rows(conn, found.name, ids_of(conn, found.name, ids, found.folder))
     say_forgotten(forgotten, found.name, found.database)
     if forgotten.unknown:
-        raise click.ClickException(f"{len(forgotten.unknown):,} of {len(ids):,} are not in the collection {found.name}")
+        raise click.ClickException(
+            f"{len(forgotten.unknown):,} of {len(ids):,} not found in the collection {found.name}"
+        )
 
 
 def say_forgotten(forgotten: Forgotten, collection: str, database: Path) -> None:

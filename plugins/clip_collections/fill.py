@@ -56,8 +56,8 @@ class Fill:
         if not count:
             return [*self.source.notes]
         if self.pruned:
-            return [*self.source.notes, f"{count:,} removed, because their files are gone"]
-        return [*self.source.notes, f"{count:,} in the collection whose files are gone: --prune removes them"]
+            return [*self.source.notes, f"{count:,} gone from the folder, so removed from the collection"]
+        return [*self.source.notes, f"{count:,} gone from the folder and still in the collection: --prune removes them"]
 
 
 def check_prune(source: Source, gone: int) -> None:

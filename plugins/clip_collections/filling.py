@@ -101,7 +101,7 @@ def fill(
             begin()
             with progress_of(photos, total) as progress:
                 outcomes = followed(run.run(), progress, stop)
-                report_outcomes(outcomes, total, lambda: [] if stop.is_set() else run.notes)
+                report_outcomes(outcomes, total, "photo", lambda: [] if stop.is_set() else run.notes)
 
 
 def check_folder(folder: Path) -> None:
@@ -143,7 +143,7 @@ def index_photos(photos: PhotoFolder, embedder: Embedder) -> None:
     with closing(connect(str(photos.database))) as conn:
         collection = open_collection(conn, photos.collection)
         if collection.embed_dim is not None:
-            index_one(conn, collection, True)
+            index_one(conn, collection, True, "photo")
             write_floor(conn, collection, lambda text: embedder.embed_item(text, None))
 
 

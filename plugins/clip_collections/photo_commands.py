@@ -13,6 +13,8 @@ from llm_clip_onnx.errors import InputError, printable
 
 from .commands import check_name
 
+WEAK_FROM_HERE = "Weak matches from here."
+
 
 @click.command(cls=ClipCommand)
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(exists=True, path_type=Path))
@@ -101,7 +103,8 @@ def search(
     """Find the photos that are most like a text, an image or another photo
 
     COLLECTION is the name of a collection, or the folder of photos that it was made of. QUERY may add and subtract:
-    "red heart - blue", "id:cat.jpg + snow", 0.5*"old car". Prints scores and paths, best first.
+    "red heart - blue", "id:cat.jpg + snow", 0.5*"old car". Prints scores and paths, best first, and where weak
+    matches begin.
     """
     from llm_clip_onnx.engine import Engine
     from llm_clip_onnx.images.limits import OWN_MACHINE
@@ -117,8 +120,17 @@ def search(
     elif paths or null:
         print_paths([row["path"] or str(row["id"]) for row in rows], b"\0" if null else b"\n")
     else:
-        for row in rows:
-            click.echo(f"{row['score']:.4f}  {printable(row['path'] or str(row['id']))}")
+        print_rows(rows)
+
+
+def print_rows(rows: list[dict]) -> None:
+    """Print scores and paths, and a line before the first weak match."""
+    weak = [row for row in rows if "floor" in row and row["score"] < row["floor"]]
+    said = "Perhaps nothing here fits these words: all of these are weak matches." if weak == rows else WEAK_FROM_HERE
+    for row in rows:
+        if weak and row is weak[0]:
+            click.echo(said)
+        click.echo(f"{row['score']:.4f}  {printable(row['path'] or str(row['id']))}")
 
 
 def print_paths(paths: list[str], end: bytes) -> None:

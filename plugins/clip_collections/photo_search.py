@@ -16,15 +16,18 @@ from numpy.typing import NDArray
 
 from llm_clip_onnx import MODEL_ID
 from llm_clip_onnx.errors import InputError, cited, shortened
+from llm_clip_onnx.images.signatures import format_of, sentence_of
 from llm_clip_onnx.vectors import from_blob
 
 from . import query, search
 from .collection import Collection, Id, check_model, from_clause, open_collection, quoted, quoted_key, rows
 from .entry import read_file
+from .floor import floor_of
 from .index.build import connect
 from .photo_folders import all_photo_folders, folders_of
 from .query import Term
 
+DIGITS = 4  # of a score and of the floor
 EmbedOne = Callable[[str | bytes], NDArray[np.float32]]
 EmbedItem = Callable[[str | bytes, str | None], NDArray[np.float32]]  # with the orientation
 
@@ -79,31 +82,44 @@ def missing(name: str, known: Sequence[str]) -> str:
 def read_terms(text: str | None, images: Sequence[Path], likes: Sequence[str]) -> tuple[Term, ...]:
     """The terms of a query, of image files and of rows by their ids. Raises InputError if there are none."""
     terms = [*(query.parse(text) if text is not None and text.strip() else ())]
-    terms += [Term("image", read_file(image)) for image in images]
+    terms += [Term("image", read_image(image)) for image in images]
     terms += [Term("id", like) for like in likes]
     if not terms:
         raise InputError("there is nothing to search for; expected a query, --image or --like")
     return query.check_terms(terms)
 
 
+def read_image(file: Path) -> bytes:
+    """The bytes of an image file. Raises InputError that names it."""
+    content = read_file(file)
+    if format_of(content) is None:
+        raise InputError(f"{file}: {sentence_of(content)}")
+    return content
+
+
 def find_rows(file: CollectionFile, terms: Sequence[Term], count: int, embed_item: EmbedItem, dim: int) -> list[dict]:
     """The rows most like the terms, best first: {"id", "score", "path", "metadata"}, path None if it is not known.
 
+    Each has "floor" too, the score below which a match is weak, if the terms are words and it was measured.
     Raises InputError and VectorError.
     """
     with closing(connect(str(file.database), reads_only=True)) as conn:
         collection = open_collection(conn, file.name)
         check_model(collection, MODEL_ID, dim)
         embed = partial(embed_term, conn, collection, lambda item: embed_item(item, collection.orient), dim)
-        hits = search.search(conn, collection, query.combine(terms, embed), count)
+        embedding = query.combine(terms, embed)
+        hits = search.search(conn, collection, embedding, count)
+        is_of_words = all(term.kind == "text" for term in terms)
+        floor = floor_of(conn, collection, embedding) if is_of_words else None
         metadata = {hit.id: metadata_of(conn, collection, hit.id) for hit in hits}
     return [
         {
             "id": hit.id,
-            "score": round(hit.score, 4),
+            "score": round(hit.score, DIGITS),
             "path": str(path) if (path := file.path_of(hit.id)) else None,
             "metadata": metadata[hit.id],
         }
+        | ({} if floor is None else {"floor": round(floor, DIGITS)})
         for hit in hits
     ]
 

@@ -23,7 +23,7 @@ import click
 from PIL import Image, ImageOps
 
 from llm_clip_onnx import __version__
-from llm_clip_onnx.errors import InputError, cited
+from llm_clip_onnx.errors import InputError, cited, counted
 from llm_clip_onnx.images.limits import OWN_MACHINE
 from llm_clip_onnx.images.preprocess import open_image
 from llm_clip_onnx.model_dir import MANIFEST, Manifest, read_manifest
@@ -214,7 +214,8 @@ def store_originals(conn: sqlite3.Connection, photos: PhotoFolder) -> None:
         conn.execute("update main.embeddings set content_blob = ? where collection_id = ? and id = ?", [image, key, id])
     if leading_out:
         click.echo(
-            f"{photos.collection}: {leading_out:,} published without the original, which is outside of the folder",
+            f"{photos.collection}: {counted(leading_out, 'photo')} published without the original, which is outside of"
+            " the folder",
             err=True,
         )
 

@@ -19,7 +19,7 @@ QUOTED_CHARACTERS = 60  # of what came in, in a message
 def cited(value: object) -> str:
     """A value that came in as messages quote it: as Python writes it, cut to 60 characters. Bytes are only counted."""
     if isinstance(value, bytes | bytearray | memoryview):
-        return f"a BLOB of {len(value)} bytes"
+        return f"a BLOB of {counted(len(value), 'byte')}"
     written = repr(value[:QUOTED_CHARACTERS] if isinstance(value, str) else value)
     is_cut = isinstance(value, str) and len(value) > QUOTED_CHARACTERS
     return f"{written[: QUOTED_CHARACTERS - 3]}..." if is_cut or len(written) > QUOTED_CHARACTERS + 2 else written
@@ -37,8 +37,13 @@ def cited_json(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with what a terminal would obey, or UTF-8 cannot hold, as Python escapes it."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    """The text with � for each letter that a terminal would obey, or that UTF-8 cannot hold."""
+    return "".join(letter if letter.isprintable() else "�" for letter in text)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its unit: "1 photo", "2 photos"."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 class ClipError(Exception):

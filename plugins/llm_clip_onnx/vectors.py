@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import VectorError
+from .errors import VectorError, cited
 
 LITTLE_FLOAT32 = np.dtype("<f4")
 
@@ -30,7 +30,7 @@ def from_blob(blob: bytes, embed_dim: int | None = None) -> NDArray[np.float32]:
     if not isinstance(blob, bytes):
         raise VectorError(f"{type(blob).__name__} is not a vector blob: expected a BLOB of 4 bytes per dimension")
     if not blob or len(blob) % 4:
-        raise VectorError(f"a BLOB of {len(blob)} bytes is not a vector blob: expected 4 bytes per dimension")
+        raise VectorError(f"{cited(blob)} is not a vector blob: expected 4 bytes per dimension")
     embedding = np.frombuffer(blob, LITTLE_FLOAT32)
     if embed_dim is not None and embedding.size != embed_dim:
         raise VectorError(f"{embedding.size} dimensions; vectors of this model have {embed_dim}")

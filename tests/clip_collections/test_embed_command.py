@@ -12,6 +12,7 @@ import signal
 import sqlite3
 import subprocess
 import time
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clip_collections.commands import summary_of
 from conftest import ROOT
 from llm_clip_onnx.engine import Engine
 from llm_clip_onnx.images.limits import OWN_MACHINE, SERVER
@@ -65,7 +67,7 @@ def rows(database: Path, sql: str = ROWS) -> list[tuple]:
 
 def test_a_folder_becomes_a_collection_that_llm_reads(photos, env, demo_engine):
     [said] = embed(photos, env=env)
-    assert said.startswith("6 embedded; ")
+    assert said.startswith("6 images embedded in ")
     database = photos.parent / "photos.db"
     names = ["a.jpg", "b.jpg", "c.JPG", "d.jpeg", "old/a.jpg", "old/e.jpg"]
     assert [row[:2] for row in rows(database)] == [
@@ -122,7 +124,7 @@ def test_rows_with_paths_of_images_keep_metadata(photos, env, demo_engine):
     assert embedding == demo_engine.embed_item((photos / "a.jpg").read_bytes()).tobytes()
     source.write_text("id,title,file,year\n1,A redder one,photos/a.jpg,1999\n")
     [told] = embed(source, "--image", "file", "--metadata", "title", "--metadata", "year", env=env)
-    assert told.startswith("0 embedded, 1 copied from the same content; ")
+    assert told == "1 row with the same content as another"
     assert json.loads(rows(photos.parent / "photos.db")[0][5]) == {"title": "A redder one", "year": "1999"}
 
 
@@ -154,7 +156,8 @@ def test_what_is_there_is_skipped_what_moved_moves_what_changed_is_embedded(phot
     (photos / "old/a.jpg").write_bytes(picture(5))  # what old/e.jpg holds
     (photos / "old/e.jpg").write_bytes(picture(4))  # and the other way round
     [said] = embed(photos, env=env)
-    assert said.startswith("1 embedded, 2 copied from the same content, 1 moved, 2 there already; ")
+    counts = ", 2 with the same content as another, 1 moved, 2 there already; "
+    assert re.match(rf"6 images: 1 embedded in \S+ s \(\S+ a second\){counts}", said)
     found = {row[0]: row[1] for row in rows(database)}
     for file in ("moved.jpg", "b.jpg", "c.JPG", "d.jpeg", "old/a.jpg", "old/e.jpg"):
         assert found[file] == demo_engine.embed_item((photos / file).read_bytes()).tobytes()
@@ -170,11 +173,11 @@ def test_bad_files_are_named_at_the_end_and_all_others_are_embedded(photos, env)
     (photos / "gone.jpg").symlink_to("nowhere.jpg")
     Path(os.fsdecode(bytes(photos) + b"/\xff.jpg")).write_bytes(picture(8))
     said = embed(photos, env=env, ok=False)
-    assert said[0] == "0.jpg: 3-byte blob is not an image but text; expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF"
-    assert said[1].startswith("cut.jpg: 900-byte JPEG image cannot be decoded: ")
+    assert said[0] == "0.jpg: not an image but text (3 bytes); expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF"
+    assert said[1].startswith("cut.jpg: JPEG image of 900 bytes cannot be decoded: ")
     assert said[2] == f"gone.jpg: {photos}/gone.jpg cannot be read: No such file or directory"
     assert said[3].endswith(".jpg: its name or text is not UTF-8, so SQLite cannot hold it; rename it")
-    assert said[4].startswith("6 embedded, 4 that could not be read; ")
+    assert re.match(r"10 images: 6 embedded in \S+ s \(\S+ a second\), 4 that could not be read; ", said[4])
     assert said[5:] == ["Error: 4 of 10 could not be embedded"]
     assert len(rows(photos.parent / "photos.db")) == 6
 
@@ -198,7 +201,7 @@ def test_a_run_that_is_killed_loses_little_and_the_next_one_finishes_it(env, tmp
     kept = rows(database)
     assert 96 <= len(kept) <= 150
     [said] = embed(tmp_path / "pictures.db", "--sql", "select * from pictures", env=env)
-    assert said.startswith(f"{200 - len(kept)} embedded, {len(kept)} there already; ")
+    assert re.match(rf"200 rows: {200 - len(kept)} embedded in .*, {len(kept)} there already$", said)
     found = rows(database)
     assert set(kept) <= set(found)
     assert len(found) == len({row[4] for row in found}) == 200
@@ -272,7 +275,7 @@ def test_a_collection_of_another_model_directory_is_refused_unless_forced(photos
     )
     assert said.endswith("--force embeds everything again, another collection keeps both")
     assert rows(photos.parent / "photos.db") == before
-    assert embed(photos, "--model-dir", str(tiny_dir), "--force", env=env)[0].startswith("6 embedded; ")
+    assert embed(photos, "--model-dir", str(tiny_dir), "--force", env=env)[0].startswith("6 images embedded in ")
     assert rows(photos.parent / "photos.db")[0][1] == (
         Engine(tiny_dir).embed_item((photos / "a.jpg").read_bytes()).tobytes()
     )
@@ -317,3 +320,19 @@ def test_the_commands_in_the_manual_run(photos, env, tmp_path):
         command = [str(BIN / "llm"), *shlex.split(line)[1:]]
         subprocess.run(command, cwd=tmp_path, env=env, check=True, capture_output=True)
     assert [len(rows(tmp_path / name)) for name in ("photos.db", "faucets.db", "shop.db")] == [6, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("became", "said"),
+    [
+        ({"embedded": 200}, "200 photos embedded in 2.0 s (100 a second)"),
+        ({"embedded": 1}, "1 photo embedded in 2.0 s (0.5 a second)"),
+        ({"there": 1}, "nothing new in 1 photo"),
+        ({}, "nothing new in 0 photos"),
+        ({"moved": 2}, "2 photos moved"),
+        ({"embedded": 4000, "there": 1}, "4,001 photos: 4,000 embedded in 2.0 s (2,000 a second), 1 there already"),
+        ({"bad": 1, "moved": 1}, "2 photos: 1 moved, 1 that could not be read"),
+    ],
+)
+def test_the_summary_has_units_and_nothing_that_is_zero(became, said):
+    assert summary_of(Counter(became), "photo", 2.0) == said

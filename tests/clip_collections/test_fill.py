@@ -174,10 +174,10 @@ def test_files_that_are_gone_are_counted_and_removed_only_with_prune(photos, run
     became, notes = run(photos)
     assert (became, notes) == (
         {"there": 1},
-        ["2 in the collection whose files are gone: --prune removes them"],
+        ["2 gone from the folder and still in the collection: --prune removes them"],
     )
     assert len(ids(photos)) == 3
-    assert run(photos, prune=True)[1] == ["2 removed, because their files are gone"]
+    assert run(photos, prune=True)[1] == ["2 gone from the folder, so removed from the collection"]
     assert ids(photos) == [*stored_thumbnails(photos)] == ["a.jpg"]
     assert query(photos, "select count(*) from clip_files") == [(1,)]
     assert query(photos, "select vectors from clip_index") == [(1,)]
@@ -195,7 +195,7 @@ def test_prune_of_a_folder_without_images_is_refused(photos, run):
         f"{photos} has no images, so --prune would remove all of its 3 from the collection; is it the right folder, and"
         " is its disk there?"
     )
-    assert run(photos)[1] == ["3 in the collection whose files are gone: --prune removes them"]
+    assert run(photos)[1] == ["3 gone from the folder and still in the collection: --prune removes them"]
     assert len(ids(photos)) == 3
 
 
@@ -229,7 +229,7 @@ def test_prune_leaves_rows_of_other_sources(photos, run, tmp_path):
     run(tmp_path / "others")
     run(photos)
     (photos / "b.jpg").unlink()
-    assert run(photos, prune=True)[1] == ["1 removed, because their files are gone"]
+    assert run(photos, prune=True)[1] == ["1 gone from the folder, so removed from the collection"]
     assert ids(photos) == ["1", "2", "a.jpg", "old/c.jpg", "z.jpg"]
 
 
@@ -243,7 +243,7 @@ def test_a_folder_that_was_renamed_is_the_same_folder(made_by, photos, run):
     renamed = photos.rename(photos.parent / "pictures")
     (renamed / "b.jpg").unlink()
     became, notes = run(renamed, prune=True)
-    assert (became, notes) == ({"there": 2}, ["1 removed, because their files are gone"])
+    assert (became, notes) == ({"there": 2}, ["1 gone from the folder, so removed from the collection"])
 
 
 def test_a_moved_file_moves_and_a_copied_one_is_two_rows(photos, run):

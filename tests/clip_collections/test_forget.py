@@ -129,7 +129,7 @@ def test_the_command_names_what_it_does_not_find_and_forgets_the_others(database
         "photos has no 'a\\nb'",
         "1 forgotten; llm clip embed and llm clip serve add those again whose files are still in the folder: "
         "delete the files first, or name them with --exclude",
-        "Error: 2 of 4 are not in the collection photos",
+        "Error: 2 of 4 not found in the collection photos",
     ]
     found = run_llm("similar", "photos", name(5), "-d", str(database), "-n", "100", env=env).stdout.splitlines()
     assert name(3) not in {json.loads(line)["id"] for line in found}

@@ -540,14 +540,14 @@ def test_llm_clip_index(tmp_path):
         return run_llm("clip", "index", str(path), *arguments, env=env, ok=ok).stderr.splitlines()
 
     lines = run("--no-thumbnails")
-    assert "photos: 50 vectors in the index, 50 of them new, 0 gone, 0 rows without a usable vector, " in lines[1]
-    assert lines[2:] == ["empty: no vectors"]
+    assert lines[1].startswith("photos: 50 rows can be searched; indexed in ")
+    assert lines[2:] == ["empty: there is nothing to index"]
     photos = open_collection(conn, "photos")
     assert thumbnails.read_thumbnail(conn, photos, "00001") is None
     lines = run("-c", "photos")
-    assert "photos: 50 vectors in the index, 0 of them new" in lines[1]
-    assert lines[3].startswith("photos: 2 thumbnails made, ")
-    assert lines[4] == "photos: 1 images cannot be read and have none"
+    assert lines[1].startswith("photos: 50 rows can be searched; indexed in ")
+    assert lines[3].startswith("photos: 2 thumbnails made in ")
+    assert lines[4] == "photos: no thumbnail of 1 image that cannot be read"
     assert thumbnail_size(thumbnails.read_thumbnail(conn, photos, "00001")) == (320, 213)
     assert [thumbnails.read_thumbnail(conn, photos, id) for id in ("00002", "00003", "x")] == [None] * 3
     assert len(run()) == 4  # and no thumbnail is made again
@@ -559,7 +559,7 @@ def test_llm_clip_index(tmp_path):
     conn.execute("create table faucets (id integer primary key, v blob, photo blob)")
     conn.execute("insert into faucets values (7, ?, ?)", [to_blob(stored["00003"]), saved(photo(60, 40), "PNG")])
     given = ("--table", "faucets", "--vector", "v", "--image", "photo")
-    assert run(*given)[3].startswith("faucets: 1 thumbnails made")
+    assert run(*given)[3].startswith("faucets: 1 thumbnail made")
     faucets = table_collection(conn, "faucets", {"table": "faucets", "vector": "v", "image": "photo"})
     assert thumbnail_size(thumbnails.read_thumbnail(conn, faucets, 7)) == (60, 40)
     assert thumbnail_size(thumbnails.read_thumbnail(conn, faucets, "7")) == (60, 40)
@@ -574,9 +574,10 @@ def test_rows_without_a_usable_vector_are_said_in_a_sentence(bad, tmp_path):
     opened(tmp_path / "photos.db", photos=vectors)
     done = run_llm("clip", "index", str(tmp_path / "photos.db"), env=environment(tmp_path / "llm"))
     lines = done.stderr.splitlines()
-    assert "photos: 50 vectors in the index, 50 of them new, 0 gone, 2 rows without a usable vector, " in lines[1]
+    assert lines[1].startswith("photos: 50 rows can be searched; indexed in ")
     assert lines[2:] == [
-        "photos: search leaves out the 2 whose vectors are NULL, of another size, all zeros, or with infinities or NaN"
+        "photos: search leaves out 2 rows without a usable vector: NULL, of another size, all zeros, or with infinities"
+        " or NaN"
     ]
 
 

@@ -110,7 +110,7 @@ def test_originals_outside_of_the_folder_are_not_published(photos, env, tmp_path
     (photos / "link.jpg").symlink_to(tmp_path / "elsewhere.jpg")
     (photos / "within.jpg").symlink_to(photos / "a.jpg")
     said = publish(photos, tmp_path / "out", "--with-originals", env=env)
-    assert "photos: 1 published without the original, which is outside of the folder" in said
+    assert "photos: 1 photo published without the original, which is outside of the folder" in said
     with closing(sqlite3.connect(tmp_path / "out/deploy/databases/photos.db")) as conn:
         without = conn.execute("select id from embeddings where content_blob is null").fetchall()
         assert without == [("link.jpg",)]

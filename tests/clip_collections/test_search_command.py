@@ -89,6 +89,23 @@ def test_the_query_algebra_is_that_of_the_pages(photos, env):
     assert (without[0]["id"], without[-1]["id"]) == (second, first)
 
 
+def test_weak_matches_are_said_in_the_list_and_json_has_the_floor(photos, env):
+    run_llm("clip", "index", str(database_of(photos)), env=env)
+    rows = json.loads(search("my photos", "a red apple", "--json", "-n", "40", env=env))
+    [floor] = {row["floor"] for row in rows}
+    lines = search("my photos", "a red apple", "-n", "40", env=env).splitlines()
+    strong = [row for row in rows if row["score"] >= floor]
+    assert 0 < len(strong) < 40
+    assert lines.pop(len(strong)) == "Weak matches from here."
+    assert [line.split("  ", 1)[1] for line in lines] == [row["path"] for row in rows]
+    assert len(search("my photos", "a red apple", "--paths", "-n", "40", env=env).splitlines()) == 40
+    nothing = search("my photos", "an unpaid invoice", env=env).splitlines()
+    assert nothing[0] == "Perhaps nothing here fits these words: all of these are weak matches."
+    assert len(nothing) == 11
+    first = min(path.name for path in photos.iterdir())
+    assert "floor" not in json.loads(search("my photos", "--like", first, "--json", env=env))[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -97,6 +114,7 @@ def test_the_query_algebra_is_that_of_the_pages(photos, env):
         (["my photos", " "], "there is nothing to search for; expected a query, --image or --like"),
         (["my photos", "--like", "none.jpg"], "has no row with the id 'none.jpg'"),
         (["my photos", "image:?"], "'?' is not base64url"),
+        (["my photos", "--image", __file__], f"{__file__}: not an image but text ("),
         (["my photos", "vector:AAAA"], "a BLOB of 3 bytes is not a vector blob"),
     ],
 )

@@ -50,7 +50,7 @@ def test_labels_are_changed_without_the_file_and_without_embedding_it_again(data
 def test_a_bad_file_leaves_the_picture_that_was_kept_and_says_why(datasette):
     first = post(datasette, CLASSIFY, [("heart.png", drawing("heart"))], labels="emoji")
     second = post(datasette, CLASSIFY, [("notes.txt", b"abc")], **hidden_fields_in(first.text), labels="emoji")
-    assert errors_in(second.text)[0].startswith("notes.txt: 3-byte blob is not an image")
+    assert errors_in(second.text)[0].startswith("notes.txt: not an image")
     assert bars_in(second.text) == bars_in(first.text)
     assert hidden_fields_in(second.text) == hidden_fields_in(first.text)
     assert second.text.count('class="clip-picture"') == 1
@@ -239,12 +239,12 @@ def test_no_link_is_longer_than_what_is_read_of_one(datasette):
         (
             [("notes.txt", b"abc")],
             {},
-            "notes.txt: 3-byte blob is not an image but text; expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF",
+            "notes.txt: not an image but text (3 bytes); expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF",
         ),
         (
             [("empty.png", b"")],
             {},
-            "empty.png: 0-byte blob is not an image; expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF",
+            "empty.png: not an image (0 bytes); expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF",
         ),
         (
             [("a.png", drawing("face"))],

@@ -45,7 +45,7 @@ def test_an_image_that_cannot_be_read_spoils_no_other(datasette):
     response = post(datasette, COMPARE, [FILES[0], ("notes.txt", b"abc"), FILES[1]], texts="a face")
     assert response.status_code == 200
     [sentence] = errors_in(response.text)
-    assert sentence.startswith("notes.txt: 3-byte blob is not an image")
+    assert sentence.startswith("notes.txt: not an image")
     assert len(cells_in(response.text)) == 2
 
 
@@ -56,7 +56,7 @@ def test_an_image_that_cannot_be_read_spoils_no_other(datasette):
         (
             [("a", b"abc")],
             "a face",
-            "a: 3-byte blob is not an image but text; expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF",
+            "a: not an image but text (3 bytes); expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF",
         ),
         (
             FILES,

@@ -127,7 +127,7 @@ def test_an_item_that_cannot_be_read_is_named_and_spoils_no_other(server, demo_e
         "texts[1]: 3 is not a string",
         "images[0]: a string of 1 characters is no image; expected base64url, base64, a data URI or hex digits",
         None,
-        "images[2]: 3-byte blob is not an image but text; expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF",
+        "images[2]: not an image but text (3 bytes); expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF",
     ]
     np.testing.assert_array_equal(np.array(results[3]["embedding"], np.float32), demo_engine.embed_item(JPEG))
 
@@ -136,7 +136,7 @@ def test_where_no_item_can_be_read_it_is_a_400(server):
     response = httpx.post(server + EMBED, files={"f": ("notes.txt", b"abc")})
     assert response.status_code == 400
     assert response.json()["error"] == (
-        "notes.txt: 3-byte blob is not an image but text; expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF"
+        "notes.txt: not an image but text (3 bytes); expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF"
     )
     assert (response.json()["ok"], response.json()["status"]) == (False, 400)
 
@@ -275,7 +275,7 @@ def test_orient_exif_reads_an_image_upright(server, demo_engine):
             400,
             "there are more than 5 texts and images; at most so many are accepted in one request (plugins.datasette-clip.limits.items)",
         ),
-        ("GET", EMBED, {"params": {"vector": "00"}}, 400, "vectors[0]: a BLOB of 1 bytes is not a vector blob"),
+        ("GET", EMBED, {"params": {"vector": "00"}}, 400, "vectors[0]: a BLOB of 1 byte is not a vector blob"),
         (
             "GET",
             EMBED,
@@ -478,12 +478,12 @@ BODY_BYTES = 2_000_000  # bytes of a body, the limit of this server
 @pytest.mark.parametrize(
     ("content", "kind", "sentence"),
     [
-        (b"img=" + b"f" * (BODY_BYTES - 4), FORM, "images[0]: 999998-byte blob is not an image"),
+        (b"img=" + b"f" * (BODY_BYTES - 4), FORM, "images[0]: not an image"),
         (b"img=" + b"%41" * (BODY_BYTES // 3 - 2), FORM, "the form has 666664 escapes (%); at most 100000 are read; use multipart"),
         (b"kk&" * (BODY_BYTES // 3), FORM, "there are 666667 fields; at most 115 are read"),
         (b'{"texts":[' + b"[]," * (BODY_BYTES // 3 - 8) + b"[]]}", "application/json", "the body is JSON of more than 100000 parts"),
         (b'{"labels":[' + b'{"":{}},' * (BODY_BYTES // 8 - 8) + b"[]]}", "application/json", "the body is JSON of more than 100000"),
-        (b'{"images":["' + b"A" * (BODY_BYTES - 20) + b'"]}', "application/json", "images[0]: 999990-byte blob is not an image"),
+        (b'{"images":["' + b"A" * (BODY_BYTES - 20) + b'"]}', "application/json", "images[0]: not an image"),
     ],
 )  # fmt: skip
 def test_no_body_takes_many_times_its_own_memory(content, kind, sentence, server):

@@ -257,7 +257,7 @@ def test_any_table_with_vectors_is_a_collection_by_configuration(datasette, stor
         ("/-/clip/search/photos/words.json?q=a", 400, "collection 'words' holds vectors of model 'ada-002', and 'clip' is asked; both vectors must come from one model"),
         (f"{SEARCH}?q=id:nobody", 400, "collection 'emoji' has no row with the id 'nobody'"),
         (f"{SEARCH}?q=id:no+vector", 400, "the row with the id 'no vector' of collection 'emoji' has no vector"),
-        (f"{SEARCH}?q=image:zzzz", 400, "3-byte blob is not an image but binary data; expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF"),
+        (f"{SEARCH}?q=image:zzzz", 400, "not an image but binary data (3 bytes); expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF"),
         (f"{SEARCH}?q=a+-+a", 400, "the terms of the query cancel out, or have no direction, so nothing is more like it"),
         (f"{SEARCH}?q=a+-+", 400, "query 'a - ' has nothing after character 4; expected a text, id: or image:"),
         (f"{SEARCH}?q=a&k=0", 400, "k is '0'; expected a whole number from 1 to 1000"),
@@ -285,9 +285,9 @@ def test_what_cannot_be_searched_gets_its_sentence(path, status, sentence, datas
         ("clip_search('words', 'a')", "clip_search: collection 'words' holds vectors of model 'ada-002', and 'clip' is asked; both vectors must come from one model"),
         ("clip_search('emoji', 'a', 0)", "clip_search: k is 0; expected a whole number from 1 to 1000, of the rows to answer"),
         ("clip_search('emoji', 'a', '0')", "clip_search: k is 0; expected a whole number from 1 to 1000, of the rows to answer"),
-        ("clip_search('emoji', x'89504e470d0a1a0a')", "clip_search: 8-byte blob begins as PNG and cannot be opened as one"),
+        ("clip_search('emoji', x'89504e470d0a1a0a')", "clip_search: begins as PNG and cannot be opened as one (8 bytes)"),
         ("clip_search('emoji', 'id:nobody')", "clip_search: collection 'emoji' has no row with the id 'nobody'"),
-        ("clip_search('emoji', x'00')", "clip_search: 1-byte blob is not an image but binary data; expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF, or a vector blob of this model, 2048 bytes"),
+        ("clip_search('emoji', x'00')", "clip_search: not an image but binary data (1 byte); expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF, or a vector blob of this model, 2048 bytes"),
     ],
 )  # fmt: skip
 def test_misuse_of_clip_search_raises_with_its_sentence(sql, sentence, datasette, caplog):

@@ -268,7 +268,7 @@ def test_what_cannot_be_answered_is_a_sentence_that_loses_nothing_typed(fields, 
 def test_a_file_that_is_no_image_is_named(datasette):
     response = call(datasette, PAGE, "POST", data={"q": "red"}, files=[("image", ("notes.txt", b"abc"))])
     assert response.status_code == 400
-    assert errors_in(response.text) == ["notes.txt: 3-byte blob is not an image but text; expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF"]  # fmt: skip
+    assert errors_in(response.text) == ["notes.txt: not an image but text (3 bytes); expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF"]  # fmt: skip
     assert query_in(response.text) == "red"
 
 
@@ -743,7 +743,7 @@ def test_errors_are_shown_above_the_earlier_rows_and_nothing_typed_is_lost(brows
     assert browser_page.locator("[role=alert]").count() == 0
     assert first_hits_on(browser_page) == hits_by_json(server, q="dog")
     upload(browser_page, ("notes.txt", b"abc"))
-    browser_page.locator("[role=alert]", has_text="notes.txt: 3-byte blob is not an image").wait_for()
+    browser_page.locator("[role=alert]", has_text="notes.txt: not an image").wait_for()
     assert browser_page.input_value("#clip-q") == "dog"
 
 

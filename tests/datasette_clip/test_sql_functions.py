@@ -73,7 +73,7 @@ def test_results(datasette, sql, expected):
         ("llm_embed('clip', 5)", "llm_embed: int is neither text nor image bytes; expected str or bytes"),
         (
             "llm_embed('clip', x'616263')",
-            "llm_embed: 3-byte blob is not an image but text; expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF",
+            "llm_embed: not an image but text (3 bytes); expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF",
         ),
         (
             "llm_embed('gpt-9', 'a')",
@@ -357,7 +357,7 @@ def test_results_of_the_image_functions(sql, expected, demo_dir, monkeypatch):
 
 
 LONG_SQL = {"plugins": {"datasette-guard": {"limits": {"sql_bytes": 60_000}}}}
-NOT_AN_IMAGE = "is not an image but binary data; expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF"
+NOT_AN_IMAGE = "not an image but binary data (1 byte); expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF"
 
 
 @pytest.mark.parametrize(
@@ -367,10 +367,10 @@ NOT_AN_IMAGE = "is not an image but binary data; expected JPEG, PNG, WebP, GIF, 
         ("clip_image('é!')", "clip_image: a string of 2 characters is no image; expected base64url, base64, a data URI or hex digits"),
         ("clip_image('abcde')", "clip_image: a string of 5 characters is no image; expected base64url, base64, a data URI or hex digits"),
         ("clip_image('')", "clip_image: a string of 0 characters is no image; expected base64url, base64, a data URI or hex digits"),
-        ("clip_image('YWJj')", f"clip_image: 3-byte blob {NOT_AN_IMAGE.replace('binary data', 'text')}"),
+        ("clip_image('YWJj')", f"clip_image: {NOT_AN_IMAGE.replace('binary data (1 byte)', 'text (3 bytes)')}"),
         ("clip_classify('cat', 'emoji')", "clip_classify: str is neither an image nor a vector; expected a BLOB, as clip_image() makes of strings"),
-        ("clip_classify(x'00', 'emoji')", f"clip_classify: 1-byte blob {NOT_AN_IMAGE}, or a vector blob of this model, 2048 bytes"),
-        (f"clip_classify({blob(*[1] * 256)}, 'emoji')", f"clip_classify: 1024-byte blob {NOT_AN_IMAGE}, or a vector blob of this model, 2048 bytes"),
+        ("clip_classify(x'00', 'emoji')", f"clip_classify: {NOT_AN_IMAGE}, or a vector blob of this model, 2048 bytes"),
+        (f"clip_classify({blob(*[1] * 256)}, 'emoji')", f"clip_classify: {NOT_AN_IMAGE.replace('1 byte', '1,024 bytes')}, or a vector blob of this model, 2048 bytes"),
         (f"clip_classify({blob(*[0] * 512)}, 'emoji')", "clip_classify: a vector of zeros, infinities or NaN has no direction, so no cosine"),
         (f"clip_classify({blob(*[1] * 512)}, 'cats')", "clip_classify: there is no label set 'cats'; there are emoji; llm clip labels bake makes one"),
         (f"clip_classify({blob(*[1] * 512)}, '')", "clip_classify: there is no label set ''; there are emoji; llm clip labels bake makes one"),
@@ -380,7 +380,7 @@ NOT_AN_IMAGE = "is not an image but binary data; expected JPEG, PNG, WebP, GIF, 
         (f"clip_classify({blob(*[1] * 512)}, 'emoji', 0)", "clip_classify: k is 0; expected a whole number from 1, of the labels to answer"),
         (f"clip_classify({blob(*[1] * 512)}, 'emoji', 'two')", "clip_classify: k is 'two'; expected a whole number from 1, of the labels to answer"),
         ("clip_similarity(3, 'a')", "clip_similarity: int is neither text nor image bytes; expected str or bytes"),
-        ("clip_similarity(x'00', 'a')", f"clip_similarity: 1-byte blob {NOT_AN_IMAGE}, or a vector blob of this model, 2048 bytes"),
+        ("clip_similarity(x'00', 'a')", f"clip_similarity: {NOT_AN_IMAGE}, or a vector blob of this model, 2048 bytes"),
     ],
 )  # fmt: skip
 def test_misuse_of_the_image_functions_raises_with_its_sentence(sql, sentence, datasette, caplog):

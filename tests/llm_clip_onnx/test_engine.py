@@ -83,7 +83,7 @@ def test_embeddings_are_not_normalised(demo_engine):
         ),
         (
             lambda e: e.embed_images([saved(photo(), "PNG"), b"abc"]),
-            "images[1]: 3-byte blob is not an image but text; expected",
+            "images[1]: not an image but text (3 bytes); expected",
         ),
         (lambda e: e.embed_images(["cat.jpg"]), "images[0]: str is not an image; expected bytes or a PIL image"),
         (lambda e: e.embed_item(3.5), "float is neither text nor image bytes; expected str or bytes"),

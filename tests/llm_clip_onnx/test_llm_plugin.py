@@ -86,7 +86,7 @@ def test_a_mixed_batch_keeps_its_order(demo_dir, demo_engine, monkeypatch):
         (["a", None], "items[1] of this batch: NoneType is neither text nor image bytes; expected str or bytes"),
         (
             ["a", "b", b"abc"],
-            "items[2] of this batch: 3-byte blob is not an image but text; expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF",
+            "items[2] of this batch: not an image but text (3 bytes); expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF",
         ),
     ],
 )
@@ -113,7 +113,7 @@ def test_a_bad_image_ends_the_command_with_its_sentence(env, tmp_path):
     done = run_llm("embed", "-m", "clip", "--binary", "-i", str(tmp_path / "bad.jpg"), env=env, ok=False)
     assert (
         done.stderr
-        == "Error: clip: items[0] of this batch: 3-byte blob is not an image but text; expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF\n"
+        == "Error: clip: items[0] of this batch: not an image but text (3 bytes); expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF\n"
     )
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from ..errors import InputError, cited, shortened
+from ..errors import InputError, cited, counted, shortened
 from ..model_dir import Preprocess
 from . import heic, limits, png_strips, tiff
 from .limits import SERVER, ImageLimits
@@ -150,7 +150,8 @@ def open_image(blob: bytes, bounds: ImageLimits = SERVER) -> Image.Image:
         raise
     except Exception as error:  # Pillow's readers raise many kinds of errors on bytes that only begin well
         name = FORMATS[begins_as].name
-        raise InputError(f"{len(blob)}-byte blob begins as {name} and cannot be opened as one") from error
+        size = counted(len(blob), "byte")
+        raise InputError(f"begins as {name} and cannot be opened as one ({size})") from error
 
 
 def opener_of(name: str) -> Callable[[io.BytesIO, str], Image.Image]:
@@ -207,8 +208,8 @@ def strips_of(image: Image.Image, blob: bytes) -> Iterable[Image.Image]:
 
 
 def _decoding_error(image: Image.Image, error: Exception, blob: bytes | None = None) -> InputError:
-    size = f"{len(blob)}-byte " if blob is not None else ""
-    return InputError(f"{size}{image.format or 'unknown'} image cannot be decoded: {shortened(error)}")
+    size = f" of {counted(len(blob), 'byte')}" if blob is not None else ""
+    return InputError(f"{image.format or 'unknown'} image{size} cannot be decoded: {shortened(error)}")
 
 
 def in_strips(image: Image.Image) -> Iterator[Image.Image]:

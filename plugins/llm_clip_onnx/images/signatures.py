@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..errors import counted
+
 FTYP_BYTES = 256  # of a file, searched for the brands of its ftyp box; usual are 24 to 40
 BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)  # their sizes, in bytes
 LOOKED_AT = 1024  # bytes of a file, searched for what it begins as
@@ -190,10 +192,9 @@ def is_stripped(blob: bytes) -> bool:
 def sentence_of(blob: bytes) -> str:
     """Why bytes are no image that is read: what they begin as, what is expected, and what to do."""
     found = name_of(blob)
-    sentence = f"{len(blob)}-byte blob is not an image"
     if not blob:
-        return f"{sentence}; expected {EXPECTED}"
+        return f"not an image (0 bytes); expected {EXPECTED}"
     if is_stripped(blob) and found not in FOUND:
-        return f"{sentence} any more: curl -d has removed its line ends and zeros; use --data-binary"
+        return "not an image any more: curl -d has removed its line ends and zeros; use --data-binary"
     advice = f"; {ADVICE[found]}" if found in ADVICE else ""
-    return f"{sentence} but {found}; expected {EXPECTED}{advice}"
+    return f"not an image but {found} ({counted(len(blob), 'byte')}); expected {EXPECTED}{advice}"

@@ -74,7 +74,7 @@ def test_what_is_no_image_is_refused_with_a_sentence(name):
     assert any(
         part in str(raised.value)
         for part in (
-            "-byte blob is not an image",
+            "not an image",
             "and cannot be opened as one",
             "cannot be decoded",
             "is too large",
@@ -85,7 +85,7 @@ def test_what_is_no_image_is_refused_with_a_sentence(name):
 @pytest.mark.parametrize(
     ("image", "sentence"),
     [
-        (b"abc", "3-byte blob is not an image but text; expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF"),
+        (b"abc", "not an image but text (3 bytes); expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF"),
         (broken()["12000 x 12000"], "image of 12000 x 12000 pixels is too large: at most 25,000,000 pixels are read"),
         (
             saved(Image.new("RGBA", (2100, 1001)), "WEBP"),
@@ -104,7 +104,7 @@ def test_the_sentence_says_what_was_found_and_what_was_expected(image, sentence)
 
 def test_a_truncated_jpeg_is_refused_not_filled_up():
     jpeg = saved(photo(300, 200), "JPEG")
-    with pytest.raises(InputError, match="JPEG image cannot be decoded"):
+    with pytest.raises(InputError, match=r"JPEG image of .* cannot be decoded"):
         to_pixels(jpeg[: len(jpeg) // 2], processor(224))
     assert to_pixels(jpeg, processor(224)).shape == (3, 224, 224)
 
