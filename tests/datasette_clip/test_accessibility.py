@@ -78,6 +78,12 @@ def compare(page) -> None:
     page.locator(".clip-heat td").first.wait_for()
 
 
+def open_folds(page) -> None:
+    for summary in page.locator(".clip-folds summary").all():
+        if summary.is_visible():
+            summary.click()
+
+
 STATES = {
     "home": ("/", None),
     "home with its menu open": ("/", open_menu),
@@ -92,6 +98,7 @@ STATES = {
     "the collections": (SEARCH, None),
     "search": (PHOTOS, None),
     "search, answered": (f"{PHOTOS}?q=a+red+heart", None),
+    "search, its lines opened": (f"{PHOTOS}?q=a+red+heart", open_folds),
     "search, nothing": (f"{PHOTOS}?where=0", None),
     "search, refused": (f"{PHOTOS}?q=id:nothing", None),
 }

@@ -367,16 +367,24 @@ def test_the_page_follows_how_far_it_is_until_it_is_full(browser_page, filling, 
 
 
 @chromium
-def test_chips_and_dates_wrap_on_a_phone(browser_page, file, demo_dir, tmp_path):
+def test_on_a_phone_the_first_picture_is_high_up_and_the_filters_open_and_wrap(browser_page, file, demo_dir, tmp_path):
     env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(demo_dir))
     with serving(str(file), env=env, log=tmp_path / "log") as address:
-        browser_page.set_viewport_size({"width": 390, "height": 800})
-        browser_page.goto(address + PAGE)
+        browser_page.set_viewport_size({"width": 390, "height": 844})
+        browser_page.goto(address + url(PAGE, {"q": "red"}))
+        assert browser_page.locator(".clip-tile").first.bounding_box()["y"] <= 420
+        assert not browser_page.locator(".clip-facet a").first.is_visible()
+        browser_page.click("summary:text('Filters')")
+        assert browser_page.locator(".clip-facet a").first.is_visible()
         rights = browser_page.locator(".clip-facet a, .clip-facet input").evaluate_all(
             "all => all.map(one => one.getBoundingClientRect().right)"
         )
         assert len(rights) > 10
         assert max(rights) <= 390
+        browser_page.set_viewport_size({"width": 1280, "height": 800})
+        browser_page.reload()
+        assert browser_page.locator(".clip-facet a").first.is_visible()
+        assert not browser_page.locator("summary:text('Filters')").is_visible()
 
 
 @chromium
