@@ -82,6 +82,11 @@ def row_actions(datasette, actor, database, table, row):
 
 
 @hookimpl
+def extra_css_urls(view_name, datasette):
+    return [static_files.static_path(datasette, "tables.css")] if view_name == "table" else []
+
+
+@hookimpl
 def render_cell(row, value, column, table, database, datasette):
     return cells.cell(datasette, database, table, row, column, value)
 

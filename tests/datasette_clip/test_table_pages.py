@@ -49,7 +49,9 @@ def server(request, demo_dir, vectors, alpha_bin, tmp_path_factory):
         conn.execute("update shop set picture = ? where sku = 'cat'", [saved(photo(64, 48), "PNG")])
     configured = {"o": {"faucets": {"table": "shop", "vector": "vector", "image": "picture"}}}
     metadata = folder / "metadata.json"
-    metadata.write_text(json.dumps({"plugins": {"datasette-clip": {"collections": configured}}}))
+    described = {"databases": {"o": {"tables": {"shop": {"description_html": "Faucets &amp; <b>more</b>"}}}}}
+    plugins = {"plugins": {"datasette-clip": {"collections": configured}}}
+    metadata.write_text(json.dumps(described | plugins | {"license": "Licence of all"}))
     env = environment(folder / "llm", CLIP_MODEL_DIR=str(demo_dir))
     bin = BIN if request.param == "0.65" else alpha_bin
     files = [str(folder / "l.db"), str(folder / "o.db"), "-m", str(metadata)]
@@ -105,7 +107,11 @@ def test_other_filters_facets_and_csv_go_on(server):
 def test_the_page_says_how_many_and_leads_to_the_ranked_rows(server):
     page = html.unescape(get(f"{server}/o/shop", _like="red heart", _like_k=3).text)
     assert "the row is among the 3 nearest to red heart (in the table's order, not ranked)" in page
-    assert "/-/clip/search/o/faucets?q=red+heart" in page
+    above = page.partition('<table class="rows-and-columns">')[0]
+    assert '<p class="clip-ranked"><a href="/-/clip/search/o/faucets?q=red+heart">Rank by likeness' in above
+    assert "Faucets &amp; <b>more</b>" in get(f"{server}/o/shop", _like="red heart").text
+    if "1.0" not in get(f"{server}/-/versions.json").json()["datasette"]["version"]:  # which inherits no licence
+        assert "Licence of all" in above
     default = html.unescape(get(f"{server}/o/shop", _like="red heart").text)
     assert "among the 100 nearest" in default
     assert "Rank by likeness" not in get(f"{server}/o/shop").text

@@ -19,7 +19,7 @@ from ..paths import search_path, thumbnail_path
 from .like import LIKE_ID, is_vector_blob
 
 KEPT_S = 1  # a page is rendered in less, and one that is loaded again asks again
-PICTURE = '<img src="{}" alt="" width="64" height="64" loading="lazy" style="object-fit: cover">'
+PICTURE = '<img src="{}" alt="" width="48" height="48" loading="lazy" style="object-fit: cover">'
 
 
 class Place(NamedTuple):
@@ -50,7 +50,8 @@ async def vector_cell(datasette, database: str, table: str, row, column: str, va
     else:
         href = f"{datasette.urls.table(database, table)}?{urlencode(like_fields(row, place.id))}"
     picture = picture_of(datasette, database, place) if place.has_thumbnail else ""
-    return markupsafe.Markup('<a href="{}">{}{} · more like this</a>').format(href, picture, size)
+    html = '<a class="clip-cell" href="{}">{}{} · more like this</a>'
+    return markupsafe.Markup(html).format(href, picture, size)
 
 
 async def picture_cell(datasette, database: str, table: str, row, column: str, value: bytes):

@@ -26,6 +26,7 @@ from clip_collections.collection import (
     table_collection,
 )
 from clip_collections.query import Term
+from datasette_guard import is_1
 from llm_clip_onnx import MODEL_ID
 from llm_clip_onnx.errors import InputError, cited
 
@@ -59,7 +60,8 @@ async def like_filter(datasette, request, database: str, table: str) -> FilterAr
         raise failure(error) from error
     among = ",".join(str(hit.rowid) for hit in hits)
     said = f"the row is among the {k:,} nearest to {query.format_query(terms)} (in the table's order, not ranked)"
-    return FilterArguments([f"rowid in ({among})"], human_descriptions=[said])
+    above = {} if is_1(datasette) else await description_with_link(datasette, request, database, table)
+    return FilterArguments([f"rowid in ({among})"], human_descriptions=[said], extra_context=above)
 
 
 def is_asked(request) -> bool:
@@ -188,6 +190,18 @@ async def ranked_link(datasette, request, database: str, table: str) -> tuple[st
         return None
     path = f"{search_path(datasette, database, name)}?{urlencode({'q': query.format_query(terms)})}"
     return path, f"Rank by likeness to {query.format_query(terms)}"
+
+
+async def description_with_link(datasette, request, database: str, table: str) -> dict:
+    """The variable of Datasette 0.65's template whose description stands above a table, with the link to ranked rows.
+
+    0.65 has no hook for HTML above a table. A filter may set variables of the template, and this is one of them.
+    """
+    metadata = dict(datasette.table_metadata(database, table))
+    datasette.update_with_inherited_metadata(metadata)
+    described = metadata.get("description_html") or markupsafe.escape(metadata.get("description") or "")
+    link = await top_of_table(datasette, request, database, table)
+    return {"metadata": metadata | {"description_html": f"{described}{link}"}} if link else {}
 
 
 async def top_of_table(datasette, request, database: str, table: str) -> str:
