@@ -11,6 +11,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from datasette_guard import SIGN_OUT
 from llm_clip_onnx import model_dir
 from llm_clip_onnx.errors import ClipError
 
@@ -69,6 +70,11 @@ class Frame:
     def static(self, name: str) -> str:
         """The path of a static file of ours."""
         return static_path(self.datasette, name)
+
+    @property
+    def sign_out(self) -> str:
+        """The path that signs out of a private instance by a POST; the menu has a link to it."""
+        return self.datasette.urls.path(SIGN_OUT)
 
     @property
     def notice(self) -> str:

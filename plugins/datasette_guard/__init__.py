@@ -9,7 +9,7 @@ from __future__ import annotations
 from datasette import hookimpl
 
 from . import access, memory, sentences, shutdown, sign_in, sql_limits, upstream
-from .access import ensure_instance, is_1, may, may_view_table
+from .access import ensure_instance, is_1, is_private, may, may_view_table
 from .config import ConfigError, config_of, limits_of, read_limits, read_object
 from .cors import HEADERS as CORS_HEADERS
 from .faults import translate
@@ -18,10 +18,12 @@ from .idle import clock_of, start_watch
 from .memory import collect_soon
 from .sentences import Sentence, telling, with_sentence
 from .shutdown import is_server
+from .sign_in import SIGN_OUT
 from .upstream import connect, hide_tables, per_datasette
 
 __all__ = [
     "CORS_HEADERS",
+    "SIGN_OUT",
     "ConfigError",
     "Sentence",
     "collect_soon",
@@ -30,6 +32,7 @@ __all__ = [
     "ensure_instance",
     "hide_tables",
     "is_1",
+    "is_private",
     "is_server",
     "limits_of",
     "may",

@@ -27,6 +27,11 @@ def token_of(datasette) -> str | None:
     return config_of(datasette).token if token is None else read_token(token, VARIABLE, UNSET)
 
 
+def is_private(datasette) -> bool:
+    """True if clients need the token of this instance."""
+    return token_of(datasette) is not None
+
+
 def actor_of(datasette, authorization: str | None) -> dict | None:
     """The actor of an Authorization header with the token in UTF-8, or None."""
     scheme, _, sent = (authorization or "").partition(" ")

@@ -439,6 +439,11 @@ def test_the_arrow_keys_go_through_the_results_beyond_the_loaded_rows(browser_pa
     for key, at in zip(["ArrowRight"] * 3 + ["ArrowLeft"] * 4, (23, 24, 25, 24, 23, 22, 21)):
         browser_page.keyboard.press(key)
         wait_for_picture(browser_page, ids[at])
+    last = browser_page.locator("#clip-grid [data-view]").count() - 1
+    for key, at in (("Home", 0), ("End", last), ("ArrowLeft", last - 1), ("ArrowRight", last), ("Home", 0)):
+        browser_page.keyboard.press(key)
+        wait_for_picture(browser_page, ids[at])
+        assert browser_page.evaluate("document.querySelector('dialog').contains(document.activeElement)")
     browser_page.go_back()  # all of them were one step
     browser_page.locator("dialog[open]").wait_for(state="detached")
     assert browser_page.url.startswith(server + url(SEARCH, q=Q))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from contextlib import contextmanager
 
@@ -115,6 +116,21 @@ def test_signing_out_ends_it(url):
         response = send(client, sign_in.SIGN_OUT)
         assert (response.status_code, response.headers["location"]) == (302, sign_in.SIGN_IN)
         assert client.get("/").status_code == 403
+
+
+def test_pages_of_clip_sign_out_by_a_button_and_show_no_token(url):
+    with browser(url) as client:
+        send(client, token=TOKEN)
+        page = client.get("/-/clip").text
+        assert re.search(rf'<form action="{sign_in.SIGN_OUT}" method="post">\s*(<input[^>]*>\s*)?<button', page)
+        assert TOKEN not in html.unescape(page)
+        assert 'curl -H "Authorization: Bearer $CLIP_TOKEN" -s ' in html.unescape(page)
+        response = client.post(
+            sign_in.SIGN_OUT,
+            data={"csrftoken": csrf_of(page)},
+            headers={"origin": url, "sec-fetch-site": "same-origin"},
+        )
+        assert (response.status_code, client.get("/").status_code) == (302, 403)
 
 
 def test_a_form_of_another_site_is_refused(url):

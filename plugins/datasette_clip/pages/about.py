@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 from urllib.parse import urlencode
 
 from datasette.utils import add_cors_headers
 from datasette.utils.asgi import Response
 
-from datasette_guard import ensure_instance
+from datasette_guard import ensure_instance, is_private
 from llm_clip_onnx import MODEL_ID
 
 from .. import paths
 from ..config import config_of
 from ..model import get_engine, open_text, text_opening
-from .links import sql_database, sql_paths
+from .links import curl_command, sql_database, sql_paths
 
 EXAMPLE_SQL = "select hex(llm_embed('clip', :q)) as x"
 
@@ -46,7 +47,7 @@ async def report(datasette) -> dict:
     return facts | engine.manifest.to_dict()
 
 
-async def example_calls(datasette, request) -> dict[str, str] | None:
+async def example_calls(datasette, request) -> dict[str, Any] | None:
     """An example query with the URLs at which this client may run it, None if it may run no SQL here."""
     name = await sql_database(datasette, request.actor)
     if name is None or MODEL_ID not in config_of(datasette).models:
@@ -54,7 +55,8 @@ async def example_calls(datasette, request) -> dict[str, str] | None:
     query = urlencode({"sql": EXAMPLE_SQL, "q": "purple and gold"})
     page, json_path = sql_paths(datasette, name)
     json_url = datasette.absolute_url(request, f"{json_path}?{query}&_shape=array")
-    return {"sql": EXAMPLE_SQL, "page": f"{page}?{query}", "json": json_url}
+    calls = {"sql": EXAMPLE_SQL, "page": f"{page}?{query}", "json": json_url}
+    return calls | {"curl": curl_command(datasette, "-s", json_url), "private": is_private(datasette)}
 
 
 async def health() -> Response:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import time
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -21,7 +20,7 @@ from ..items import FormFields, check_text, read_k
 from ..model import embedding_queue, in_thread, permitted_engine
 from ..paths import CLASSIFY
 from .form_page import LINE, K, Page, read_page_pictures, render_form
-from .links import fitting_path, sql_page_path
+from .links import curl_command, fitting_path, sql_page_path
 from .samples import pictures_to_try, read_sample
 
 if TYPE_CHECKING:
@@ -154,7 +153,7 @@ async def other_ways(datasette, request, page: Page) -> Page:
     quoted = names.replace("'", "''")
     sql = f"select clip_classify(clip_image(:img), '{quoted}', {int(page['k'])})"
     url = datasette.absolute_url(request, datasette.urls.path(f"{CLASSIFY}.json"))
-    form = ["curl", "-F", "image=@photo.jpg", "--form-string", f"labels={names}", "-F", f"k={page['k']}"]
+    form = ["-F", "image=@photo.jpg", "--form-string", f"labels={names}", "-F", f"k={page['k']}"]
     picture = page["pictures"][0]
     query = {"labels": names, "k": page["k"], "name": picture.name, "vector": picture.vector}
     return {
@@ -162,5 +161,5 @@ async def other_ways(datasette, request, page: Page) -> Page:
         "url_bytes": limits_of(datasette).url_bytes,
         "sql": sql,
         "sql_page": await sql_page_path(datasette, request, {"sql": sql, "img": img}),
-        "curl": shlex.join([*form, "-F", "orient=exif", url]),
+        "curl": curl_command(datasette, *form, "-F", "orient=exif", url),
     }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from urllib.parse import urlencode
 
-from datasette_guard import is_1, may, query_fits
+from datasette_guard import is_1, is_private, may, query_fits
 
 from ..collection_refs import searchable_collections
 from ..paths import ABOUT, CLASSIFY, SEARCH
@@ -58,6 +59,12 @@ async def sql_page_path(datasette, request, query: dict[str, str]) -> str | None
     """The path of Datasette's page of a query: None if the client may run no SQL, "" if the path is too long."""
     database = await sql_database(datasette, request.actor)
     return database and fitting_path(datasette, sql_paths(datasette, database)[0], query)
+
+
+def curl_command(datasette, *arguments: str) -> str:
+    """A curl command for the shell. For a private instance it names the variable that has the token, not the token."""
+    header = '-H "Authorization: Bearer $CLIP_TOKEN" ' if is_private(datasette) else ""
+    return f"curl {header}{shlex.join(arguments)}"
 
 
 def fitting_path(datasette, path: str, query: dict[str, str] | list[tuple[str, str]]) -> str:

@@ -6,7 +6,6 @@ api/search.py runs the search. static/search.js fetches the page again at every 
 from __future__ import annotations
 
 import re
-import shlex
 import time
 from collections.abc import Awaitable
 from functools import lru_cache
@@ -33,7 +32,7 @@ from ..filters import TAKEN, is_filter, readable_filters
 from ..items import FormFields
 from ..model import embedding_queue, in_thread, permitted_engine
 from .form_page import Page
-from .links import sql_paths
+from .links import curl_command, sql_paths
 from .pictures import Picture, file_bytes, read_pictures
 
 ROWS = 24  # fills rows of 2, 3, 4, 6 and 8
@@ -334,7 +333,7 @@ async def other_ways(datasette, request, ref: CollectionRef, page: Page, search_
     encoded = [part for name, value in fields for part in ("--data-urlencode", f"{name}={value}")]
     ways: Page = {
         "json_page": f"{page['path']}.json?{urlencode(fields)}",
-        "curl": shlex.join(["curl", "--get", *encoded, url]),
+        "curl": curl_command(datasette, "--get", *encoded, url),
         "sql": None,
     }
     is_whole = not (search_request.where or search_request.filters or search_request.offset)

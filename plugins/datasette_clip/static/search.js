@@ -295,6 +295,15 @@ viewer.dialog.addEventListener("cancel", (event) => {
   history.back();
 });
 onSteps(viewer.dialog, step);
+document.addEventListener("keydown", (event) => {
+  const { key, ctrlKey, metaKey, altKey, shiftKey } = event;
+  const place = { Home: 0, End: -1 }[key];
+  if (place === undefined || !viewer.isOpen || ctrlKey || metaKey || altKey || shiftKey) return;
+  const link = [...result.querySelectorAll("#clip-grid [data-view]")].at(place); // of those that are loaded
+  if (!link) return;
+  event.preventDefault();
+  step(link);
+});
 addEventListener("popstate", async ({ state }) => {
   const isPicture = new URL(location.href).pathname !== new URL(form.action).pathname;
   if (isPicture) return (await viewer.show(location.href)) || location.reload();

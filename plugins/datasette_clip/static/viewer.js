@@ -67,7 +67,8 @@ export class Viewer {
       document.title = view.dataset.title;
       view.querySelector("[data-back]").textContent = "Close";
       this.dialog.scrollTo(0, 0);
-      view.querySelector(this.focused ?? "[data-back]")?.focus({ preventScroll: true });
+      const focused = this.focused && view.querySelector(this.focused); // the last picture has no next one
+      (focused ?? view.querySelector("[data-back]")).focus({ preventScroll: true });
       loadNeighbours(view);
       return true;
     } catch (error) {
