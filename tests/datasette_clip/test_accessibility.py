@@ -8,12 +8,14 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 
 from browser import chromium, new_context, upload
-from datasette_clip.paths import ABOUT, CLASSIFY, COMPARE, SEARCH
+from datasette_clip.paths import ABOUT, CLASSIFY, COMPARE, SEARCH, VIEWER
+from datasette_guard import SIGN_OUT
 from drawings import FILES, drawing
 from pictured import make_photos
 from serving import environment, serving
 
 WIDTHS = (1280, 390)
+TOKEN = "a-secret"
 PHOTOS = f"{SEARCH}/photos/photos"
 
 
@@ -36,6 +38,14 @@ def empty_server(folder):
     """A server with neither model nor collection."""
     env = environment(folder / "llm-empty", CLIP_MODEL_DIR=str(folder / "none"))
     with serving("--memory", env=env, log=folder / "log-empty") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def private_server(folder):
+    """A private server."""
+    env = environment(folder / "llm-private", CLIP_MODEL_DIR=str(folder / "none"), CLIP_TOKEN=TOKEN)
+    with serving("--memory", env=env, log=folder / "log-private") as url:
         yield url
 
 
@@ -84,6 +94,11 @@ def open_folds(page) -> None:
             summary.click()
 
 
+def open_picture(page) -> None:
+    page.click("[data-view]")
+    page.locator("dialog #clip-view").wait_for()
+
+
 STATES = {
     "home": ("/", None),
     "home with its menu open": ("/", open_menu),
@@ -99,6 +114,10 @@ STATES = {
     "search": (PHOTOS, None),
     "search, answered": (f"{PHOTOS}?q=a+red+heart", None),
     "search, its lines opened": (f"{PHOTOS}?q=a+red+heart", open_folds),
+    "the picture over its search": (f"{PHOTOS}?q=a+red+heart", open_picture),
+    "the picture": (f"{VIEWER}/photos/photos?id=id+1&q=a+red+heart&at=1", None),
+    "a text in place of the picture": (f"{VIEWER}/photos/words?id=one", None),
+    "no picture": (f"{VIEWER}/photos/photos?at=x", None),
     "search, nothing": (f"{PHOTOS}?where=0", None),
     "search, refused": (f"{PHOTOS}?q=id:nothing", None),
 }
@@ -130,6 +149,22 @@ def test_axe_finds_nothing(state, visitor, server):
 @pytest.mark.parametrize("path", ["/", ABOUT, CLASSIFY, COMPARE, SEARCH])
 def test_axe_finds_nothing_where_there_is_neither_model_nor_collection(path, visitor, empty_server):
     visitor.goto(empty_server + path)
+    check(visitor)
+
+
+@chromium
+def test_axe_finds_nothing_where_one_signs_in_and_out(visitor, private_server):
+    visitor.goto(private_server)
+    check(visitor)
+    for token in ("another", TOKEN):
+        visitor.fill("#token", token)
+        visitor.click("button")
+        visitor.wait_for_load_state()
+        check(visitor)
+    assert visitor.url == f"{private_server}/"
+    open_menu(visitor)
+    check(visitor)
+    visitor.goto(private_server + SIGN_OUT)
     check(visitor)
 
 
