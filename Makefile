@@ -57,10 +57,11 @@ lint: .venv-test/ready
 	.venv-test/bin/ruff format --check
 	.venv-test/bin/mypy
 
-# Fails on a warning of Sphinx, and if a page does not say what the code says.
+# With Chromium it takes the pictures of a page. Fails on a warning of Sphinx, and if a page does not say what the code says.
 COG = .venv-test/bin/python -m cogapp -I docs -I . -I tests/support
 docs: .venv-test/ready
 	$(COG) --check README.md docs/*.md
+	.venv-test/bin/python docs/photo_pictures.py
 	.venv-test/bin/python -m sphinx -W --keep-going -q docs docs/_build/html
 
 docs-write: .venv-test/ready

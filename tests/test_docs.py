@@ -13,8 +13,12 @@ import sys
 
 import pytest
 from datasette.app import Datasette
+from PIL import Image
 
+import conf
 import facts
+import photo_pictures
+from browser import chromium
 from conftest import ROOT, shipped_metadata
 from nasty import photo, saved
 from patience import PATIENCE_S
@@ -203,3 +207,30 @@ def test_make_serve_never_falls_back_to_the_demo_model():
     assert "test -e elsewhere/manifest.json || .venv/bin/llm clip bake --to elsewhere" in commands
     assert "test -e elsewhere/labels/imagenet.json || .venv/bin/llm clip labels bake imagenet elsewhere" in commands
     assert "CLIP_MODEL_DIR=elsewhere .venv/bin/datasette serve --memory --cors -p 8001 -m metadata.json" in commands
+
+
+def test_the_pages_name_the_pictures_that_are_taken(tmp_path, monkeypatch):
+    named = re.findall(r"<!-- picture (\S+): .* -->", "".join(TEXTS.values()))
+    assert sorted(named) == sorted(photo_pictures.PICTURES)
+    source = [TEXTS["docs/photos.md"]]
+    monkeypatch.setattr(conf, "__file__", str(tmp_path / "conf.py"))
+    conf.show_pictures(None, "photos", source)
+    assert "<!--" not in re.sub(r"<!-- \[\[\[.*?\]\]\] -->|<!-- \[\[\[end\]\]\] -->", "", source[0], flags=re.DOTALL)
+    assert "_pictures" not in source[0]
+    (tmp_path / "_pictures").mkdir()
+    (tmp_path / "_pictures/phone.webp").touch()
+    shown = [TEXTS["docs/photos.md"]]
+    conf.show_pictures(None, "photos", shown)
+    assert re.findall(r"^!\[.+\]\((.+)\)$", shown[0], re.MULTILINE) == ["_pictures/phone.webp"]
+    assert "Noto Emoji" in shown[0]
+
+
+@chromium
+@pytest.mark.long
+def test_the_pictures_of_photos_are_small(demo_dir, tmp_path):
+    (tmp_path / "place").mkdir()
+    photo_pictures.write_pictures(demo_dir, tmp_path / "pictures", tmp_path / "place")
+    for name, ((width, height), _) in photo_pictures.PICTURES.items():
+        with Image.open(tmp_path / "pictures" / name) as picture:
+            assert (picture.format, picture.size) == ("WEBP", (width, height))
+        assert (tmp_path / "pictures" / name).stat().st_size <= photo_pictures.MOST_BYTES
