@@ -30,7 +30,7 @@ from .index.store import create_tables
 if TYPE_CHECKING:
     from .thumbnails import Look
 
-BATCH_ITEMS = 32  # in one transaction; a run that is killed loses at most these
+BATCH_ITEMS = 32  # in one transaction, after smaller ones; a run that is killed loses at most these
 BATCH_BYTES = 32_000_000  # of contents in one transaction
 ITEMS_AHEAD = 4  # read before they are embedded, per thread
 SAME_MODEL_COSINE = 0.98  # minimum for one content and model on two machines; two models have about 0
@@ -164,6 +164,7 @@ class CollectionWriter:
         known = origin.read_origin(database.conn, self.collection_id)
         self.origin = origin.next_origin(name, known, bool(size), folder is not None, orient, places, force)
         self._pending: list[Written] = []
+        self._batch_items = 1  # so that the first item is there at once for a search
         self._is_same_model = not size or (known is not None and self._is_of_model(known.model))
         self._is_checked = force or self._is_same_model
         self._prepare()
@@ -318,7 +319,8 @@ class CollectionWriter:
             return Outcome(started.entry.id, "bad", str(error))
         self._pending.append(self._written(started, embedding, look))
         kept_bytes = sum(written.kept_bytes for written in self._pending)
-        if len(self._pending) >= BATCH_ITEMS or kept_bytes > BATCH_BYTES:
+        if len(self._pending) >= self._batch_items or kept_bytes > BATCH_BYTES:
+            self._batch_items = min(2 * self._batch_items, BATCH_ITEMS)
             self._write()
         return started.outcome
 

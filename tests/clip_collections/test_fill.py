@@ -285,6 +285,20 @@ def test_unchanged_files_are_not_read_again(photos, run, monkeypatch):
     assert sorted(read) == ["a.jpg", "a.jpg", "b.jpg", "old/c.jpg"]
 
 
+def test_the_first_rows_are_written_at_once_and_later_ones_together(photos, tmp_path, demo_engine):
+    for number in range(3, 40):
+        (photos / f"{number}.jpg").write_bytes(picture(number))
+    embedder = Embedder(CLIP, demo_engine.manifest.embed_dim, demo_engine.embed_item, 2)
+    file, counts = tmp_path / "photos.db", []
+    with closing(sqlite3.connect(file)) as conn, closing(sqlite3.connect(file)) as reader:
+        database = Database(conn)
+        with read_source(photos, database, Reading()) as source:
+            for _ in Fill(CollectionWriter(database, "photos", embedder), source, prune=False).run():
+                counts += reader.execute("select count(*) from embeddings").fetchone()
+        counts += reader.execute("select count(*) from embeddings").fetchone()
+    assert list(dict.fromkeys(counts)) == [1, 3, 7, 15, 31, 40]
+
+
 def test_newest_first(photos):
     for age, name in enumerate(["b.jpg", "old/c.jpg", "a.jpg"]):
         os.utime(photos / name, (1_000_000 - age, 1_000_000 - age))
