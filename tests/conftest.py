@@ -69,6 +69,7 @@ REFERENCE = {
 SLOW = {"container/test_load", "container/test_reference", "test_peers"}
 LONG = {
     *("clip_collections/test_embed_command", "clip_collections/test_index", "container/test_two_instances"),
+    "clip_collections/test_first_mile",
     *("clip_collections/test_serve", "clip_collections/test_publish", "clip_collections/test_search_command"),
     *("datasette_clip/test_demo_collection", "datasette_clip/test_endpoints", "datasette_clip/test_hostile"),
     *("datasette_clip/test_beside_plugins", "datasette_clip/test_sql_sentences"),
