@@ -178,6 +178,12 @@ demo/served/emoji.db: demo/emoji.db demo/model/manifest.json
 	-.venv-infinity/bin/pip install -q 'infinity-emb[server,torch]==0.0.78' 'transformers<4.48' aiohttp pillow
 	touch $@
 
+# rclip has pins of its own. The table says so if pip cannot install it.
+.venv-rclip/ready:
+	$(PYTHON) -m venv .venv-rclip
+	-.venv-rclip/bin/pip install -q 'rclip>=3.3,<4'
+	touch $@
+
 .venv-lock/ready:
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install -q 'uv>=0.13'

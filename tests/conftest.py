@@ -78,7 +78,7 @@ LONG = {
     *("datasette_guard/test_alone", "datasette_guard/test_gate", "datasette_guard/test_idle"),
     *("llm_clip_onnx/test_clip_vectors", "llm_clip_onnx/test_label_sets"),
     *("llm_clip_onnx/test_levels", "llm_clip_onnx/test_llm_plugin", "test_alpha"),
-    *("test_measures", "test_run"),
+    *("test_measures", "test_photos", "test_run"),
 }
 LONG_FOLDERS = ("llm_clip_onnx/bake/",)
 

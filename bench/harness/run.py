@@ -76,6 +76,17 @@ BENCHES = {
         quick="--images 20 --pairs 1",
         arguments="--pairs 5",
     ),
+    "first_mile": Bench(
+        "bench.photos.first_mile",
+        "a new user, from a folder of photos to one of them, large",
+        quick="--photos 20 --rounds 1",
+    ),
+    "rclip": Bench(
+        "bench.photos.beside_rclip",
+        "embedding and searching a folder of photos beside rclip",
+        quick="--small 20 --large 4 --rounds 1",
+        others=(".venv-rclip",),
+    ),
     "search": Bench(
         "bench.search.search",
         "ways to search up to a million vectors",

@@ -18,7 +18,7 @@ from typing import Any
 from bench.harness import ROOT
 from bench.search import search
 
-ROOMS = ("embedding", "search", "server", "container")
+ROOMS = ("embedding", "photos", "search", "server", "container")
 FENCE = re.compile(r"```\n(?:(?!```).)*?(python -m bench\.[^\n]*)\n```", re.DOTALL)
 BRIEF = re.compile(re.escape(search.BRIEF_HEAD) + r"(?:\n\|.*)+")
 

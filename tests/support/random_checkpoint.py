@@ -1,6 +1,6 @@
 """Writes a CLIP checkpoint of any shape with random weights: latency, memory and rounding errors are real, cosines not.
 
-    python tests/support/random_checkpoint.py FOLDER      writes one of ViT-B/32's shape, 605 MB
+    python tests/support/random_checkpoint.py FOLDER [SHAPE]      writes one of ViT-B/32's shape, 605 MB, or of SHAPE
 
 It needs numpy but not torch.
 """
@@ -20,6 +20,10 @@ from llm_clip_onnx.bake.checkpoint import ClipConfig, expected_shapes, read_conf
 
 TOKENIZER = Path(__file__).parents[2] / "demo" / "checkpoint"
 VIT_B_32: dict = {}  # every value is transformers' default
+SHAPES: dict[str, dict[str, dict]] = {
+    "ViT-B-32": {"text": VIT_B_32, "vision": VIT_B_32},
+    "ViT-B-32-256": {"text": {"hidden_act": "gelu"}, "vision": {"hidden_act": "gelu", "image_size": 256}},
+}
 TINY = {
     "text": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},
     "vision": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2},
@@ -92,4 +96,6 @@ def random_tensors(config: ClipConfig, seed: int) -> dict[str, NDArray[np.float3
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    print(write_checkpoint(parser.parse_args().folder, text=VIT_B_32, vision=VIT_B_32))
+    parser.add_argument("shape", nargs="?", default="ViT-B-32", choices=SHAPES)
+    arguments = parser.parse_args()
+    print(write_checkpoint(arguments.folder, **SHAPES[arguments.shape]))
