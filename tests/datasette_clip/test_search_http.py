@@ -9,6 +9,7 @@ import json
 import logging
 import re
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -20,6 +21,7 @@ from clip_collections.collection import open_collection
 from clip_collections.index.build import index
 from clip_collections.thumbnails import rows_without_thumbnail, write_thumbnails
 from conftest import ROOT
+from datasette_clip.api.thumbnail import rowids_with_picture
 from llm_clip_onnx.vectors import unit
 from nasty import photo, saved, turned
 from serving import environment, serving
@@ -514,6 +516,18 @@ def test_thumbnails_that_were_made_are_shown_in_place_of_images(database, stored
     assert (picture.status_code, picture.headers["content-type"]) == (200, "image/webp")
     assert picture.content.startswith(b"RIFF")
     assert len(picture.content) <= 30_000
+
+
+def test_pictures_of_some_rows_are_found_without_reading_those_of_all():
+    vectors = dict.fromkeys((f"p{number:05}" for number in range(5000)), np.ones(8, "f4"))
+    with closing(llms_database(things=vectors)) as conn:
+        collection = open_collection(conn, "things")
+        index(conn, collection)
+        conn.execute("insert into clip_thumbnails select 'things', id, zeroblob(9), rowid, null from embeddings")
+        steps = []
+        conn.set_progress_handler(lambda: steps.append(1), 100)  # called every 100 steps of SQLite's machine
+        assert rowids_with_picture(conn, collection, [7, 4000], made=True) == {7, 4000}
+        assert len(steps) < 10
 
 
 @pytest.mark.parametrize("orient", ["exif", None])

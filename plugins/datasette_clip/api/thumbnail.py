@@ -47,8 +47,8 @@ def rowids_with_picture(conn, collection: Collection, rowids: Sequence[int], mad
     pictured: set[int] = set()
     if made and "row" in columns_of(conn, "clip_thumbnails"):
         named = f"select rowid as row, {key} as id from main.{quoted(collection.table)} where rowid in ({among})"
-        pictures = (
-            f"select row from ({named}) join main.clip_thumbnails using (id, row)"
+        pictures = (  # cross join: else SQLite reads all thumbnails, 0.25 s of 20,000
+            f"select row from ({named}) cross join main.clip_thumbnails using (id, row)"
             " where collection = ? and image is not null"
         )
         pictured |= {row for (row,) in rows(conn, pictures, [collection.name])}
