@@ -11,10 +11,13 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit
 
+import numpy as np
 import pytest
 from datasette.app import Datasette
 
 from browser import chromium
+from clip_collections.collection import open_collection
+from datasette_clip import facets
 from page_forms import errors_in, get
 from serving import environment, serving
 from stored import llms_database, random_vectors
@@ -271,6 +274,32 @@ def test_a_new_row_is_counted_at_once(datasette, file):
             " from embeddings where id = 'p00'"
         )
     assert counts(get(datasette, PAGE).text)["stars"] == {"0": 16, "1": 15}
+
+
+def test_rows_are_not_counted_again_while_nobody_writes(datasette, file, monkeypatch):
+    monkeypatch.setattr(facets, "FRESH_S", -1.0)
+    monkeypatch.setattr(facets, "SETTLED_NS", -1)  # no write of this test is close to a count
+    counted = []
+    count = facets.count_together
+    monkeypatch.setattr(facets, "count_together", lambda *given: counted.append(1) or count(*given))
+    for q in ("red", "blue", "green"):
+        assert counts(get(datasette, url(PAGE, {"q": q})).text)["stars"] == {"0": 15, "1": 15}
+    assert len(counted) == 1
+    with closing(sqlite3.connect(file)) as conn, conn:
+        conn.execute("update embeddings set metadata = '{\"stars\": 1}' where id = 'p00'")
+    assert counts(get(datasette, PAGE).text)["stars"] == {"0": 14, "1": 16}
+
+
+def test_keys_are_sampled_without_reading_all_rows():
+    vectors = dict.fromkeys((f"p{number:05}" for number in range(9000)), np.ones(8, "f4"))
+    with closing(llms_database(others=vectors, album=vectors)) as conn:
+        conn.execute("update embeddings set metadata = json_object('n', collection_id) where rowid > 4500")
+        steps = []
+        conn.set_progress_handler(lambda: steps.append(1), 100)
+        assert facets.sample(conn, open_collection(conn, "album")) == {"n": [2] * 600}
+        one_pass = len(steps)
+        assert facets.sample(conn, open_collection(conn, "others")) == {"n": [1] * 600}
+    assert one_pass < 1500  # 98,000 steps; 220,000 if all rows are sorted
 
 
 def test_values_that_are_markup_are_text(datasette):
