@@ -90,6 +90,20 @@ def last_place(datasette) -> dict[tuple, tuple[float, Place]]:
     return {}
 
 
+@per_datasette
+def last_permission(datasette) -> dict[str, tuple[float, bool]]:
+    """If anybody may read the names of llm's collections in a database, and when it was asked: once for a page."""
+    return {}
+
+
+async def may_anybody_see_names(datasette, database: str) -> bool:
+    """True if anybody may read the names of llm's collections: Datasette 0.65 does not tell who is looking."""
+    last, now_s = last_permission(datasette), time.monotonic()
+    if database not in last or last[database][0] < now_s - KEPT_S:
+        last[database] = now_s, await may_view_table(datasette, None, database, "collections")
+    return last[database][1]
+
+
 async def find_place(datasette, database: str, table: str, row, column: str) -> Place:
     """The collection and the id of a cell's row."""
     name, settings = configured_for(config_of(datasette), database, table, column)
@@ -106,8 +120,7 @@ async def read_place(datasette, database: str, table: str, row, name: str | None
     """The collection and the id of a row, from the database. name, settings: of the collection configured for it."""
     db, columns = datasette.get_database(database), {*row.keys()}
     if table == "embeddings" and {"collection_id", "id", "embedding"} <= columns:
-        # Datasette 0.65 does not tell who is looking, so the name is only shown if anybody may read it.
-        if not await may_view_table(datasette, None, database, "collections"):
+        if not await may_anybody_see_names(datasette, database):
             return Place(None, row["id"], False)
         return await db.execute_fn(lambda conn: llm_place(conn, plain(row["collection_id"]), row["id"]))
 
