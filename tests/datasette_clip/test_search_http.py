@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import html
+import io
 import json
 import logging
 import re
@@ -16,6 +17,7 @@ import httpx
 import numpy as np
 import pytest
 from datasette.app import Datasette
+from PIL import Image
 
 from clip_collections.collection import open_collection
 from clip_collections.index.build import index
@@ -516,6 +518,34 @@ def test_thumbnails_that_were_made_are_shown_in_place_of_images(database, stored
     assert (picture.status_code, picture.headers["content-type"]) == (200, "image/webp")
     assert picture.content.startswith(b"RIFF")
     assert len(picture.content) <= 30_000
+
+
+def test_a_small_picture_is_the_middle_square_of_the_thumbnail_in_fewer_bytes(demo_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    stored = {"photo": saved(photo(600, 400), "JPEG") + bytes(100_000), "drawing": saved(photo(72, 72), "PNG")}
+    with closing(llms_database(str(tmp_path / "photos.db"), things=dict.fromkeys(stored, np.ones(512, "f4")))) as conn:
+        conn.executemany("update embeddings set content_blob = ? where id = ?", [(b, i) for i, b in stored.items()])
+        collection = open_collection(conn, "things")
+        index(conn, collection)
+        write_thumbnails(
+            conn, collection, [row for row in rows_without_thumbnail(conn, collection) if row[1] == "photo"]
+        )
+        conn.commit()
+    datasette = datasette_of(tmp_path / "photos.db", clip={"collections": {}})
+    whole, small = (ask(datasette, "/-/clip/thumbnail/photos/things?id=photo" + size) for size in ("", "&size=small"))
+    assert (whole.status_code, small.status_code) == (200, 200)
+    assert len(small.content) < len(whole.content)
+    assert small.headers["etag"] != whole.headers["etag"]
+    tag = {"if-none-match": small.headers["etag"]}
+    assert ask(datasette, "/-/clip/thumbnail/photos/things?id=photo&size=small", headers=tag).status_code == 304
+    with Image.open(io.BytesIO(whole.content)) as image, Image.open(io.BytesIO(small.content)) as square:
+        assert (image.size, square.size, square.format) == ((320, 213), (213, 213), "WEBP")
+        middle = np.asarray(image.convert("RGB").crop((53, 0, 266, 213)), float)
+        assert (
+            np.abs(middle - np.asarray(square.convert("RGB"), float)).mean() < 20
+        )  # WebP of a noisy photo; of another part it is above 60
+    drawing = ask(datasette, "/-/clip/thumbnail/photos/things?id=drawing&size=small")
+    assert drawing.content == stored["drawing"]
 
 
 def test_pictures_of_some_rows_are_found_without_reading_those_of_all():

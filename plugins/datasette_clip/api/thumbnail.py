@@ -1,12 +1,14 @@
 """The endpoint for the small picture of one row: the thumbnail that `llm clip index` made, or a small stored image.
 
-It makes no thumbnails.
+It makes no thumbnails. With `size=small` it answers with the middle square of one in fewer bytes, for a page of many.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 
 from datasette.utils.asgi import NotFound, Response
 
@@ -20,6 +22,7 @@ from .picture import picture_response
 
 MAX_STORED_BYTES = 100_000  # larger stored images are not shown
 FIRST_BYTES = 64  # enough to tell the format
+SMALL = "small"  # the only `size`
 SHOWN_FORMATS = ("JPEG", "PNG", "GIF", "WEBP")  # formats of stored images that are shown
 
 
@@ -33,7 +36,19 @@ async def thumbnail(datasette, request) -> Response:
     if not picture:
         why = partial(why_no_picture, collection=ref.collection, id=id_, made=made)
         raise NotFound(await datasette.get_database(ref.database).execute_fn(why))
+    if request.args.get("size") == SMALL:
+        from clip_collections import thumbnails  # here: Datasette's start does not wait for Pillow
+
+        if len(picture) <= thumbnails.MAX_BYTES:  # it is kept in memory
+            loop = asyncio.get_running_loop()
+            picture = await loop.run_in_executor(one_thread(), thumbnails.small_square, picture)
     return picture_response(request, picture, CORS_HEADERS if datasette.cors else {})
+
+
+@cache
+def one_thread() -> ThreadPoolExecutor:
+    """The thread that makes small squares, one after the other, so that a page of them leaves a core to searches."""
+    return ThreadPoolExecutor(1, "clip-small")
 
 
 async def may_view_made(datasette, actor, database: str) -> bool:

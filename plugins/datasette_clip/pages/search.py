@@ -24,6 +24,7 @@ from llm_clip_onnx.errors import ClipError, InputError, shortened
 
 from .. import paths
 from ..api.search import SearchRequest, read_search_fields, read_search_request, run_search
+from ..api.thumbnail import SMALL
 from ..collection_refs import CollectionRef, searchable_collections, visible_collection
 from ..config import config_of
 from ..facets import Facet, Value, facets_of
@@ -88,6 +89,7 @@ async def empty_page(datasette, request, ref: CollectionRef) -> Page:
         "ref": ref,
         "path": paths.search_path(datasette, *names),
         "viewer_path": paths.viewer_path(datasette, *names),
+        "thumbnail_path": paths.thumbnail_path(datasette, *names),
         "q": "",
         "kept": [],
         "where": "",
@@ -274,7 +276,7 @@ def render_row(page: Page, words: tuple[Term, ...], result: dict, origin: str, a
 
     at: its place in the order of the results, from 1; None if it is not known.
     """
-    fields, id_ = page["fields"], str(result["id"])
+    fields, id_, image = page["fields"], str(result["id"]), safe_image(result["image"], origin)
     queries = {
         "more": query.format_query([*words, Term("id", id_)]),
         "less": query.format_query([*words, Term("id", id_, -1.0)]),
@@ -289,7 +291,8 @@ def render_row(page: Page, words: tuple[Term, ...], result: dict, origin: str, a
         "name": caption_of(result).rpartition("/")[2] if caption_of(result) == id_ else caption_of(result),
         "score": result["score"],
         "url": relative(result["url"], origin),
-        "image": safe_image(result["image"], origin),
+        "image": image,
+        "small": f"{image}&size={SMALL}" if image and image.startswith(page["thumbnail_path"]) else image,
         "view": search_url(page, [*named, *page["query_fields"], *place], "viewer_path"),
         "like": search_url(page, [("q", query.format_query([Term("id", id_)])), *fields["rest"]]),
         "has_vector": result.get("has_vector", True),
