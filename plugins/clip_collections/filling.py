@@ -10,7 +10,6 @@ from pathlib import Path
 from threading import Event
 
 import click
-import llm
 from sqlite_utils import Database
 
 from llm_clip_onnx.errors import InputError
@@ -59,16 +58,6 @@ class Progress:
 
     def delete(self) -> None:
         self.conn.execute("delete from main.clip_filling where collection = ?", [self.collection])
-
-
-def create(photos: PhotoFolder, model: llm.EmbeddingModel) -> None:
-    """Create the database and the collection, empty, unless they exist."""
-    photos.database.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not photos.database.exists()
-    with closing(sqlite3.connect(photos.database, timeout=60)) as conn:
-        if is_new:
-            conn.execute("pragma journal_mode = wal")  # so that searches and the embedding do not wait for each other
-        llm.Collection(photos.collection, Database(conn), model=model)
 
 
 @contextmanager

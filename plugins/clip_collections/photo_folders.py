@@ -1,4 +1,4 @@
-"""Names the database and the collection of a folder of photos, and remembers which folder a collection is of.
+"""Names and creates the database and the collection of a folder of photos, and remembers which folder it is of.
 
 Both are in `llm`'s user folder: nothing is written among the photos, and no path of a folder into a database.
 """
@@ -11,11 +11,15 @@ import os
 import sqlite3
 import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llm_clip_onnx.errors import InputError, cited
+
+if TYPE_CHECKING:
+    from llm import EmbeddingModel
 
 MOST_LETTERS = 40  # of a folder's name in that of its database
 
@@ -131,6 +135,19 @@ def photo_folder(folder: Path, database: Path | None, name: str | None) -> Photo
     names = [collection for collection, path in known.items() if path == folder]
     taken = {photos.collection for photos in all_photo_folders() if photos.folder != folder}
     return PhotoFolder(folder, database, name or next(iter(names), None) or new_name(folder, taken))
+
+
+def create(photos: PhotoFolder, model: EmbeddingModel) -> None:
+    """Create the database and the collection, empty, unless they exist."""
+    import llm
+    from sqlite_utils import Database
+
+    photos.database.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not photos.database.exists()
+    with closing(sqlite3.connect(photos.database, timeout=60)) as conn:
+        if is_new:
+            conn.execute("pragma journal_mode = wal")  # so that searches and the embedding do not wait for each other
+        llm.Collection(photos.collection, Database(conn), model=model)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,11 +22,12 @@ from llm_clip_onnx.errors import ClipError, InputError, ModelDirError
 from llm_clip_onnx.llm_model import CLIP
 from llm_clip_onnx.model_dir import default_path, read_manifest
 
-from .filling import create, fill, has_rows, index_photos, say_fault, state_of
 from .local_server import LocalServer, database_names, free_port, tilde_encode
 from .origin import model_key
-from .photo_folders import PhotoFolder, folders_of, home, only_writer, photo_folder, remember
-from .writer import Embedder
+from .photo_folders import PhotoFolder, create, folders_of, home, only_writer, photo_folder, remember
+
+if TYPE_CHECKING:
+    from .writer import Embedder
 
 CLONE, DEMO = Path(__file__).parents[2], Path("demo/checkpoint")
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
@@ -81,6 +83,8 @@ def serve_until_signal(paths: Sequence[Path], options: Options) -> None:
             return publish_photos(databases, photos, model_dir, options, stop)
         server = start(databases, photos, model_dir, options)
         stack.callback(server.end)
+        from .filling import has_rows  # here, as in Follower: Datasette starts before what fills is imported
+
         announcement = Announcement(server, first_page(photos, databases), options.opens, stop)
         if not photos or any(map(has_rows, photos)):
             announcement.begin()
@@ -150,6 +154,8 @@ def open_model(model_dir: Path) -> Embedder:
     from llm_clip_onnx.engine import Engine  # here: Datasette starts before onnxruntime is imported
     from llm_clip_onnx.images.limits import OWN_MACHINE
     from llm_clip_onnx.towers import available_cores
+
+    from .writer import Embedder
 
     engine = Engine(model_dir, OWN_MACHINE)
     embed, sha256 = engine.embed_item, model_key(engine.manifest)
@@ -242,6 +248,8 @@ class Follower:
 
     def look(self, begin: Callable[[], object]) -> None:
         """Embed and index what has changed since the last look. What goes wrong is said, and the others go on."""
+        from .filling import say_fault
+
         for photos in self.photos:
             try:
                 if not self.stop.is_set():
@@ -252,6 +260,8 @@ class Follower:
 
     def follow(self, photos: PhotoFolder, begin: Callable[[], object]) -> None:
         """Embed and index one folder. Raises ClipError and sqlite3.Error."""
+        from .filling import fill, index_photos, state_of
+
         state = state_of(photos, self.exclude) if self.watches else None
         if state is not None and state == self.states.get(photos):
             return
