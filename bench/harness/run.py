@@ -121,6 +121,16 @@ BENCHES = {
         quick="--pairs 1",
         others=(".venv-ours", ".venv-bare"),
     ),
+    "pages": Bench(
+        "bench.server.pages",
+        "the pages of 20,000 photos: times and bytes",
+        quick="--rows 1000 --rounds 1",
+    ),
+    "second_start": Bench(
+        "bench.server.second_start",
+        "llm clip serve over photos that it knows already",
+        quick="--photos 50 --starts 1",
+    ),
     "classify": Bench(
         "bench.server.classify",
         "classifying an image beside torch",
