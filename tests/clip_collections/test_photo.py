@@ -159,6 +159,7 @@ def test_a_collection_of_embed_multi_goes_on_as_it_was(turned_photo, demo_dir, d
     second = saved(photo(70, 50), "JPEG", exif=exif_of(*FULL).tobytes())
     (tmp_path / "photos/0.jpg").write_bytes(second)
     said, vector, metadata = embedded(tmp_path, demo_dir)
-    assert said[-1].startswith("1 embedded, 1 there already; ")
+    assert said[-1].startswith("2 images: 1 embedded in ")
+    assert "1 there already" in said[-1]
     assert vector == demo_engine.embed_item(second).tobytes()
     assert metadata["taken"] == "2019-07-14T10:30:05"

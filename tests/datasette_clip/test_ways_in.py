@@ -70,7 +70,7 @@ def test_a_pdf_is_named_also_where_curl_has_changed_it(option, datasette):
     body = whole.translate(None, b"\r\n\0") if option == "-d" else whole
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     error = send(datasette, "POST", EMBED, content=body, headers=headers).json()
-    assert "is not an image but a PDF" in json.dumps(error)
+    assert "not an image but a PDF" in json.dumps(error)
 
 
 def verdict_of(response: httpx.Response) -> str:

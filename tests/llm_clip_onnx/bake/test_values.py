@@ -82,7 +82,7 @@ SENTENCES_OF_TOKENS: list[tuple[str, dict, str]] = [
     (TOKENIZER, {DECODER: {"nine": {"content": "<hat>"}}}, f'{TOKENIZER} says {DECODER}.nine {{"content": "<hat>"}}; expected an id before each token'),
     (TOKENIZER, {DECODER: {"-1": {"content": "<hat>"}}}, f'{TOKENIZER} says {DECODER}.-1 {{"content": "<hat>"}}; expected an id before each token'),
     (TOKENIZER, {DECODER: None}, f"{TOKENIZER} says {DECODER} null; expected an object of ids and tokens"),
-    (TOKENIZER, {DECODER: {"9": {"content": "\ud800"}}}, f"{TOKENIZER} says {DECODER}.9 {{\"content\": \"\\ud800\"}}, for the token '\\ud800'; {FLAGS}"),
+    (TOKENIZER, {DECODER: {"9": {"content": "\ud800"}}}, f"{TOKENIZER} says {DECODER}.9 {{\"content\": \"\ufffd\"}}, for the token '\\ud800'; {FLAGS}"),
     (TOKENIZER, {"bos_token": 3}, f"{TOKENIZER} says bos_token 3, which a bake cannot follow"),
     (MAP, {"bos_token": 3}, f"{MAP} says bos_token 3, which a bake cannot follow"),
     (MAP, {"pad_token": {"content": "<hat>", "lstrip": 1}}, f"{MAP} says pad_token {{\"content\": \"<hat>\", \"lstrip\": 1, \"special\": true}}, for the token '<hat>'; {FLAGS}"),
