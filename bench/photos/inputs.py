@@ -41,8 +41,8 @@ def photos_in(folder: Path, width: int, height: int, count: int) -> Path:
 def as_installed(place: Path, **more: str) -> dict[str, str]:
     """The environment of a command whose home is `place`, with an `llm` folder of its own.
 
-    Python keeps its compiled modules there, because an installed package has them too. Whoever runs a bench may have
-    told it to keep none.
+    Python keeps its compiled modules there, as pip keeps those of an installed package, even if
+    PYTHONDONTWRITEBYTECODE is set where the bench runs.
     """
     env = environment(place / "llm", HOME=str(place), PYTHONPYCACHEPREFIX=str(place / "compiled")) | more
     env.pop("PYTHONDONTWRITEBYTECODE", None)
