@@ -1,6 +1,7 @@
 """Makes, stores and reads thumbnails of a collection's images: upright WebPs of at most 20 kB in clip_thumbnails.
 
-`llm clip embed` makes them while it decodes an image for the image tower, `llm clip index` of stored images.
+`llm clip embed` makes them while it decodes an image for the image tower, `llm clip index` of stored images. The middle
+squares that a search page shows are made when they are asked for, and some are kept in memory.
 """
 
 from __future__ import annotations

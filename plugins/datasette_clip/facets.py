@@ -1,4 +1,4 @@
-"""Counts the values of a collection's metadata for the search page: which there are, and how many rows have each.
+"""Counts the values of a collection's metadata for the chips of the search page, and keeps the counts for a while.
 
 filters.py reads those that the client has chosen. Nothing here needs the permission to run SQL.
 """

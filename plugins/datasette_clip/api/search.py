@@ -53,7 +53,6 @@ from ..failures import (
     options_response,
     unknown_method,
 )
-from ..filling import filling_of
 from ..filters import FIELD_NAMES, RowFilters, is_filter, read_filters
 from ..items import (
     IGNORED,
@@ -71,6 +70,7 @@ from ..items import (
 from ..labels import DIGITS
 from ..model import embedding_queue, in_thread, permitted_engine
 from ..paths import search_path, thumbnail_path
+from ..progress import filling_of
 from ..sql.search import MAX_K, K, embed_query, json_value, read_stored
 from .thumbnail import may_view_made, rowids_with_picture
 

@@ -1,4 +1,4 @@
-"""The endpoint for the small picture of one row: the thumbnail that `llm clip index` made, or a small stored image.
+"""The endpoint for the small picture of one row: the thumbnail that a command made, or a small stored image.
 
 It makes no thumbnails. With `size=small` it answers with the middle square of one in fewer bytes, for a page of many.
 """
