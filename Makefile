@@ -49,7 +49,7 @@ test: lint .venv-alpha/ready .venv-beside/ready
 	.venv-test/bin/python -m pytest $(ON_EVERY_CORE) -m "not slow and not container"
 	.venv-test/bin/python -m pytest -m "container and not slow"
 
-test-all: lint .venv-alpha/ready .venv-beside/ready
+test-all: lint .venv-alpha/ready .venv-beside/ready .venv-open-clip/ready
 	.venv-test/bin/python -m pytest
 
 lint: .venv-test/ready

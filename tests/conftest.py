@@ -64,9 +64,10 @@ EMOJI = ROOT / "demo" / "emoji.txt"
 CONTAINER = {"container/test_container", "container/test_load", "container/test_reference"}
 REFERENCE = {
     *("container/test_reference", "llm_clip_onnx/test_llm_clip", "llm_clip_onnx/bake/test_reading"),
-    "llm_clip_onnx/bake/test_reading_tokens",
+    *("llm_clip_onnx/bake/test_reading_tokens", "llm_clip_onnx/images/test_beside_open_clip"),
 }
 SLOW = {"container/test_load", "container/test_reference", "test_peers"}
+SLOW |= {"llm_clip_onnx/images/test_beside_open_clip"}
 LONG = {
     *("clip_collections/test_embed_command", "clip_collections/test_index", "container/test_two_instances"),
     "clip_collections/test_first_mile",

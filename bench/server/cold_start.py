@@ -41,15 +41,15 @@ def done(step):
     last_s = time.process_time()
 import onnxruntime; done("import onnxruntime")
 import tokenizers; done("import tokenizers")
-from llm_clip_onnx import engine, model_dir, towers
+from llm_clip_onnx import engine, model_dir, tokenizer, towers
 opened = engine.default_engine(); done("import the engine, read the manifest")
 graph, *weights = opened.tower_files("text"); done("multiply the probe")
 files = (graph, *weights, model_dir.VOCAB, model_dir.MERGES)
 model_dir.check_sha256(opened.path, opened.manifest, files); done("sha256 of the text tower's files")
 vocab, merges = opened.path / model_dir.VOCAB, opened.path / model_dir.MERGES
-bpe = engine.open_tokenizer(vocab, merges, 77); done("open the tokenizer")
+bpe = tokenizer.open_tokenizer(vocab, merges, 77); done("open the tokenizer")
 tower = towers.open_tower(opened.path / graph, threads=1); done("open the text tower")
-towers.run_text(tower, engine.tokenize(bpe, "red car in the snow")[None]); done("embed the first text")
+towers.run_text(tower, tokenizer.tokenize(bpe, "red car in the snow")[None]); done("embed the first text")
 print(json.dumps(steps))
 """
 

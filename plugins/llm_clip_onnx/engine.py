@@ -21,7 +21,8 @@ from .errors import InputError, ModelDirError
 from .images.limits import SERVER, ImageLimits
 from .images.preprocess import Render, to_pixels
 from .lazy import Lazy
-from .tokenizer import CLIP_TOKENS, open_tokenizer, tokenize
+from .text_readers import open_reader
+from .tokenizer import CLIP_TOKENS
 from .zero_shot import Classifier
 
 CACHE_BYTES = 8_000_000  # about 3,700 texts with 512 dimensions
@@ -78,8 +79,8 @@ class Engine:
         # The tokenizer holds the GIL all the while it opens. onnxruntime releases it, once it has it: so it goes first.
         with ThreadPoolExecutor(1, thread_name_prefix="clip-tower") as beside:
             tower = beside.submit(towers.open_tower, self.path / graph, threads=1)
-            bpe = open_tokenizer(vocab, merges, self.manifest.context_length, self.manifest.tokens or CLIP_TOKENS)
-            return bpe, tower.result()
+            read = open_reader(vocab, merges, self.manifest.context_length, self.manifest.tokens or CLIP_TOKENS)
+            return read, tower.result()
 
     def _open_image(self):
         graph, *weights = self.tower_files("image")
@@ -186,8 +187,8 @@ class Engine:
             known = self._cache.get(text)
         if known is not None:
             return known[1]
-        bpe, tower = self._text.get()
-        embedding = towers.run_text(tower, tokenize(bpe, text, self.manifest.context_length)[None])[0]
+        read, tower = self._text.get()
+        embedding = towers.run_text(tower, read(text)[None])[0]
         embedding.setflags(write=False)
         if len(text) <= MAX_CACHED_CHARACTERS:
             with self._cache_lock:

@@ -24,7 +24,7 @@ import hashlib
 import json
 import math
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from .errors import ModelDirError, shortened
@@ -47,7 +47,13 @@ EIGHT_BIT_SUFFIXES = (UNSIGNED_SUFFIX, SIGNED_SUFFIX, SIGNED_TOWER_SUFFIX)  # of
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How the checkpoint's images become pixels: resized to `shortest_side`, cropped, scaled and normalised."""
+    """How the checkpoint's images become pixels: resized, cropped to crop x crop, scaled and normalised.
+
+    resize: "shortest" makes the shortest side `shortest_side` and crops the centre, "squash" makes crop x crop of any
+    shape, "longest" makes the longest side `crop` and lays the image in the centre of a canvas of the level `fill`.
+    library: how the image is read. "transformers" makes RGB of it first, with transparency on white; "open_clip"
+    resizes it in its own Pillow mode and drops alpha afterwards, and `fill` too is a level of that mode.
+    """
 
     shortest_side: int  # pixels
     crop: int  # pixels; the image tower reads [3, crop, crop]
@@ -55,6 +61,14 @@ class Preprocess:
     mean: tuple[float, float, float]  # per channel, after scaling
     std: tuple[float, float, float]
     scale: float  # a level, 0 to 255, times this
+    resize: str = "shortest"  # these three are not in manifest.json where they have their defaults
+    fill: int = 0
+    library: str = "transformers"
+
+    def to_dict(self) -> dict:
+        """The steps as manifest.json has them."""
+        defaults = {field.name: field.default for field in fields(self)}
+        return {key: value for key, value in asdict(self).items() if value != defaults[key]}
 
 
 @dataclass(frozen=True)
@@ -71,12 +85,16 @@ class AddedToken:
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens that begin and end a text and stand for unknown characters, and all added ones, in order."""
+    """The tokens that begin and end a text and stand for unknown characters, and all added ones, in order.
+
+    library: whose rules clean a text and find its words, "transformers" or "open_clip".
+    """
 
     start: str
     end: str
     unknown: str
     added: tuple[AddedToken, ...]
+    library: str = "transformers"
 
     @classmethod
     def from_dict(cls, facts: dict) -> Tokens:
@@ -183,7 +201,12 @@ class Manifest:
 
     def to_dict(self) -> dict:
         """The facts as manifest.json has them."""
-        return {key: value for key, value in asdict(self).items() if (key, value) != ("tokens", None)}
+        facts = asdict(self) | {"preprocess": self.preprocess.to_dict()}
+        if self.tokens is None:
+            del facts["tokens"]
+        elif self.tokens.library == "transformers":
+            del facts["tokens"]["library"]
+        return facts
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"

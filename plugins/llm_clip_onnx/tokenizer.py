@@ -70,11 +70,7 @@ def tokenize(bpe: Bpe, text: str, context_length: int = 77) -> NDArray[np.int64]
 
     Raises InputError if `text` holds a lone surrogate, is an image in base64, or is too long to tokenize.
     """
-    if is_image_in_text(text):
-        raise InputError(
-            "the text is a data URI or an image in base64; send it as an image: images in JSON, img in a form,"
-            " clip_image(...) in SQL, --image of llm clip embed"
-        )
+    check_text(text)
     if len(text) > context_length:
         words = words_in_a_token(bpe)
         text = first_words(text, context_length * words)
@@ -86,6 +82,15 @@ def tokenize(bpe: Bpe, text: str, context_length: int = 77) -> NDArray[np.int64]
         return np.array(bpe.encode(text).ids, np.int64)
     except (TypeError, UnicodeEncodeError) as error:  # a str with half of a surrogate pair
         raise InputError("a lone surrogate is not text; expected Unicode that UTF-8 can hold") from error
+
+
+def check_text(text: str) -> None:
+    """Raises InputError for a text that is an image in base64."""
+    if is_image_in_text(text):
+        raise InputError(
+            "the text is a data URI or an image in base64; send it as an image: images in JSON, img in a form,"
+            " clip_image(...) in SQL, --image of llm clip embed"
+        )
 
 
 def is_image_in_text(text: str) -> bool:

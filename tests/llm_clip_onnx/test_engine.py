@@ -160,7 +160,7 @@ def test_the_tokenizer_opens_beside_the_tower_once_the_files_are_checked(demo_di
         assert tower_begun.wait(PATIENCE_S)
         return open_tokenizer(*arguments)
 
-    check, open_tower, open_tokenizer = model_dir.check_sha256, towers.open_tower, engine_module.open_tokenizer
+    check, open_tower, open_tokenizer = model_dir.check_sha256, towers.open_tower, engine_module.open_reader
 
     def check_one(path, manifest, names):
         check(path, manifest, names)
@@ -170,7 +170,7 @@ def test_the_tokenizer_opens_beside_the_tower_once_the_files_are_checked(demo_di
     monkeypatch.setattr(towers, "multiplies_signed", lambda probe: True)
     monkeypatch.setattr(model_dir, "check_sha256", check_one)
     monkeypatch.setattr(towers, "open_tower", open_one)
-    monkeypatch.setattr(engine_module, "open_tokenizer", open_other)
+    monkeypatch.setattr(engine_module, "open_reader", open_other)
     Engine(demo_dir).open_text()
 
 

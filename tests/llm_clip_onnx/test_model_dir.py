@@ -73,6 +73,21 @@ def test_a_manifest_keeps_tokens_and_their_order(tiny_dir):
     assert model_dir.Manifest.from_dict(json.loads(changed.to_json())) == changed
 
 
+def test_how_images_are_read_is_in_the_manifest_only_where_it_is_not_as_ever(tiny_dir):
+    manifest = model_dir.read_manifest(tiny_dir)
+    facts = json.loads((tiny_dir / "manifest.json").read_text())
+    assert [*facts["preprocess"]] == ["shortest_side", "crop", "resample", "mean", "std", "scale"]
+    assert manifest.to_json() == (tiny_dir / "manifest.json").read_text()
+    steps = dataclasses.replace(manifest.preprocess, resize="longest", fill=9, library="open_clip")
+    changed = dataclasses.replace(manifest, preprocess=steps)
+    assert json.loads(changed.to_json())["preprocess"].keys() - facts["preprocess"].keys() == {
+        "resize",
+        "fill",
+        "library",
+    }
+    assert model_dir.Manifest.from_dict(json.loads(changed.to_json())) == changed
+
+
 def test_what_cannot_be_read_is_refused_with_a_sentence(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("x")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import DEMO_CHECKPOINT, ROOT
-from llm_clip_onnx.errors import InputError
-from llm_clip_onnx.tokenizer import first_words, open_tokenizer, tokenize
+from llm_clip_onnx.errors import InputError, ModelDirError
+from llm_clip_onnx.model_dir import Tokens
+from llm_clip_onnx.text_readers import open_reader
+from llm_clip_onnx.tokenizer import END, START, first_words, open_tokenizer, tokenize
 from nasty import TEXTS
 
 GOLDEN = json.loads((ROOT / "tests/golden/ids.json").read_text())["ids"]
@@ -76,3 +79,20 @@ def test_a_text_with_too_much_before_a_space_is_refused(bpe):
     with pytest.raises(InputError) as raised:
         tokenize(bpe, "7+" * 1_000_000)
     assert str(raised.value) == "text of 2,000,000 characters almost without spaces; at most 50,000 are read"
+
+
+def test_without_ftfy_the_text_tower_of_an_open_clip_model_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ftfy", None)
+    files = DEMO_CHECKPOINT / "vocab.json", DEMO_CHECKPOINT / "merges.txt"
+    with pytest.raises(ModelDirError, match=r"needs ftfy to read texts: pip install 'datasette-clip\[open-clip\]'"):
+        open_reader(*files, 77, Tokens(START, END, END, (), "open_clip"))
+
+
+def test_a_text_of_an_open_clip_model_is_cut_and_refused_as_any_other():
+    files = DEMO_CHECKPOINT / "vocab.json", DEMO_CHECKPOINT / "merges.txt"
+    read = open_reader(*files, 16, Tokens(START, END, END, (), "open_clip"))
+    assert read("word " * 100_000).tolist() == [49406, *[2653] * 14, 49407]
+    assert read("&amp;amp; Caf&eacute;").tolist() == read("& café").tolist()
+    assert read("a \ud800 b").tolist() == read("a \ufffd b").tolist()
+    with pytest.raises(InputError, match="a data URI or an image in base64"):
+        read("data:image/png;base64,AAAA")

@@ -12,7 +12,6 @@ import json
 import os
 import stat
 from collections.abc import Iterable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -187,7 +186,7 @@ def fitting(
     longer = max(full or image.size)
     side = min(SIDE, longer)
     box = [0.0, 0.0, *map(float, image.size)]
-    square = resize_strips(strips, image.size, box, replace(preprocess, crop=side), orient)
+    square = resize_strips(strips, image.size, box, (side, side), preprocess.resample, orient)
     width, height = (max(1, round(length * side / longer)) for length in full or image.size)
     small = square.resize((width, height), preprocess.resample)
     orientation = exif_orientation(image)

@@ -20,8 +20,9 @@ from ..errors import CheckpointError, ModelDirError
 from ..model_dir import File, Manifest, Tower
 from ..tokenizer import CLIP_TOKENS
 from . import fidelity
-from .checkpoint import Checkpoint, read_checkpoint
+from .checkpoint import Checkpoint
 from .eight_bit import bake_8_bit_tower, check_signed
+from .families import read_checkpoint
 from .install import check_target, install, utc_now, work_folder
 from .tower_plan import Say, TowerPlan, plan_image, plan_text
 

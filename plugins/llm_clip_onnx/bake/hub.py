@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from ..errors import CheckpointError, cited, shortened
 from ..model_dir import sha256_of
 from . import layout
-from .checkpoint import read_config
+from .families import hugging_face, is_open_clip, open_clip
 from .keys import CONFIG, MODULES
 
 
@@ -38,11 +38,17 @@ def fetch(source: str, revision: str | None) -> tuple[Path, str | None]:
         timeout_s = constants.HF_HUB_ETAG_TIMEOUT
         info = HfApi().model_info(source, revision=revision, files_metadata=True, timeout=timeout_s)
     files = {file.rfilename: file for file in info.siblings or ()}
-    root = get(MODULES if MODULES in files else CONFIG).parent
+    root = get(next((name for name in (MODULES, CONFIG, open_clip.CONFIG) if name in files), CONFIG)).parent
     with layout.as_checkpoint_error(source):
-        folder = PurePosixPath(layout.clip_folder(root, source))
-        read_config(get(str(folder / CONFIG)), source)
-        for path in layout.needed_files(set(files), folder, get, source):
+        if open_clip.CONFIG in files and MODULES not in files:
+            get(open_clip.CONFIG)
+        if is_open_clip(root, source):
+            paths = open_clip.needed_files(set(files), root / open_clip.CONFIG, source)
+        else:
+            folder = PurePosixPath(layout.clip_folder(root, source))
+            hugging_face.read_config(get(str(folder / CONFIG)), source)
+            paths = layout.needed_files(set(files), folder, get, source)
+        for path in paths:
             get(path)
     return root, info.sha
 

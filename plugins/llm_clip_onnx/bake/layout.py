@@ -37,7 +37,7 @@ MODULE_FILES = tuple(  # of sentence-transformers' module: the first of them tha
 )
 ADAPTER = "adapter_config.json"
 OTHER_WEIGHTS = {  # a pattern of names -> what such a file is, and what to do
-    "open_clip_*": "open_clip's own weights; take a checkpoint that was converted for transformers",
+    "open_clip_*": "open_clip's own weights; put their open_clip_config.json beside them, and no config.json",
     "model.*.safetensors": "a variant that transformers reads only on request; rename it to model.safetensors",
     "*.safetensors": "a name that transformers does not read; rename the weights of a CLIP to model.safetensors",
     "pytorch_model*.bin*": "torch's weights in shards or a variant; convert them to model.safetensors",
@@ -51,7 +51,7 @@ OTHER_WEIGHTS = {  # a pattern of names -> what such a file is, and what to do
     "*.bin": "a name that transformers does not read; rename the weights of a CLIP to pytorch_model.bin",
 }
 LFS = b"version https://git-lfs.github.com/spec/"
-LAYOUTS = "expected a checkpoint in Hugging Face's or sentence-transformers' layout"
+LAYOUTS = "expected a checkpoint in Hugging Face's, sentence-transformers' or open_clip's layout"
 
 
 @contextmanager
@@ -97,6 +97,11 @@ def read_text(file: Path, source: str) -> str:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{source}: {file.name} is not UTF-8 text: {error}") from error
+
+
+def read_notice(root: Path, source: str) -> str | None:
+    """What a checkpoint's maker says with it, None if nothing."""
+    return read_text(root / NOTICE, source).strip() if (root / NOTICE).is_file() else None
 
 
 def read_json(file: Path, source: str):
@@ -172,12 +177,12 @@ def read_shards(file: Path, source: str) -> list[str]:
     return sorted(set(shards.values()))
 
 
-def require_torch(source: str) -> None:
+def require_torch(source: str, file: str) -> None:
     """Raises CheckpointError if torch is not installed, which alone reads pickled weights."""
     if importlib.util.find_spec("torch") is None:
         raise CheckpointError(
-            f"{source}: the weights are in {PICKLE}, which only torch reads: "
-            f"install it, or take a checkpoint with {SAFETENSORS}"
+            f"{source}: the weights are in {file}, which only torch reads: install it, or take a checkpoint with "
+            "safetensors"
         )
 
 
@@ -189,7 +194,7 @@ def needed_files(names: set[str], folder: PurePosixPath, get: Callable[[str], Pa
     there = {path.name for path in map(PurePosixPath, names) if path.parent == folder}
     weights = weight_files(there, lambda: read_shards(get(str(folder / SHARDS)), source), source)
     if weights == [PICKLE]:
-        require_torch(source)
+        require_torch(source, PICKLE)
     wanted = [CONFIG, PREPROCESSOR, PROCESSOR, *TOKENIZER_FILES]
     wanted += weights if SAFETENSORS in there else [SHARDS, *weights]
     if MODULES in names:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from .. import model_dir
 from ..errors import FidelityError, cited
 from ..images.preprocess import to_pixels
-from ..tokenizer import open_tokenizer, tokenize
+from ..text_readers import open_reader
 from ..towers import available_cores, open_tower, run_image, run_text
 from . import fidelity, forward
 from .checkpoint import Checkpoint, TowerConfig
@@ -54,8 +54,8 @@ def plan_text(work: Path, checkpoint: Checkpoint, say: Say) -> TowerPlan:
 
     config, tensors = checkpoint.config, checkpoint.tensors
     length = checkpoint.context_length
-    bpe = open_tokenizer(work / model_dir.VOCAB, work / model_dir.MERGES, length, checkpoint.tokens)
-    ids, calibration = ([tokenize(bpe, text, length) for text in texts] for texts in (TEXTS, CALIBRATION_TEXTS))
+    read = open_reader(work / model_dir.VOCAB, work / model_dir.MERGES, length, checkpoint.tokens)
+    ids, calibration = ([*map(read, texts)] for texts in (TEXTS, CALIBRATION_TEXTS))
 
     def embed(graph: Path) -> NDArray[np.float32]:
         tower = open_tower(graph, threads=available_cores())

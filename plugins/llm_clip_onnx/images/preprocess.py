@@ -5,7 +5,8 @@ Every image that comes in passes here. How large it may be is in limits.py.
 An image is read as llm-clip reads it with transformers 5: RGB first, transparency on white (transformers 4 and
 openai/CLIP dropped alpha), EXIF rotation ignored, 16-bit grey saturated, the first frame of an animation. The argument
 `orient` selects another reading. Only the part inside the centre crop is converted to RGB and resized, some rows at a
-time: transformers first makes 224 x 1,120,000 pixels of a 1 x 5000 image.
+time: transformers first makes 224 x 1,120,000 pixels of a 1 x 5000 image. Where Preprocess says open_clip it is read as
+open_clip reads it: resized first and made RGB afterwards, in own_mode.py.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from PIL import ExifTags, Image
 
 from ..errors import InputError, cited, counted, shortened
 from ..model_dir import Preprocess
-from . import heic, limits, png_strips, tiff
+from . import heic, limits, own_mode, png_strips, tiff
 from .limits import SERVER, ImageLimits
+from .own_mode import Side
 from .signatures import FORMATS, format_of, sentence_of
 
 LARGE_PIXELS = 4_000_000  # a larger PNG is decoded in strips, a larger JPEG at a scale
@@ -64,7 +66,8 @@ def to_pixels(
     """The pixels of one image, scaled and normalised: [3, crop, crop] float32. Large ones are decoded one at a time.
 
     `orient` None reads as llm-clip does. "exif" turns the image upright by its EXIF orientation, and keeps the upper 8
-    of 16 bits of grey, where llm-clip makes almost everything white; transparency is laid on white in both.
+    of 16 bits of grey, where llm-clip makes almost everything white; transparency is laid on white in both, but dropped
+    where `preprocess` names open_clip.
     `render` takes the place of resize_and_crop for bytes, so that a caller sees the image while it is decoded.
     Raises InputError for another `orient`, for anything but an image, for an image beyond `bounds`, and for one whose
     data are cut short or broken.
@@ -233,10 +236,43 @@ def resize_and_crop(
     orientation = exif_orientation(image) if orient == "exif" else 1
     size = full_size or image.size
     scale = round(size[0] / image.width)
-    window = crop_window(size, preprocess, orientation)
-    box = [float(np.float32(side / scale)) for side in window]  # Pillow takes it as float32
-    crop = resize_strips(strips, image.size, box, preprocess, orient)
-    return crop.transpose(EXIF_TRANSPOSE[orientation]) if orientation in EXIF_TRANSPOSE else crop
+    if preprocess.library == "open_clip":
+        return resize_in_own_mode(strips, preprocess, orient, orientation, size, scale)
+    across, down = sides(size, preprocess, orientation, scale)
+    (left, right), (top, bottom) = across.source, down.source
+    box = [float(np.float32(side)) for side in (left, top, right, bottom)]  # Pillow takes it as float32
+    kept = across.end - across.first, down.end - down.first
+    crop = resize_strips(strips, image.size, box, kept, preprocess.resample, orient)
+    return own_mode.finish(turned(crop, orientation), preprocess.crop, preprocess.fill)
+
+
+def resize_in_own_mode(
+    strips: Iterable[Image.Image],
+    preprocess: Preprocess,
+    orient: str | None,
+    orientation: int,
+    size: tuple[int, int],
+    scale: int,
+) -> Image.Image:
+    """As resize_and_crop, of an image that is made RGB afterwards, see own_mode.py.
+
+    One that is large, or decoded at a scale, is turned upright at the end: nothing of it is in memory whole.
+    """
+    resample = Image.Resampling(preprocess.resample)
+    across, down = sides(size, preprocess, orientation, scale)
+    is_resized = (across.target, down.target) != size
+    strips = (own_mode.premultiplied(deep_grey_to_rgb(strip, orient), is_resized) for strip in strips)
+    if scale == 1 and size[0] * size[1] <= LARGE_PIXELS:
+        whole = turned(own_mode.joined(list(strips)), orientation)
+        crop = own_mode.resize_whole(whole, *sides(whole.size, preprocess), resample)
+    else:
+        crop = turned(own_mode.resize_strips(strips, across, down, resample), orientation)
+    return own_mode.finish(crop, preprocess.crop, preprocess.fill)
+
+
+def turned(image: Image.Image, orientation: int) -> Image.Image:
+    """The image turned upright by its EXIF orientation."""
+    return image.transpose(EXIF_TRANSPOSE[orientation]) if orientation in EXIF_TRANSPOSE else image
 
 
 def exif_orientation(image: Image.Image) -> int:
@@ -254,26 +290,31 @@ def exif_orientation(image: Image.Image) -> int:
     return orientation if orientation in EXIF_TRANSPOSE else 1
 
 
-def crop_window(
-    size: tuple[int, int], preprocess: Preprocess, orientation: int = 1
-) -> tuple[float, float, float, float]:
-    """The place in an image of `size`, before it is turned upright, of its centre crop: left, top, right, bottom.
+def sides(size: tuple[int, int], preprocess: Preprocess, orientation: int = 1, scale: int = 1) -> tuple[Side, Side]:
+    """Width and height of an image of `size`, before it is turned upright, with what is kept of them: see Preprocess.
 
-    In pixels. Pillow samples there at the same points as if it resized the whole upright image and cropped then.
+    It is decoded at a `scale` of 1 / 2, 4 or 8. Pillow samples what is kept at the same points as if it resized the
+    whole upright image and cropped then. Source: torchvision's resize and center_crop, open_clip's ResizeKeepRatio.
     """
     crop = preprocess.crop
-    across, down = size[::-1] if orientation >= 5 else size
-    width, height = (int(preprocess.shortest_side * side / min(size)) for side in (across, down))
-    left, top = (width - crop) // 2, (height - crop) // 2
-    x, y = across / width, down / height
-    box = [(left * x, (left + crop) * x), (top * y, (top + crop) * y)]
+    upright = size[::-1] if orientation >= 5 else size
+    found = []
+    for length in upright:
+        if preprocess.resize == "shortest":
+            target = int(preprocess.shortest_side * length / min(size))
+        elif preprocess.resize == "longest":
+            target = max(1, round(length / (max(size) / crop)))  # open_clip refuses a side of 0
+        else:
+            target = crop
+        rest = max(0, target - crop)
+        first = round(rest / 2) if preprocess.library == "open_clip" else rest // 2
+        found.append(Side(length / scale, target, first, first + min(crop, target)))
     if orientation >= 5:
-        box.reverse()
+        found.reverse()
     for axis, mirrored_by in ((0, (2, 3, 7, 8)), (1, (3, 4, 6, 7))):
         if orientation in mirrored_by:
-            box[axis] = (max(0.0, size[axis] - box[axis][1]), size[axis] - box[axis][0])
-    (left_, right), (top_, bottom) = box
-    return left_, top_, right, bottom
+            found[axis] = found[axis].mirrored
+    return found[0], found[1]
 
 
 def source_range(low: float, high: float, target: int, side: int) -> tuple[int, int]:
@@ -283,19 +324,24 @@ def source_range(low: float, high: float, target: int, side: int) -> tuple[int, 
 
 
 def resize_strips(
-    strips: Iterable[Image.Image], size: tuple[int, int], box: list[float], preprocess: Preprocess, orient: str | None
+    strips: Iterable[Image.Image],
+    size: tuple[int, int],
+    box: list[float],
+    target: tuple[int, int],
+    resample: int,
+    orient: str | None,
 ) -> Image.Image:
-    """The part in `box` of an image of `size` whose rows come as `strips`: RGB, crop x crop.
+    """The part in `box` of an image of `size` whose rows come as `strips`, resized to `target`: RGB.
 
     Each strip of a large image is resized horizontally as it comes, and all of them vertically at the end. These are
     Pillow's own two passes, each rounded to 8 bits. (If an image is higher than wide, Pillow 13 resizes vertically
     first, which may differ by a level.)
     """
     left, top, right, bottom = box
-    crop, filter_, is_large = preprocess.crop, Image.Resampling(preprocess.resample), size[0] * size[1] > LARGE_PIXELS
-    first_column, end_column = source_range(left, right, crop, size[0]) if is_large else (0, size[0])
-    first_row, end_row = source_range(top, bottom, crop, size[1]) if is_large else (0, size[1])
-    kept = Image.new("RGB", (crop if is_large else size[0], end_row - first_row))
+    (width, height), filter_, is_large = target, Image.Resampling(resample), size[0] * size[1] > LARGE_PIXELS
+    first_column, end_column = source_range(left, right, width, size[0]) if is_large else (0, size[0])
+    first_row, end_row = source_range(top, bottom, height, size[1]) if is_large else (0, size[1])
+    kept = Image.new("RGB", (width if is_large else size[0], end_row - first_row))
     y = 0  # of the strip's first row
     for strip in strips:
         upper, lower = max(y, first_row), min(y + strip.height, end_row)
@@ -303,11 +349,11 @@ def resize_strips(
             rgb = to_rgb(strip.crop((first_column, upper - y, end_column, lower - y)), orient)
             if is_large:
                 columns = (left - first_column, 0, right - first_column, rgb.height)
-                rgb = rgb.resize((crop, rgb.height), filter_, box=columns)
+                rgb = rgb.resize((width, rgb.height), filter_, box=columns)
             kept.paste(rgb, (0, upper - first_row))
         y += strip.height
-    left, right = (0, crop) if is_large else (left, right)
-    return kept.resize((crop, crop), filter_, box=(left, top - first_row, right, bottom - first_row))
+    left, right = (0, width) if is_large else (left, right)
+    return kept.resize(target, filter_, box=(left, top - first_row, right, bottom - first_row))
 
 
 def to_rgb(image: Image.Image, orient: str | None = None) -> Image.Image:
@@ -315,8 +361,7 @@ def to_rgb(image: Image.Image, orient: str | None = None) -> Image.Image:
 
     16-bit grey saturates, or is divided by 256 if `orient` is given.
     """
-    if orient is not None and image.mode.startswith("I;16"):
-        return grey_16_to_rgb(image)
+    image = deep_grey_to_rgb(image, orient)
     if "A" not in image.getbands() and image.info.get("transparency") is None:
         return image if image.mode == "RGB" else image.convert("RGB")
     rgba = image if image.mode == "RGBA" else image.convert("RGBA")
@@ -325,8 +370,10 @@ def to_rgb(image: Image.Image, orient: str | None = None) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
-def grey_16_to_rgb(image: Image.Image) -> Image.Image:
-    """16-bit grey as RGB by its upper 8 bits; its transparent value, if it has one, becomes white."""
+def deep_grey_to_rgb(image: Image.Image, orient: str | None) -> Image.Image:
+    """16-bit grey as RGB by its upper 8 bits, its transparent value white, if `orient` is given. Others as they are."""
+    if orient is None or not image.mode.startswith("I;16"):
+        return image
     grey = np.asarray(image)
     upper = (grey >> 8).astype(np.uint8)
     if image.info.get("transparency") is not None:

@@ -24,6 +24,7 @@ from llm_clip_onnx.bake.hub import reason
 from llm_clip_onnx.bake.layout import needed_files
 from llm_clip_onnx.errors import CheckpointError
 from llm_clip_onnx.model_dir import Source, read_manifest
+from open_clip_checkpoint import write_open_clip
 from patience import PATIENCE_S
 from random_checkpoint import TINY, write_checkpoint
 
@@ -57,6 +58,14 @@ def sentence_transformers(plain, tmp_path_factory) -> Path:
     shutil.copytree(plain, folder / "0_CLIPModel")
     module = {"idx": 0, "name": "0", "path": "0_CLIPModel", "type": "sentence_transformers.models.CLIPModel"}
     (folder / "modules.json").write_text(json.dumps([module]))
+    return with_decoys(folder)
+
+
+@pytest.fixture(scope="session")
+def open_clip(plain, tmp_path_factory) -> Path:
+    folder = write_open_clip(tmp_path_factory.mktemp("open-clip") / "repository", plain)
+    shutil.copy(plain / "merges.txt", folder)
+    (folder / "config.json").write_text('{"architecture": "vit_base_patch32_clip_224"}')  # timm's: no model_type
     return with_decoys(folder)
 
 
@@ -123,6 +132,11 @@ def sha256(file: Path) -> str:
             "sentence_transformers",
             {"modules.json"} | {f"0_CLIPModel/{name}" for name in CLIP_FILES},
             ["0_CLIPModel/model.safetensors"],
+        ),
+        (
+            "open_clip",
+            {"config.json", "open_clip_config.json", "open_clip_model.safetensors", "merges.txt"},
+            ["open_clip_model.safetensors"],
         ),
         ("sharded", CLIP_FILES - {"model.safetensors"} | {"model.safetensors.index.json", *SHARDS}, SHARDS),
     ],
@@ -290,7 +304,7 @@ def test_a_repository_without_a_config_is_refused(tmp_path):
         result,
         tmp_path,
         f"{ID}: the hub has no config.json in it; "
-        "expected a checkpoint in Hugging Face's or sentence-transformers' layout",
+        "expected a checkpoint in Hugging Face's, sentence-transformers' or open_clip's layout",
     )
 
 

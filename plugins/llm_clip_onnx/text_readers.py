@@ -1,0 +1,21 @@
+"""Opens what turns a text into ids, by the library whose rules a checkpoint's texts are read by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import open_clip_tokenizer
+from .model_dir import Tokens
+from .tokenizer import open_tokenizer, tokenize
+
+
+def open_reader(vocab: Path, merges: Path, context_length: int, tokens: Tokens) -> Callable[[str], NDArray[np.int64]]:
+    """A function from a text to its ids, by the library that `tokens` names: as `tokenize`, and as its errors."""
+    if tokens.library == "open_clip":
+        return open_clip_tokenizer.open_reader(vocab, merges, context_length, tokens.start, tokens.end)
+    bpe = open_tokenizer(vocab, merges, context_length, tokens)
+    return lambda text: tokenize(bpe, text, context_length)
