@@ -193,6 +193,7 @@ class Manifest:
     versions: dict[str, str]
     baked_at: str  # UTC, ISO 8601
     tokens: Tokens | None = None  # None, and no key of manifest.json, if they are CLIP's own
+    id: str | None = None  # in the catalogue; None, and no key of manifest.json, for a checkpoint outside it
 
     @property
     def logit_scale(self) -> float:
@@ -206,6 +207,8 @@ class Manifest:
             del facts["tokens"]
         elif self.tokens.library == "transformers":
             del facts["tokens"]["library"]
+        if self.id is None:
+            del facts["id"]
         return facts
 
     def to_json(self) -> str:
