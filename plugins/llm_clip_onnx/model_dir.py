@@ -5,7 +5,8 @@
     image.onnx      graph of the image tower, its weights in image.bin
     probe.onnx      one 8-bit product, by which a server sees whether its processor multiplies signed levels exactly
     vocab.json      tokens to ids
-    merges.txt      the byte-pair merges, in order
+    merges.txt      the byte-pair merges, in order; for another tokenizer than CLIP's, instead of these two
+    tokenizer.json  the `tokenizers` library's file, without a limit on length
     text.npy        the reference's embeddings of the bake's fixed texts, float32, for `llm clip verify`
     image.npy       the same of its fixed images
     labels/         label sets, baked later or not at all, with facts of their own: label_sets.py
@@ -43,6 +44,8 @@ LABELS = "labels"
 PIECE_BYTES = 8_000_000
 FILES = (TEXT_TOWER, TEXT_WEIGHTS, IMAGE_TOWER, IMAGE_WEIGHTS, PROBE, TEXT_REFERENCE, IMAGE_REFERENCE)  # of all
 BYTE_PAIRS = (VOCAB, MERGES)  # the tokenizer's files
+TOKENIZER = "tokenizer.json"  # its file where the tokens' library is one of these
+TOKENIZER_LIBRARIES = ("wordpiece",)
 EIGHT_BIT_SUFFIXES = (UNSIGNED_SUFFIX, SIGNED_SUFFIX, SIGNED_TOWER_SUFFIX)  # of files beside FILES
 
 
@@ -88,7 +91,7 @@ class AddedToken:
 class Tokens:
     """The tokens that begin and end a text and stand for unknown characters, and all added ones, in order.
 
-    library: whose rules clean a text and find its words, "transformers" or "open_clip".
+    library: whose rules clean a text and find its words: "transformers", "open_clip", or "wordpiece", which is BERT's.
     """
 
     start: str
@@ -195,6 +198,7 @@ class Manifest:
     baked_at: str  # UTC, ISO 8601
     tokens: Tokens | None = None  # None, and no key of manifest.json, if they are CLIP's own
     id: str | None = None  # in the catalogue; None, and no key of manifest.json, for a checkpoint outside it
+    images: Source | None = None  # of the image tower, where it is another checkpoint's; else None, and no key
 
     @property
     def logit_scale(self) -> float:
@@ -208,8 +212,9 @@ class Manifest:
             del facts["tokens"]
         elif self.tokens.library == "transformers":
             del facts["tokens"]["library"]
-        if self.id is None:
-            del facts["id"]
+        for key in ("id", "images"):
+            if facts[key] is None:
+                del facts[key]
         return facts
 
     def to_json(self) -> str:
@@ -231,6 +236,7 @@ class Manifest:
             **facts
             | {
                 "source": Source(**facts["source"]),
+                "images": Source(**facts["images"]) if facts.get("images") else None,
                 "preprocess": Preprocess(**how | {"mean": tuple(how["mean"]), "std": tuple(how["std"])}),
                 "towers": {name: towers[name] for name in ("text", "image")},
                 "files": {name: File(**file) for name, file in facts["files"].items()},
@@ -261,7 +267,9 @@ def bake_hint(path: Path) -> str:
 
 def rebake_hint(path: Path, manifest: Manifest | None = None) -> str:
     """A sentence that says how to replace the unusable model directory at `path`."""
-    return f"bake again with llm clip bake {manifest.source.id if manifest else 'SOURCE'} --to {path} --force"
+    source = manifest.source.id if manifest else "SOURCE"
+    images = f" --images {manifest.images.id}" if manifest and manifest.images else ""
+    return f"bake again with llm clip bake {source}{images} --to {path} --force"
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -300,7 +308,7 @@ def read_manifest(path: Path) -> Manifest:
 
 def tokenizer_files(tokens: Tokens | None) -> tuple[str, ...]:
     """Names of the files that turn a text into ids, by the tokens of a manifest."""
-    return BYTE_PAIRS
+    return (TOKENIZER,) if tokens and tokens.library in TOKENIZER_LIBRARIES else BYTE_PAIRS
 
 
 def eight_bit_files(manifest: Manifest) -> list[str]:

@@ -1,4 +1,4 @@
-"""Reads a checkpoint in any layout that can be baked, a file a layout: transformers' and open_clip's."""
+"""Reads a checkpoint in any layout that can be baked, a file a layout: transformers', open_clip's, a text tower's."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from pathlib import Path
 from ..checkpoint import Checkpoint
 from ..keys import CONFIG, MODULES
 from ..layout import as_checkpoint_error, read_object
-from . import hugging_face, open_clip
+from . import hugging_face, open_clip, text_tower
+from .text_tower import TextCheckpoint
 
 
-def read_checkpoint(root: Path, source: str, commit: str | None) -> Checkpoint:
-    """The checkpoint in the folder `root`. Raises CheckpointError."""
+def read_checkpoint(root: Path, source: str, commit: str | None) -> Checkpoint | TextCheckpoint:
+    """The checkpoint in the folder `root`, or a text tower for another one's images. Raises CheckpointError."""
     with as_checkpoint_error(source):
+        if text_tower.has_several_modules(root, source):
+            return text_tower.read_checkpoint(root, source, commit)
         layout = open_clip if is_open_clip(root, source) else hugging_face
         return layout.read_checkpoint(root, source, commit)
 
