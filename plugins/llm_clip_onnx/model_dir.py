@@ -194,11 +194,22 @@ class Manifest:
     baked_at: str  # UTC, ISO 8601
     tokens: Tokens | None = None  # None, and no key of manifest.json, if they are CLIP's own
     id: str | None = None  # in the catalogue; None, and no key of manifest.json, for a checkpoint outside it
+    logit_bias: float | None = None  # of a model that answers yes or no to each label; None, and no key, for a softmax
 
     @property
     def logit_scale(self) -> float:
-        """The exponential of log_logit_scale: what cosines are multiplied by before a softmax."""
+        """The exponential of log_logit_scale: what cosines are multiplied by to be logits."""
         return math.exp(self.log_logit_scale)
+
+    @property
+    def scores(self) -> str:
+        """What makes probabilities of logits: "sigmoid", of each label on its own, or "softmax", among all labels."""
+        return "softmax" if self.logit_bias is None else "sigmoid"
+
+    @property
+    def even_cosine(self) -> float | None:
+        """The cosine at which a sigmoid's probability is 0.5; None for a softmax."""
+        return None if self.logit_bias is None else -self.logit_bias / self.logit_scale
 
     def to_dict(self) -> dict:
         """The facts as manifest.json has them."""
@@ -207,8 +218,9 @@ class Manifest:
             del facts["tokens"]
         elif self.tokens.library == "transformers":
             del facts["tokens"]["library"]
-        if self.id is None:
-            del facts["id"]
+        for key in ("id", "logit_bias"):
+            if facts[key] is None:
+                del facts[key]
         return facts
 
     def to_json(self) -> str:
