@@ -79,7 +79,7 @@ def read_config(file: Path, source: str) -> SiglipConfig:
     if projected != image["hidden_size"]:
         raise CheckpointError(
             f"{source}: {CONFIG}'s text_config says projection_size {projected}, its vision_config "
-            f" hidden_size {image['hidden_size']}; expected one number, the embedding's"
+            f"hidden_size {image['hidden_size']}; expected one number, the embedding's"
         )
     return SiglipConfig(
         text=tower_config(text, "text_config", source),
