@@ -74,12 +74,11 @@ class Engine:
 
     def _open_text(self):
         graph, *weights = self.tower_files("text")
-        self._check((graph, *weights, model_dir.VOCAB, model_dir.MERGES))
-        vocab, merges = self.path / model_dir.VOCAB, self.path / model_dir.MERGES
+        self._check((graph, *weights, *model_dir.tokenizer_files(self.manifest.tokens)))
         # The tokenizer holds the GIL all the while it opens. onnxruntime releases it, once it has it: so it goes first.
         with ThreadPoolExecutor(1, thread_name_prefix="clip-tower") as beside:
             tower = beside.submit(towers.open_tower, self.path / graph, threads=1)
-            read = open_reader(vocab, merges, self.manifest.context_length, self.manifest.tokens or CLIP_TOKENS)
+            read = open_reader(self.path, self.manifest.context_length, self.manifest.tokens or CLIP_TOKENS)
             return read, tower.result()
 
     def _open_image(self):

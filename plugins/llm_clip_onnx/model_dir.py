@@ -41,7 +41,8 @@ VOCAB, MERGES = "vocab.json", "merges.txt"
 TEXT_REFERENCE, IMAGE_REFERENCE = "text.npy", "image.npy"
 LABELS = "labels"
 PIECE_BYTES = 8_000_000
-FILES = (TEXT_TOWER, TEXT_WEIGHTS, IMAGE_TOWER, IMAGE_WEIGHTS, PROBE, VOCAB, MERGES, TEXT_REFERENCE, IMAGE_REFERENCE)
+FILES = (TEXT_TOWER, TEXT_WEIGHTS, IMAGE_TOWER, IMAGE_WEIGHTS, PROBE, TEXT_REFERENCE, IMAGE_REFERENCE)  # of all
+BYTE_PAIRS = (VOCAB, MERGES)  # the tokenizer's files
 EIGHT_BIT_SUFFIXES = (UNSIGNED_SUFFIX, SIGNED_SUFFIX, SIGNED_TOWER_SUFFIX)  # of files beside FILES
 
 
@@ -292,9 +293,14 @@ def read_manifest(path: Path) -> Manifest:
         raise ModelDirError(
             f"{file} says format {shortened(version)}, this version reads {FORMAT}: {rebake_hint(path)}"
         )
-    for name in (*FILES, *eight_bit_files(manifest)):
+    for name in (*FILES, *tokenizer_files(manifest.tokens), *eight_bit_files(manifest)):
         check_size(path, manifest, name)
     return manifest
+
+
+def tokenizer_files(tokens: Tokens | None) -> tuple[str, ...]:
+    """Names of the files that turn a text into ids, by the tokens of a manifest."""
+    return BYTE_PAIRS
 
 
 def eight_bit_files(manifest: Manifest) -> list[str]:

@@ -6,7 +6,6 @@ reference, write the facts, put the directory in place.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -80,9 +79,9 @@ def bake_into(work: Path, checkpoint: Checkpoint, precision: str, say: Say) -> M
     return Manifest(
         format=model_dir.FORMAT,
         source=checkpoint.source,
-        embed_dim=checkpoint.config.embed_dim,
+        embed_dim=checkpoint.embed_dim,
         context_length=checkpoint.context_length,
-        log_logit_scale=float(checkpoint.tensors["logit_scale"]),
+        log_logit_scale=checkpoint.log_logit_scale,
         preprocess=checkpoint.preprocess,
         towers=towers,
         files={f.name: File(f.stat().st_size, model_dir.sha256_of(f)) for f in sorted(work.iterdir())},
@@ -97,9 +96,8 @@ def bake_into(work: Path, checkpoint: Checkpoint, precision: str, say: Say) -> M
 
 
 def write_tokenizer(work: Path, checkpoint: Checkpoint) -> None:
-    vocab = json.dumps(checkpoint.vocab, ensure_ascii=False, separators=(",", ":"))
-    (work / model_dir.VOCAB).write_text(vocab, encoding="utf-8")
-    (work / model_dir.MERGES).write_text("\n".join(["#version: 0.2", *checkpoint.merges, ""]), encoding="utf-8")
+    for name, content in checkpoint.tokenizer.items():
+        (work / name).write_text(content, encoding="utf-8")
 
 
 def bake_tower(plan: TowerPlan, work: Path, precision: str, say: Say) -> Tower:
@@ -108,7 +106,7 @@ def bake_tower(plan: TowerPlan, work: Path, precision: str, say: Say) -> Tower:
     The files of the smaller one that agrees stay in `work`. Raises FidelityError if the float32 tower does not agree,
     or the 8-bit one that was asked for.
     """
-    float32 = plan.write_and_embed(work / "fp32", plan.tensors, ())
+    float32 = plan.write_and_embed(work / "fp32", plan.tower.tensors, ())
     with_reference = fidelity.agreement(float32, plan.reference, plan.inputs)
     say(f"{plan.name} tower: fp32, {fidelity.summary(with_reference)} with the reference")
     if not fidelity.float32_agrees(with_reference):

@@ -85,6 +85,14 @@ def read_tokenizer(folder: Path, config: Mapping, source: str) -> CheckpointToke
     return CheckpointTokenizer(vocab, merges, tokens, limit, call_length, end, pad, highest, highest_id, highest_file)
 
 
+def bpe_files(vocab: Mapping[str, int], merges: Iterable[str]) -> dict[str, str]:
+    """The files of a byte-pair tokenizer in a model directory: name -> content."""
+    return {
+        model_dir.VOCAB: json.dumps(vocab, ensure_ascii=False, separators=(",", ":")),
+        model_dir.MERGES: "\n".join(["#version: 0.2", *merges, ""]),
+    }
+
+
 def files_with_tokens(folder: Path, settings: Mapping, serialized: Mapping, source: str) -> dict[str, object]:
     """The files that name added tokens, in the order in which they win, and what is in them."""
     files: dict[str, object] = {TOKENIZER_CONFIG: settings}
