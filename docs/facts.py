@@ -179,6 +179,15 @@ def help(command: str) -> str:
     return f"```\n{found.get_help(context)}\n```\n"
 
 
+def models() -> str:
+    """The catalogue, with the cells that `llm clip models` prints, and what its columns mean."""
+    from llm_clip_onnx.catalogue import CATALOGUE, published_lines
+
+    rows = [entry.cells() for entry in CATALOGUE]
+    cells = ([f"`{row['id']}`", *[*row.values()][1:]] for row in rows)
+    return table(rows[0], cells) + "\n" + "".join(f"- {line}\n" for line in published_lines())
+
+
 def row_files() -> str:
     """The files of rows that `llm clip embed` reads, by what their content begins as."""
     from clip_collections.file_format import DELIMITERS, SUFFIXES

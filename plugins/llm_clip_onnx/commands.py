@@ -1,7 +1,8 @@
-"""Defines the commands `llm clip bake`, `info`, `verify` and `labels`: their options and what they print."""
+"""Defines the commands `llm clip bake`, `models`, `info`, `verify` and `labels`: their options and what they print."""
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import sys
@@ -57,7 +58,7 @@ def clip():
 
 
 @clip.command(cls=ClipCommand)
-@click.argument("source", default="sentence-transformers/clip-ViT-B-32")
+@click.argument("source", default="clip")
 @click.option(
     "--to",
     type=click.Path(path_type=Path),
@@ -69,12 +70,28 @@ def clip():
 def bake(source: str, to: Path | None, revision: str | None, precision: str, force: bool):
     """Turn a CLIP checkpoint into a model directory
 
-    SOURCE is a hub id or a folder. A tower that does not agree with the reference is refused.
+    SOURCE is an id that llm clip models shows, a hub id, or a folder: ./clip if it has the name of an id. A tower that
+    does not agree with the reference is refused.
     """
     from .bake import bake as bake_it
     from .model_dir import default_path
 
     bake_it(source, to or default_path(), precision, revision, force, timestamped_echo())
+
+
+@clip.command(cls=ClipCommand)
+@click.option("--json", "as_json", is_flag=True, help="The same and the sources of the figures as JSON")
+def models(as_json: bool):
+    "Show the models that llm clip bake knows by an id"
+    from .catalogue import CATALOGUE, published_lines
+
+    if as_json:
+        return click.echo(json.dumps([entry.to_dict() for entry in CATALOGUE], indent=2))
+    rows = [entry.cells() for entry in CATALOGUE]
+    widths = {title: max(len(title), *(len(row[title]) for row in rows)) for title in rows[0]}
+    for row in [{title: title for title in widths}, *rows]:
+        click.echo("  ".join(f"{cell:<{widths[title]}}" for title, cell in row.items()).rstrip())
+    return click.echo("\n".join(["", *published_lines()]))
 
 
 @clip.command(cls=ClipCommand)
@@ -92,6 +109,7 @@ def info(directory: Path | None, as_json: bool):
     source = manifest.source
     rows = [
         ("model directory", str(directory)),
+        *([("model id", manifest.id)] if manifest.id else []),
         ("source", source.id + (f" at {source.revision}" if source.revision else "")),
         *([("notice", source.notice)] if source.notice else []),
         *[(f"sha256 of {name}", sha256) for name, sha256 in source.weights_sha256.items()],
