@@ -43,6 +43,10 @@ LIMITS = {
         "items": ("texts and images in one request", "400"),
         "prompts": ("labels times templates in one request", "400, from SQL too"),
         "text_bytes": ("one text", "400; from SQL with the sentence in the log"),
+        "models_bytes": (
+            "files of the open towers of [several models](#several-models)",
+            "the towers of the least recently used model are closed",
+        ),
     },
 }
 SQL_FUNCTIONS = {
