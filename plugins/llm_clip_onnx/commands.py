@@ -120,6 +120,7 @@ def info(directory: Path | None, as_json: bool):
         ("context_length", f"{manifest.context_length} ids"),
         ("image side", f"{manifest.preprocess.crop} pixels"),
         ("logit_scale", f"{manifest.logit_scale:.2f}"),
+        *([] if manifest.logit_bias is None else [("logit_bias", f"{manifest.logit_bias:.2f}")]),
     ]
     for name, tower in manifest.towers.items():
         bytes_ = sum(manifest.files[file].bytes for file in tower_files(manifest, name, signed=False))

@@ -27,7 +27,7 @@ from .images.preprocess import Render, to_pixels
 from .lazy import Lazy
 from .text_readers import open_reader
 from .tokenizer import CLIP_TOKENS
-from .zero_shot import Classifier
+from .zero_shot import Classifier, Match
 
 CACHE_BYTES = 8_000_000  # about 3,700 texts with 512 dimensions
 ENTRY_BYTES = 300  # of Python objects, for each cached text, beside its characters and numbers
@@ -192,6 +192,11 @@ class Engine:
         vectors = zero_shot.class_vectors(self.embed_text, labels, templates)
         unrelated_cosine = zero_shot.unrelated_cosine(vectors, self.made_image_embeddings)
         return Classifier(labels, vectors, unrelated_cosine, templates)
+
+    def classify(self, classifier: Classifier, embedding: NDArray[np.float32], k: int = 5) -> list[Match]:
+        """The k labels that fit an embedding best, by this model's scale and bias. Raises as zero_shot.classify."""
+        facts = self.manifest
+        return zero_shot.classify(classifier, embedding, facts.logit_scale, k, facts.logit_bias)
 
     @property
     def made_image_embeddings(self) -> NDArray[np.float32]:

@@ -85,6 +85,15 @@ def test_a_manifest_without_tokens_has_those_of_clip(tiny_dir):
     assert model_dir.Manifest.from_dict(facts).tokens is None
 
 
+def test_a_bias_is_in_the_manifest_only_where_there_is_one(tiny_dir):
+    manifest = model_dir.read_manifest(tiny_dir)
+    assert (manifest.logit_bias, manifest.scores) == (None, "softmax")
+    assert "logit_bias" not in manifest.to_dict()
+    biased = dataclasses.replace(manifest, logit_bias=-16.5)
+    assert (biased.to_dict()["logit_bias"], biased.scores) == (-16.5, "sigmoid")
+    assert model_dir.Manifest.from_dict(json.loads(biased.to_json())) == biased
+
+
 def test_a_manifest_keeps_tokens_and_their_order(tiny_dir):
     manifest = model_dir.read_manifest(tiny_dir)
     added = tuple(model_dir.AddedToken(text, False, True, False, False, True) for text in ("<|end|>", "<|b|>"))

@@ -128,9 +128,10 @@ def best_labels(engine: Engine, config: Config, page: Page) -> Page:
             f"(plugins.{PLUGIN}.limits.prompts): bake a label set of them"
         )
     classifier = labels.classifier_of(engine, config.limits, page["chosen"] or own)
-    matches = zero_shot.classify(classifier, page["pictures"][0].embedding, engine.manifest.logit_scale, k)
+    matches = engine.classify(classifier, page["pictures"][0].embedding, k)
     none_of_these = zero_shot.is_none_of_these(classifier, matches[0])
     facts: Page = {"count": len(classifier.labels), "unrelated_cosine": classifier.unrelated_cosine}
+    facts |= {"scores": engine.manifest.scores, "even_cosine": engine.manifest.even_cosine}
     facts |= {
         "prompt": zero_shot.prompts_of(matches[0].label, classifier.templates[:1])[0],
         "prompts": len(classifier.templates),

@@ -66,6 +66,7 @@ async def fill_compare(datasette, request, fields: FormFields, page: Page) -> No
             return  # pictures may come first
         embeddings = await embed_lines(request, engine, config, texts)
         page["ms"] = round((time.perf_counter() - begun_s) * 1000, 1)
+    page["even_cosine"] = engine.manifest.even_cosine
     page |= {"columns": texts, "rows": heat_map(page["pictures"], embeddings)}
     page["csv"] = csv_of(texts, page["rows"])
 

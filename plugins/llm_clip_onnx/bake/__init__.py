@@ -102,6 +102,7 @@ def bake_into(work: Path, checkpoint: Checkpoint, precision: str, say: Say) -> M
         },
         baked_at=utc_now(),
         tokens=None if checkpoint.tokens == CLIP_TOKENS else checkpoint.tokens,
+        logit_bias=checkpoint.logit_bias,
     )
 
 

@@ -322,10 +322,10 @@ def test_killed_at_any_moment_it_leaves_no_directory_that_opens(tiny_checkpoint,
     ("change", "sentence"),
     [
         (
-            lambda c: c.update(model_type="siglip"),
-            "config.json says 'siglip'; only 'clip', with both its towers, can be baked",
+            lambda c: c.update(model_type="blip"),
+            "config.json says 'blip'; only 'clip' and 'siglip', with both their towers, can be baked",
         ),
-        (lambda c: (c.clear(), c.update(architectures=["BertModel"])), "config.json says 'BertModel'; only 'clip'"),
+        (lambda c: (c.clear(), c.update(architectures=["BertModel"])), "config.json says 'BertModel'; only 'clip' and"),
         (
             lambda c: c["text_config"].update(hidden_act="relu"),
             'config.json\'s text_config says hidden_act "relu"; expected "quick_gelu" or "gelu"',
