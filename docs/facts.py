@@ -43,6 +43,10 @@ LIMITS = {
         "items": ("texts and images in one request", "400"),
         "prompts": ("labels times templates in one request", "400, from SQL too"),
         "text_bytes": ("one text", "400; from SQL with the sentence in the log"),
+        "models_bytes": (
+            "files of the open towers of [several models](#several-models)",
+            "the towers of the least recently used model are closed",
+        ),
     },
 }
 SQL_FUNCTIONS = {
@@ -177,6 +181,15 @@ def help(command: str) -> str:
         found = found.commands[name]
     context = click.Context(found, info_name=f"llm clip {command}", terminal_width=80, max_content_width=80)
     return f"```\n{found.get_help(context)}\n```\n"
+
+
+def models() -> str:
+    """The catalogue, with the cells that `llm clip models` prints, and what its columns mean."""
+    from llm_clip_onnx.catalogue import CATALOGUE, published_lines
+
+    rows = [entry.cells() for entry in CATALOGUE]
+    cells = ([f"`{row['id']}`", *[*row.values()][1:]] for row in rows)
+    return table(rows[0], cells) + "\n" + "".join(f"- {line}\n" for line in published_lines())
 
 
 def row_files() -> str:

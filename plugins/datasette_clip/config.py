@@ -8,6 +8,7 @@ from typing import Any
 
 from datasette_guard import ConfigError, per_datasette, read_limits, read_object
 from llm_clip_onnx.errors import cited, shortened
+from llm_clip_onnx.models import MODELS_BYTES
 
 PLUGIN = "datasette-clip"
 GUARD = "datasette-guard"
@@ -24,12 +25,14 @@ class Limits:
 
     embedding: requests to endpoints and pages that are being embedded or wait for that, before 503. items: texts
     and images in one request. prompts: labels times prompt templates given with one request. text_bytes: one text.
+    models_bytes: files of open towers of several models, before those of the least used one are closed.
     """
 
     embedding: int = 16
     items: int = 64
     prompts: int = 256
     text_bytes: int = 1_000_000
+    models_bytes: int = MODELS_BYTES
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeVar
@@ -20,7 +21,7 @@ from weakref import WeakSet
 from datasette.utils.asgi import Base400
 
 from datasette_guard import path_below, per_datasette, runs_sql
-from llm_clip_onnx import MODEL_ID
+from llm_clip_onnx import MODEL_ID, models
 from llm_clip_onnx.errors import ClipError, InputError, cited
 
 from .config import PLUGIN, Config, config_of
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from llm_clip_onnx.engine import Engine
 
 T = TypeVar("T")
+log = logging.getLogger("datasette_clip")
 
 
 def get_engine() -> Engine:
@@ -49,6 +51,13 @@ def check_model(config: Config, model_id: str) -> None:
     """Raises InputError for a model that clients may not call."""
     if model_id not in config.models:
         raise InputError(f"model {cited(model_id)} is not on the list plugins.{PLUGIN}.models, {list(config.models)}")
+
+
+def log_twins() -> None:
+    """Log the sentences about model ids that several directories have."""
+    with suppress(ClipError):  # without the folder of llm there is no model, as the pages say
+        for sentence in models.twins():
+            log.warning("%s", sentence)
 
 
 # Opening the text tower

@@ -28,7 +28,7 @@ import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from .errors import ModelDirError, shortened
+from .errors import ModelDirError, cited, shortened
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -45,6 +45,11 @@ PIECE_BYTES = 8_000_000
 FILES = (TEXT_TOWER, TEXT_WEIGHTS, IMAGE_TOWER, IMAGE_WEIGHTS, PROBE, TEXT_REFERENCE, IMAGE_REFERENCE)  # of all
 TOKENIZER = "tokenizer.json"
 BYTE_PAIRS = (VOCAB, MERGES)  # the tokenizer's files
+READ: dict[str, tuple[str, ...]] = {  # keys of manifest.json -> the values that this version can follow
+    "preprocess.resize": ("shortest", "squash", "longest"),
+    "preprocess.library": ("transformers", "open_clip"),
+    "tokens.library": ("transformers", "open_clip", "big_vision"),
+}
 EIGHT_BIT_SUFFIXES = (UNSIGNED_SUFFIX, SIGNED_SUFFIX, SIGNED_TOWER_SUFFIX)  # of files beside FILES
 
 
@@ -312,6 +317,7 @@ def read_manifest(path: Path) -> Manifest:
         raise ModelDirError(
             f"{file} says format {shortened(version)}, this version reads {FORMAT}: {rebake_hint(path)}"
         )
+    check_followed(path, manifest)
     for name in (*FILES, *tokenizer_files(manifest.tokens), *eight_bit_files(manifest)):
         check_size(path, manifest, name)
     return manifest
@@ -320,6 +326,18 @@ def read_manifest(path: Path) -> Manifest:
 def tokenizer_files(tokens: Tokens | None) -> tuple[str, ...]:
     """Names of the files that turn a text into ids, by the tokens of a manifest."""
     return (TOKENIZER,) if tokens and tokens.library == "big_vision" else BYTE_PAIRS
+
+
+def check_followed(path: Path, manifest: Manifest) -> None:
+    """Raises ModelDirError naming the first key whose value this version cannot follow."""
+    for key, known in READ.items():
+        part, fact = key.split(".")
+        value = getattr(getattr(manifest, part), fact, known[0])  # tokens is None if they are CLIP's own
+        if value not in known:
+            raise ModelDirError(
+                f"{path / MANIFEST} says {key} {cited(value)}, this version reads {', '.join(known)}: update "
+                f"datasette-clip, or {rebake_hint(path, manifest)}"
+            )
 
 
 def eight_bit_files(manifest: Manifest) -> list[str]:

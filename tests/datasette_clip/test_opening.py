@@ -7,6 +7,7 @@ import base64
 import sqlite3
 import threading
 import time
+from collections import OrderedDict
 
 import pytest
 from datasette.app import Datasette
@@ -55,7 +56,7 @@ def openings(monkeypatch) -> list[str]:
 def datasette(demo_dir, demo_engine, openings, tmp_path, monkeypatch) -> Datasette:
     """A Datasette with an engine of its own, whose text tower is open."""
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
-    monkeypatch.setattr("llm_clip_onnx.engine._engines", {})
+    monkeypatch.setattr("llm_clip_onnx.engine._engines", OrderedDict())
     default_engine().open_text()
     with sqlite3.connect(tmp_path / "files.db") as connection:
         connection.executescript(LLMS_TABLES)

@@ -16,11 +16,17 @@ import pytest
 from llm_clip_onnx import model_dir
 from llm_clip_onnx.engine import Engine, default_engine, engine_for
 from llm_clip_onnx.errors import ModelDirError
+from llm_clip_onnx.tokenizer import CLIP_TOKENS
 
 
 def rewritten(path: Path, **facts) -> None:
     manifest = json.loads((path / "manifest.json").read_text())
     (path / "manifest.json").write_text(json.dumps(manifest | facts))
+
+
+def rewritten_in(path: Path, part: str, **facts) -> None:
+    manifest = json.loads((path / "manifest.json").read_text())
+    rewritten(path, **{part: manifest[part] | facts})
 
 
 def flip_a_bit(file: Path) -> None:
@@ -49,6 +55,19 @@ CASES = [
     (
         lambda p: rewritten(p, format=1),
         "{path}/manifest.json says format 1, this version reads 2: bake again with llm clip bake SOURCE --to {path} --force",
+    ),
+    (
+        lambda p: rewritten_in(p, "preprocess", resize="crop"),
+        "{path}/manifest.json says preprocess.resize 'crop', this version reads shortest, squash, longest: update "
+        "datasette-clip, or bake again with llm clip bake ",
+    ),
+    (
+        lambda p: rewritten_in(p, "preprocess", library=["open_clip"]),
+        "{path}/manifest.json says preprocess.library ['open_clip'], this version reads transformers, open_clip: update",
+    ),
+    (
+        lambda p: rewritten(p, tokens=dataclasses.asdict(CLIP_TOKENS) | {"library": "sentencepiece"}),
+        "{path}/manifest.json says tokens.library 'sentencepiece', this version reads transformers, open_clip, big_vision: update",
     ),
     (lambda p: rewritten(p, files={}), "{path}/manifest.json does not list text.onnx: bake again"),
     (lambda p: (p / "merges.txt").unlink(), "{path}/merges.txt cannot be read (No such file or directory): bake again"),

@@ -116,6 +116,8 @@ async def fill_search(datasette, request, ref: CollectionRef, page: Page) -> Non
         page["kept"] = [f"vector:{picture.vector}"]  # it replaces a kept one
     terms = [*words, *terms_in(page["kept"])]
     search_request.terms = query.check_terms(terms) if terms else ()
+    # Before the search: what is counted says which rows have the filters' values.
+    facets = await facets_of(datasette, ref, search_request.filters, search_request.where)
     page |= await run_search(datasette, request, ref, search_request)
     page |= query_links(page, words, search_request)
     origin = datasette.absolute_url(request, "/")
@@ -126,7 +128,6 @@ async def fill_search(datasette, request, ref: CollectionRef, page: Page) -> Non
     page["weak_from"] = weak_from(page)
     page["rows_said"] = rows_said(page)
     page |= await other_ways(datasette, request, ref, page, search_request)
-    facets = await facets_of(datasette, ref, search_request.filters, search_request.where)
     page |= facet_chips(page, facets, search_request.where)
 
 

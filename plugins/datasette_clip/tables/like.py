@@ -37,6 +37,7 @@ from ..failures import WITH_SENTENCE, status_of
 from ..model import embedding_queue, in_thread, permitted_engine
 from ..paths import search_path
 from ..sql.search import MAX_K, embed_query, open_collection, read_stored
+from .places import page_of, read_thumbnails
 
 K = 100
 LIKE, LIKE_ID, LIKE_K = "_like", "_like_id", "_like_k"
@@ -159,9 +160,13 @@ async def nearest_rows(datasette, database: str, of: Collection, terms: Sequence
         check_model(of, MODEL_ID, engine.manifest.embed_dim)
         return embed_query(engine, config, terms, stored, partial(engine.embed_item, orient=of.orient))
 
+    page = page_of(datasette, database)
+
     def find(conn, embedding):
         with sqlite_timelimit(conn, limit_ms):
-            return search.search(conn, of, embedding, k)
+            hits = search.search(conn, of, embedding, k)
+            read_thumbnails(conn, page, of.name, [hit.id for hit in hits])  # at once, and not for each cell
+        return hits
 
     stored = await db.execute_fn(lambda conn: read_stored(conn, of, terms))
     with embedding_queue(datasette).slot():

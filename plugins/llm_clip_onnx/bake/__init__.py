@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
 from .. import __version__, label_sets, model_dir
+from ..catalogue import entry_of
 from ..errors import CheckpointError, ModelDirError
 from ..model_dir import File, Manifest, Tower
 from ..tokenizer import CLIP_TOKENS
@@ -31,7 +33,7 @@ PACKAGES = ("onnx", "onnxruntime", "numpy", "tokenizers", "pillow")  # in the ma
 def bake(
     source: str, to: Path, precision: str = "auto", revision: str | None = None, force: bool = False, say: Say = print
 ) -> Manifest:
-    """Bake `source`, a hub id or a folder, to the model directory `to`, and return its manifest.
+    """Bake `source`, an id of the catalogue, a hub id or a folder, to the model directory `to`; return its manifest.
 
     precision: "fp32", "int8", or "auto", which takes int8 for each tower that agrees with its float32 form in it, else
     float32. In an int8 tower, matrices that 8 bits harm too much stay float32. `say` hears each step as a line.
@@ -39,10 +41,13 @@ def bake(
     """
     to = Path(os.path.realpath(to))
     check_target(to, force)
-    say(f"reading {source}")
+    entry = entry_of(source)
+    if entry and entry.id == source and Path(source).is_dir():
+        say(f"{source} is the catalogue's; the folder of that name is ./{source}")
+    say(f"reading {entry.source if entry else source}")
     checkpoint = open_checkpoint(source, revision)
     with work_folder(to) as work:
-        manifest = bake_into(work, checkpoint, precision, say)
+        manifest = replace(bake_into(work, checkpoint, precision, say), id=entry.id if entry else None)
         install(work, to, manifest)
     say(f"{to} is ready, {sum(f.bytes for f in manifest.files.values()) / 1e6:.1f} MB")
     for name in label_sets.list_names(to):
@@ -54,15 +59,20 @@ def bake(
 
 
 def open_checkpoint(source: str, revision: str | None = None) -> Checkpoint:
-    """Find or fetch the checkpoint, and check that it is a CLIP that can be baked. Raises CheckpointError."""
-    if Path(source).is_dir():
+    """Find or fetch the checkpoint, and check that it is a CLIP that can be baked. Raises CheckpointError.
+
+    source: an id of the catalogue, a hub id, or a folder.
+    """
+    entry = entry_of(source)
+    if entry is None and Path(source).is_dir():
         if revision:
             raise CheckpointError(f"--revision {revision} goes with a hub id; {source} is a folder")
         return read_checkpoint(Path(source), source, None)
     from .hub import fetch
 
-    root, commit = fetch(source, revision)
-    return read_checkpoint(root, source, commit)
+    hub_id = entry.source if entry else source
+    root, commit = fetch(hub_id, revision)
+    return read_checkpoint(root, hub_id, commit)
 
 
 def bake_into(work: Path, checkpoint: Checkpoint, precision: str, say: Say) -> Manifest:

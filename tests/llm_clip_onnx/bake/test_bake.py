@@ -190,7 +190,9 @@ def test_the_manifest_tells_source_sums_shape_precision_and_versions(tiny_checkp
 def test_a_target_that_is_there_stays_without_force_and_is_replaced_with_it(tiny_checkpoint, demo_dir, tmp_path):
     to = Path(shutil.copytree(demo_dir, tmp_path / "model"))
     before = digests(to)
-    with pytest.raises(CheckpointError, match=r"model is there already; --force replaces it"):
+    with pytest.raises(
+        CheckpointError, match=r"model is there already; --force replaces it, --to bakes to another folder$"
+    ):
         bake(str(tiny_checkpoint), to, say=quiet)
     assert digests(to) == before
     bake(str(tiny_checkpoint), to, "fp32", force=True, say=quiet)

@@ -96,7 +96,9 @@ def hub(plain):
         yield hub
 
 
-def bake(home: Path, endpoint: str, *args: str, limit_bytes: int | None = None, **env: str):
+def bake(
+    home: Path, endpoint: str, *args: str, limit_bytes: int | None = None, cwd: Path | None = None, **env: str
+) -> subprocess.CompletedProcess:
     """Run `llm clip bake` as users do, with its files under `home` and only our plugin loaded."""
     own = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING", "LLM_", "CLIP_"))}
     own |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -107,9 +109,8 @@ def bake(home: Path, endpoint: str, *args: str, limit_bytes: int | None = None, 
         if limit_bytes:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
 
-    return subprocess.run(
-        [*command, *args], env=own | env, preexec_fn=limit, capture_output=True, text=True, timeout=PATIENCE_S
-    )
+    how = {"preexec_fn": limit, "capture_output": True, "text": True, "timeout": PATIENCE_S}
+    return subprocess.run([*command, *args], env=own | env, cwd=cwd, **how)
 
 
 def check_refused(result: subprocess.CompletedProcess, home: Path, sentence: str) -> None:
@@ -285,6 +286,18 @@ def test_a_file_with_a_bit_flipped_is_a_sentence_and_gone_from_the_cache(hub, tm
     )
     assert list((tmp_path / "hf" / "hub").rglob("model.safetensors")) == []
     assert [blob for blob in (tmp_path / "hf" / "hub").rglob("blobs/*") if blob.stat().st_size == len(content)] == []
+
+
+@pytest.mark.parametrize("source", ["tinyclip-40m-32", "wkcn/TinyCLIP-ViT-40M-32-Text-19M-LAION400M"])
+def test_a_model_of_the_catalogue_is_fetched_by_its_id_or_hub_id_and_the_manifest_has_its_id(source, hub, tmp_path):
+    (tmp_path / "tinyclip-40m-32").mkdir()  # a folder of that name is not what the id means
+    hub.id = "wkcn/TinyCLIP-ViT-40M-32-Text-19M-LAION400M"
+    result = bake(tmp_path, hub.url, source, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    told = "tinyclip-40m-32 is the catalogue's; the folder of that name is ./tinyclip-40m-32"
+    assert (told in result.stderr) == (source == "tinyclip-40m-32")
+    manifest = read_manifest(tmp_path / "out" / "model")
+    assert (manifest.id, manifest.source.id, manifest.source.revision) == ("tinyclip-40m-32", hub.id, COMMIT)
 
 
 @pytest.mark.parametrize(

@@ -86,8 +86,8 @@ def test_a_pickle_is_read_as_open_clip_reads_it(layout, tmp_path):
         {k: torch.from_numpy(v) for k, v in tensors.items()}, tmp_path / "checkpoint/open_clip_pytorch_model.bin"
     )
     expected, found = open_checkpoint(str(layout)), open_checkpoint(str(tmp_path / "checkpoint"))
-    for name in expected.tensors:
-        np.testing.assert_array_equal(found.tensors[name], expected.tensors[name])
+    for name in expected.text.tensors:
+        np.testing.assert_array_equal(found.text.tensors[name], expected.text.tensors[name])
 
 
 def test_merges_in_the_folder_do_where_the_package_is_not_installed(layout, monkeypatch, tmp_path):
@@ -193,7 +193,8 @@ def test_keys_that_change_no_vector_are_followed(edit, layout, tmp_path):
     folder = shutil.copytree(layout, tmp_path / "checkpoint")
     edit(folder)
     found, expected = open_checkpoint(str(folder)), open_checkpoint(str(layout))
-    assert (found.config, found.preprocess) == (expected.config, expected.preprocess)
+    assert (found.text.config, found.image.config) == (expected.text.config, expected.image.config)
+    assert found.preprocess == expected.preprocess
 
 
 def test_where_transformers_config_is_there_too_it_is_read(tiny_checkpoint, layout, tmp_path):
