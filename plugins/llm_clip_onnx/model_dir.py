@@ -41,6 +41,7 @@ SIGN_BIT = 0x80  # flipping this bit turns an unsigned level into the same level
 VOCAB, MERGES = "vocab.json", "merges.txt"
 TEXT_REFERENCE, IMAGE_REFERENCE = "text.npy", "image.npy"
 LABELS = "labels"
+DEFAULT_NAME = "clip-model"  # beside the files of llm
 PIECE_BYTES = 8_000_000
 FILES = (TEXT_TOWER, TEXT_WEIGHTS, IMAGE_TOWER, IMAGE_WEIGHTS, PROBE, TEXT_REFERENCE, IMAGE_REFERENCE)  # of all
 TOKENIZER = "tokenizer.json"
@@ -270,7 +271,7 @@ def default_path() -> Path:
     import llm
 
     try:
-        return llm.user_dir() / "clip-model"
+        return llm.user_dir() / DEFAULT_NAME
     except OSError as error:
         raise ModelDirError(
             f"the folder of llm, {error.filename}, cannot be made ({error.strerror}); "

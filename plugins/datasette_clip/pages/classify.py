@@ -17,7 +17,7 @@ from llm_clip_onnx.errors import InputError, cited
 from .. import labels
 from ..config import PLUGIN, Config, config_of
 from ..items import FormFields, check_text, read_k
-from ..model import embedding_queue, in_thread, permitted_engine
+from ..model import default_model, embedding_queue, in_thread, permitted_engine
 from ..paths import CLASSIFY
 from .form_page import LINE, K, Page, read_page_pictures, render_form, shrinking
 from .links import curl_command, fitting_path, sql_page_path
@@ -45,7 +45,7 @@ async def fill_classify(datasette, request, fields: FormFields, page: Page) -> N
     for text in (page["own"], *fields.all("labels")):
         check_text(config, text)
     page |= chosen_labels(fields)
-    engine = await in_thread(permitted_engine, config)
+    engine = await in_thread(permitted_engine, config, default_model(config))
     page |= await in_thread(label_choices, engine, page)
     if not page["pictures"]:
         if request.method == "POST":
