@@ -5,8 +5,8 @@
     image.onnx      graph of the image tower, its weights in image.bin
     probe.onnx      one 8-bit product, by which a server sees whether its processor multiplies signed levels exactly
     vocab.json      tokens to ids
-    merges.txt      the byte-pair merges, in order
-    tokenizer.json  in place of these two, of a SigLIP: all of its tokenizer, for the `tokenizers` library
+    merges.txt      the byte-pair merges, in order; for another tokenizer than CLIP's, instead of these two
+    tokenizer.json  the `tokenizers` library's file, without a limit on length
     text.npy        the reference's embeddings of the bake's fixed texts, float32, for `llm clip verify`
     image.npy       the same of its fixed images
     labels/         label sets, baked later or not at all, with facts of their own: label_sets.py
@@ -49,8 +49,9 @@ BYTE_PAIRS = (VOCAB, MERGES)  # the tokenizer's files
 READ: dict[str, tuple[str, ...]] = {  # keys of manifest.json -> the values that this version can follow
     "preprocess.resize": ("shortest", "squash", "longest"),
     "preprocess.library": ("transformers", "open_clip"),
-    "tokens.library": ("transformers", "open_clip", "big_vision"),
+    "tokens.library": ("transformers", "open_clip", "big_vision", "wordpiece"),
 }
+TOKENIZER_LIBRARIES = ("big_vision", "wordpiece")  # whose tokenizer is in TOKENIZER
 EIGHT_BIT_SUFFIXES = (UNSIGNED_SUFFIX, SIGNED_SUFFIX, SIGNED_TOWER_SUFFIX)  # of files beside FILES
 
 
@@ -96,7 +97,8 @@ class AddedToken:
 class Tokens:
     """The tokens that begin and end a text and stand for unknown characters, and all added ones, in order.
 
-    library: whose rules clean a text and find its words, "transformers", "open_clip" or, of a SigLIP, "big_vision".
+    library: whose rules clean a text and find its words: "transformers", "open_clip", "big_vision", of a SigLIP, or
+    "wordpiece", which is BERT's.
     pad: fills up a text, for a tower that reads all its positions; `start` and `added` are then empty.
     """
 
@@ -194,7 +196,7 @@ class Tower:
         )
 
 
-OPTIONAL = ("tokens", "id", "logit_bias")  # keys that manifest.json has only where they are not null
+OPTIONAL = ("tokens", "id", "logit_bias", "images")  # keys that manifest.json has only where they are not null
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,7 @@ class Manifest:
     tokens: Tokens | None = None  # None, and no key of manifest.json, if they are CLIP's own
     id: str | None = None  # in the catalogue; None, and no key of manifest.json, for a checkpoint outside it
     logit_bias: float | None = None  # of a model that answers yes or no to each label; None, and no key, for a softmax
+    images: Source | None = None  # of the image tower, where it is another checkpoint's; else None, and no key
 
     @property
     def logit_scale(self) -> float:
@@ -256,6 +259,7 @@ class Manifest:
             **facts
             | {
                 "source": Source(**facts["source"]),
+                "images": Source(**facts["images"]) if facts.get("images") else None,
                 "preprocess": Preprocess(**how | {"mean": tuple(how["mean"]), "std": tuple(how["std"])}),
                 "towers": {name: towers[name] for name in ("text", "image")},
                 "files": {name: File(**file) for name, file in facts["files"].items()},
@@ -286,7 +290,9 @@ def bake_hint(path: Path) -> str:
 
 def rebake_hint(path: Path, manifest: Manifest | None = None) -> str:
     """A sentence that says how to replace the unusable model directory at `path`."""
-    return f"bake again with llm clip bake {manifest.source.id if manifest else 'SOURCE'} --to {path} --force"
+    source = manifest.source.id if manifest else "SOURCE"
+    images = f" --images {manifest.images.id}" if manifest and manifest.images else ""
+    return f"bake again with llm clip bake {source}{images} --to {path} --force"
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -326,7 +332,7 @@ def read_manifest(path: Path) -> Manifest:
 
 def tokenizer_files(tokens: Tokens | None) -> tuple[str, ...]:
     """Names of the files that turn a text into ids, by the tokens of a manifest."""
-    return (TOKENIZER,) if tokens and tokens.library == "big_vision" else BYTE_PAIRS
+    return (TOKENIZER,) if tokens and tokens.library in TOKENIZER_LIBRARIES else BYTE_PAIRS
 
 
 def check_followed(path: Path, manifest: Manifest) -> None:
