@@ -1,7 +1,8 @@
-"""Defines the commands `llm clip bake`, `info`, `verify` and `labels`: their options and what they print."""
+"""Defines the commands `llm clip bake`, `models`, `info`, `verify` and `labels`: their options and what they print."""
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import sys
@@ -57,7 +58,7 @@ def clip():
 
 
 @clip.command(cls=ClipCommand)
-@click.argument("source", default="sentence-transformers/clip-ViT-B-32")
+@click.argument("source", default="clip")
 @click.option(
     "--to",
     type=click.Path(path_type=Path),
@@ -70,7 +71,8 @@ def clip():
 def bake(source: str, to: Path | None, revision: str | None, images: str | None, precision: str, force: bool):
     """Turn a CLIP checkpoint into a model directory
 
-    SOURCE is a hub id or a folder. A tower that does not agree with the reference is refused.
+    SOURCE is an id that llm clip models shows, a hub id, or a folder: ./clip if it has the name of an id. A tower that
+    does not agree with the reference is refused.
     """
     from .bake import bake as bake_it
     from .model_dir import default_path
@@ -79,13 +81,31 @@ def bake(source: str, to: Path | None, revision: str | None, images: str | None,
 
 
 @clip.command(cls=ClipCommand)
+@click.option("--json", "as_json", is_flag=True, help="The same and the sources of the figures as JSON")
+def models(as_json: bool):
+    "Show the models that llm clip bake knows by an id"
+    from .catalogue import CATALOGUE, published_lines
+
+    if as_json:
+        return click.echo(json.dumps([entry.to_dict() for entry in CATALOGUE], indent=2))
+    rows = [entry.cells() for entry in CATALOGUE]
+    widths = {title: max(len(title), *(len(row[title]) for row in rows)) for title in rows[0]}
+    for row in [{title: title for title in widths}, *rows]:
+        click.echo("  ".join(f"{cell:<{widths[title]}}" for title, cell in row.items()).rstrip())
+    return click.echo("\n".join(["", *published_lines()]))
+
+
+@clip.command(cls=ClipCommand)
 @click.argument("directory", type=click.Path(path_type=Path), required=False)
 @click.option("--json", "as_json", is_flag=True, help="The manifest as it is")
 def info(directory: Path | None, as_json: bool):
-    "Show what is in a model directory"
+    "Show what is in a model directory, or which models are in a folder of several"
+    from . import models
     from .model_dir import default_path, read_manifest, tower_files
 
     directory = directory or default_path()
+    if models.members_of(directory):
+        return list_models(directory)
     manifest = read_manifest(directory)
     if as_json:
         click.echo(manifest.to_json(), nl=False)
@@ -93,6 +113,7 @@ def info(directory: Path | None, as_json: bool):
     source = manifest.source
     rows = [
         ("model directory", str(directory)),
+        *([("model id", manifest.id)] if manifest.id else []),
         ("source", source.id + (f" at {source.revision}" if source.revision else "")),
         *([("notice", source.notice)] if source.notice else []),
         *[(f"sha256 of {name}", sha256) for name, sha256 in source.weights_sha256.items()],
@@ -101,6 +122,7 @@ def info(directory: Path | None, as_json: bool):
         ("context_length", f"{manifest.context_length} ids"),
         ("image side", f"{manifest.preprocess.crop} pixels"),
         ("logit_scale", f"{manifest.logit_scale:.2f}"),
+        *([] if manifest.logit_bias is None else [("logit_bias", f"{manifest.logit_bias:.2f}")]),
     ]
     for name, tower in manifest.towers.items():
         bytes_ = sum(manifest.files[file].bytes for file in tower_files(manifest, name, signed=False))
@@ -113,6 +135,25 @@ def info(directory: Path | None, as_json: bool):
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         click.echo(f"{name:<{width}}  {value}")
+
+
+def list_models(folder: Path) -> None:
+    """Print the id and the directory of each model in a folder of several, and what is wrong with the others."""
+    from . import models
+
+    found = models.directories(folder)
+    width = max(map(len, found))
+    for id in models.ids(folder):
+        click.echo(f"{id:<{width}}  {found[id][0]}")
+    for sentence in models.twins(folder):
+        click.echo(sentence, err=True)
+
+
+def chosen_directory(directory: Path | None) -> Path:
+    """The model directory that a command is given, else that of the model that is used where none is named."""
+    from . import models
+
+    return directory or models.path_of(models.default_id())
 
 
 def image_rows(source: Source) -> list[tuple[str, str]]:
@@ -153,9 +194,8 @@ def label_set_rows(directory: Path, manifest: Manifest) -> list[tuple[str, str]]
 def verify(directory: Path | None, reference: str | None, checkpoint: str | None, images: str | None):
     "Open the towers as the server does and check their fidelity; ends with 1 if anything fails"
     from .bake.verify import verify as checks_of
-    from .model_dir import default_path
 
-    checks = checks_of(directory or default_path(), reference, checkpoint, images)
+    checks = checks_of(chosen_directory(directory), reference, checkpoint, images)
     width = max(len(check.name) for check in checks)
     for check in checks:
         verdict = click.style("ok    ", fg="green") if check.ok else click.style("FAILED", fg="red")
@@ -186,18 +226,17 @@ def bake_labels(name: str, directory: Path | None, labels_file: Path | None, tem
     templates, from the package open-clip-torch.
     """
     from .bake.label_set import bake_labels as bake_them
-    from .model_dir import default_path
 
-    bake_them(directory or default_path(), name, labels_file, templates_file, force, timestamped_echo())
+    bake_them(chosen_directory(directory), name, labels_file, templates_file, force, timestamped_echo())
 
 
 @labels.command("list", cls=ClipCommand)
 @click.argument("directory", type=click.Path(path_type=Path), required=False)
 def list_labels(directory: Path | None):
     "Show the label sets of a model directory"
-    from .model_dir import default_path, read_manifest
+    from .model_dir import read_manifest
 
-    directory = directory or default_path()
+    directory = chosen_directory(directory)
     rows = label_set_rows(directory, read_manifest(directory))
     width = max((len(name) for name, _ in rows), default=0)
     for name, told in rows:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from . import open_clip_tokenizer, wordpiece_tokenizer
+from . import open_clip_tokenizer, siglip_tokenizer, wordpiece_tokenizer
 from .model_dir import MERGES, TOKENIZER, VOCAB, Tokens
 from .tokenizer import open_tokenizer, tokenize
 
@@ -18,6 +18,8 @@ def open_reader(folder: Path, context_length: int, tokens: Tokens) -> Callable[[
 
     folder: a model directory, whose tokenizer_files are read.
     """
+    if tokens.library == "big_vision":
+        return siglip_tokenizer.open_reader(folder / TOKENIZER, context_length, tokens)
     if tokens.library == "wordpiece":
         return wordpiece_tokenizer.open_reader(folder / TOKENIZER, context_length)
     vocab, merges = folder / VOCAB, folder / MERGES

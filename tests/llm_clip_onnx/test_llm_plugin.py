@@ -158,14 +158,6 @@ def test_verify_ends_with_1_where_a_tower_is_not_what_was_baked(env, demo_dir, d
     ]
 
 
-def test_a_source_that_is_neither_folder_nor_id_is_refused_with_a_sentence(env, tmp_path):
-    done = run_llm("clip", "bake", "no such thing", "--to", str(tmp_path / "m"), env=env, ok=False)
-    assert (
-        done.stderr.splitlines()[-1]
-        == "Error: no such thing: neither a folder that is there nor a hub id such as owner/name"
-    )
-
-
 WITHOUT_THE_EXTRA = """
 import sys
 sys.modules |= dict.fromkeys(["onnx", "safetensors", "huggingface_hub", "torch", "llm_clip", "sentence_transformers"])

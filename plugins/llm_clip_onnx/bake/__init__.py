@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import __version__, label_sets, model_dir
+from ..catalogue import entry_of
 from ..errors import CheckpointError, ModelDirError
 from ..model_dir import File, Manifest, Tower
 from ..tokenizer import CLIP_TOKENS
@@ -43,7 +44,7 @@ def bake(
     say: Say = print,
     images: str | None = None,
 ) -> Manifest:
-    """Bake `source`, a hub id or a folder, to the model directory `to`, and return its manifest.
+    """Bake `source`, an id of the catalogue, a hub id or a folder, to the model directory `to`; return its manifest.
 
     images: for a text tower alone, the checkpoint whose images it searches.
     precision: "fp32", "int8", or "auto", which takes int8 for each tower that agrees with its float32 form in it, else
@@ -52,10 +53,13 @@ def bake(
     """
     to = Path(os.path.realpath(to))
     check_target(to, force)
-    say(f"reading {source}")
-    checkpoint = open_checkpoint(source, revision, images, say)
+    entry = entry_of(source)
+    if entry and entry.id == source and Path(source).is_dir():
+        say(f"{source} is the catalogue's; the folder of that name is ./{source}")
+    say(f"reading {entry.source if entry else source}")
+    checkpoint = open_checkpoint(source, revision, images or (entry.images if entry else None), say)
     with work_folder(to) as work:
-        manifest = bake_into(work, checkpoint, precision, say)
+        manifest = replace(bake_into(work, checkpoint, precision, say), id=entry.id if entry else None)
         install(work, to, manifest)
     say(f"{to} is ready, {sum(f.bytes for f in manifest.files.values()) / 1e6:.1f} MB")
     for name in label_sets.list_names(to):
@@ -71,7 +75,7 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Find or fetch the checkpoint, and check that it can be baked; a text tower with the checkpoint of its images.
 
-    Raises CheckpointError.
+    source, images: ids of the catalogue, hub ids, or folders. Raises CheckpointError.
     """
     found = read_source(source, revision)
     if isinstance(found, TextCheckpoint):
@@ -82,14 +86,16 @@ def open_checkpoint(
 
 
 def read_source(source: str, revision: str | None) -> Checkpoint | TextCheckpoint:
-    if Path(source).is_dir():
+    entry = entry_of(source)
+    if entry is None and Path(source).is_dir():
         if revision:
             raise CheckpointError(f"--revision {revision} goes with a hub id; {source} is a folder")
         return read_checkpoint(Path(source), source, None)
     from .hub import fetch
 
-    root, commit = fetch(source, revision)
-    return read_checkpoint(root, source, commit)
+    hub_id = entry.source if entry else source
+    root, commit = fetch(hub_id, revision)
+    return read_checkpoint(root, hub_id, commit)
 
 
 def with_images(text: TextCheckpoint, images: str | None, say: Say) -> Checkpoint:
@@ -146,6 +152,7 @@ def bake_into(work: Path, checkpoint: Checkpoint, precision: str, say: Say) -> M
         },
         baked_at=utc_now(),
         tokens=None if checkpoint.tokens == CLIP_TOKENS else checkpoint.tokens,
+        logit_bias=checkpoint.logit_bias,
         images=checkpoint.images,
     )
 

@@ -30,6 +30,7 @@ class Checkpoint:
     tokenizer: Mapping[str, str]
     tokens: Tokens
     context_length: int  # the most ids of a text
+    logit_bias: float | None = None
     images: Source | None = None  # of the image tower, where it is another checkpoint's
 
 

@@ -37,23 +37,46 @@ def gelu(x: Array) -> Array:
     return (x * (1 + erf) / 2).astype(np.float32)
 
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"quick_gelu": quick_gelu, "gelu": gelu}
+def tanh_gelu(x: Array) -> Array:
+    """gelu by a hyperbolic tangent (Hendrycks and Gimpel, arXiv 1606.08415), off by up to 5e-4 from `gelu`."""
+    return x / 2 * (1 + np.tanh(np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x * x * x)))
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "quick_gelu": quick_gelu,
+    "gelu": gelu,
+    "gelu_pytorch_tanh": tanh_gelu,
+}
+
+
+def patches(pixels: Array, patch: int) -> Array:
+    """Pixels [n, 3, side, side] as rows of patches [n, patches, 3 * patch * patch]; an unfilled edge is left out."""
+    grid = pixels.shape[-1] // patch
+    used = pixels[:, :, : grid * patch, : grid * patch].reshape(-1, 3, grid, patch, grid, patch)
+    return used.transpose(0, 2, 4, 1, 3, 5).reshape(-1, grid * grid, 3 * patch * patch)
 
 
 def attention(
-    x: Array, tensors: Mapping[str, Array], name: str, heads: int, causal: bool, watch: Watch | None
+    x: Array,
+    tensors: Mapping[str, Array],
+    name: str,
+    heads: int,
+    causal: bool,
+    watch: Watch | None,
+    query: Array | None = None,
 ) -> Array:
-    n, t, width = x.shape
+    """Attention of x [n, t, width] with itself, or with a query [n, q, width] of its own: [n, q, width]."""
+    n, _, width = x.shape
     q, k, v = (
-        linear(x, tensors, f"{name}.{part}_proj", watch).reshape(n, t, heads, width // heads).transpose(0, 2, 1, 3)
-        for part in "qkv"
+        linear(rows, tensors, f"{name}.{part}_proj", watch).reshape(n, -1, heads, width // heads).transpose(0, 2, 1, 3)
+        for part, rows in zip("qkv", (x if query is None else query, x, x))
     )  # [n, heads, t, head width]
     scores = q @ k.transpose(0, 1, 3, 2) / np.float32(np.sqrt(width // heads))
     if causal:
-        scores = np.where(np.tri(t, dtype=bool), scores, -np.inf)
+        scores = np.where(np.tri(x.shape[1], dtype=bool), scores, -np.inf)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     mixed = (weights / weights.sum(-1, keepdims=True)) @ v
-    joined = mixed.transpose(0, 2, 1, 3).reshape(n, t, width).astype(np.float32)
+    joined = mixed.transpose(0, 2, 1, 3).reshape(n, -1, width).astype(np.float32)
     return linear(joined, tensors, f"{name}.out_proj", watch)
 
 

@@ -189,12 +189,17 @@ def feed_forward(g: Graph, tensors: Tensors, layer: str, tower: TowerConfig, eig
     """The two linear layers of a layer with the activation between them, without the bias of the second."""
     bias = tensors[f"{layer}.mlp.fc1.bias"]
     hidden = linear(g, eight_bit, f"{layer}.fc1", x, tensors[f"{layer}.mlp.fc1.weight"].T, bias)
-    quick = tower.activation == "quick_gelu"
-    hidden = g.fused("QuickGelu", hidden, alpha=1.702) if quick else g.fused("Gelu", hidden)
+    hidden = activation(g, tower.activation, hidden)
     scale = tensors.get(f"{layer}.mlp.fc2.{INPUT_SCALE}")
     if scale is not None:
         hidden = g.node("Mul", hidden, g.weight(f"{layer}.fc2.{INPUT_SCALE}", scale))
     return linear(g, eight_bit, f"{layer}.fc2", hidden, tensors[f"{layer}.mlp.fc2.weight"].T)
+
+
+def activation(g: Graph, name: str, x: str) -> str:
+    if name == "quick_gelu":
+        return g.fused("QuickGelu", x, alpha=1.702)
+    return g.fused({"gelu": "Gelu", "gelu_pytorch_tanh": "FastGelu"}[name], x)
 
 
 def token_rows(g: Graph, table: NDArray, ids: str, eight_bit: Names) -> str:
@@ -213,6 +218,23 @@ def first_positions(g: Graph, table: NDArray) -> str:
         "Slice", g.node("Shape", "ids"), *(g.constant(k, np.array([v])) for k, v in (("one", 1), ("two", 2)))
     )
     return g.node("Slice", positions, g.constant("zero", np.array([0])), length)
+
+
+def patch_rows(g: Graph, filters: NDArray, bias: NDArray | None = None) -> str:
+    """The convolution of `pixels` by filters [width, 3, patch, patch]: [n, patches, width]."""
+    width, patch = len(filters), filters.shape[-1]
+    weights = [g.weight("patches", filters)] + ([] if bias is None else [g.weight("patches.bias", bias)])
+    x = g.node("Conv", "pixels", *weights, strides=[patch] * 2, kernel_shape=[patch] * 2)
+    x = g.node("Reshape", x, g.constant("by_patch", np.array([0, width, -1])))
+    return g.node("Transpose", x, perm=[0, 2, 1])
+
+
+def one_row_each(g: Graph, row: str, width: int) -> str:
+    """A row of `width` numbers for each image of `pixels`: [n, 1, width]."""
+    n = g.node(
+        "Slice", g.node("Shape", "pixels"), *(g.constant(k, np.array([v])) for k, v in (("zero", 0), ("one", 1)))
+    )
+    return g.node("Expand", row, g.node("Concat", n, g.constant("one_row", np.array([1, width])), axis=0))
 
 
 def ids_input() -> onnx.ValueInfoProto:

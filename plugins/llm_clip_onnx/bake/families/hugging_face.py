@@ -111,7 +111,9 @@ def read_config(file: Path, source: str) -> ClipConfig:
     if config.get("model_type") != "clip":
         kind, names = config.get("model_type"), config.get("architectures")
         kind = kind or (", ".join(map(str, names)) if isinstance(names, list) else names) or "no model_type"
-        raise CheckpointError(f"{source}: {CONFIG} says {cited(kind)}; only 'clip', with both its towers, can be baked")
+        raise CheckpointError(
+            f"{source}: {CONFIG} says {cited(kind)}; only 'clip' and 'siglip', with both their towers, can be baked"
+        )
     check_keys(config, CONFIG, source, kinds=CONFIG_KEYS)
     text = part_of(config, "text_config", TEXT_DEFAULTS, TEXT_KEYS, source)
     image = part_of(config, "vision_config", IMAGE_DEFAULTS, VISION_KEYS, source)

@@ -23,14 +23,9 @@ def tower(config: ClipConfig, tensors: Tensors) -> Tower:
 def embed(config: ClipConfig, tensors: Tensors, images: Sequence[Array], watch: Watch | None = None) -> Array:
     """pixels of each image [3, side, side] to embeddings [n, embed_dim] float32."""
     tensors = {name: tensors[name] for name in tensors if name.startswith("visi") or name.startswith("visual_")}
-    width, patch, grid = config.image.width, config.patch, config.side // config.patch
-    used = np.stack(images)[:, :, : grid * patch, : grid * patch]
-    patches = (
-        used.reshape(-1, 3, grid, patch, grid, patch)
-        .transpose(0, 2, 4, 1, 3, 5)
-        .reshape(-1, grid * grid, 3 * patch * patch)
-    )
-    x = patches @ tensors["vision_model.embeddings.patch_embedding.weight"].reshape(width, -1).T
+    width = config.image.width
+    filters = tensors["vision_model.embeddings.patch_embedding.weight"].reshape(width, -1)
+    x = forward.patches(np.stack(images), config.patch) @ filters.T
     first = np.broadcast_to(tensors["vision_model.embeddings.class_embedding"], (len(x), 1, width))
     x = np.concatenate([first, x], 1) + tensors["vision_model.embeddings.position_embedding.weight"]
     x = forward.layer_norm(x, tensors, "vision_model.pre_layrnorm", config.image.layer_norm_eps)
@@ -45,19 +40,13 @@ def write(config: ClipConfig, tensors: Tensors, eight_bit: Names, graph: Path) -
     The patch convolution stays float32: it is 2.7 % of ViT-B/32's weights.
     Source: VisionTransformer, openai/CLIP clip/model.py.
     """
-    from ..graph import Graph, norm, pixels_input, transformer  # imports onnx, which `llm clip verify` does without
+    # graph.py imports onnx, which `llm clip verify` does without
+    from ..graph import Graph, norm, one_row_each, patch_rows, pixels_input, transformer
 
     g, image = Graph(graph), config.image
-    filters = g.weight("patches", tensors["vision_model.embeddings.patch_embedding.weight"])
-    x = g.node("Conv", "pixels", filters, strides=[config.patch] * 2, kernel_shape=[config.patch] * 2)
-    x = g.node("Reshape", x, g.constant("by_patch", np.array([0, image.width, -1])))
-    x = g.node("Transpose", x, perm=[0, 2, 1])  # [n, patches, width]
-    n = g.node(
-        "Slice", g.node("Shape", "pixels"), *(g.constant(k, np.array([v])) for k, v in (("zero", 0), ("one", 1)))
-    )
-    shape = g.node("Concat", n, g.constant("one_row", np.array([1, image.width])), axis=0)
+    x = patch_rows(g, tensors["vision_model.embeddings.patch_embedding.weight"])
     class_token = g.weight("class_token", tensors["vision_model.embeddings.class_embedding"])
-    x = g.node("Concat", g.node("Expand", class_token, shape), x, axis=1)
+    x = g.node("Concat", one_row_each(g, class_token, image.width), x, axis=1)
     x = g.node("Add", x, g.weight("positions", tensors["vision_model.embeddings.position_embedding.weight"]))
     x = norm(g, tensors, "vision_model.pre_layrnorm", x, image.layer_norm_eps)  # [n, 1 + patches, width]
 
