@@ -13,6 +13,7 @@ from .errors import CheckpointError, cited
 
 OPEN_CLIP = "openclip_results.csv and openclip_retrieval_results.csv in open_clip's docs"
 TINY_CLIP = "the README of TinyCLIP in microsoft/Cream"
+MULTILINGUAL = "the card of clip-ViT-B-32-multilingual-v1, its languages alone"
 ENGLISH = "English"
 
 
@@ -71,6 +72,10 @@ CATALOGUE = (
     Entry(
         *("tinyclip-40m-32", "wkcn/TinyCLIP-ViT-40M-32-Text-19M-LAION400M", "CLIP", "MIT"),
         *(59.8, None, None, TINY_CLIP),
+    ),
+    Entry(
+        *("multilingual", "sentence-transformers/clip-ViT-B-32-multilingual-v1", "DistilBERT over CLIP", "Apache-2.0"),
+        *(None, None, None, MULTILINGUAL, "50 and more", "sentence-transformers/clip-ViT-B-32", "clip"),
     ),
 )
 SOURCES = tuple(dict.fromkeys(entry.published for entry in CATALOGUE))

@@ -12,6 +12,7 @@ import pytest
 
 from conftest import ROOT
 from llm_clip_onnx.bake import bake
+from llm_clip_onnx.bake.families.text_tower import IMAGES
 from llm_clip_onnx.catalogue import CATALOGUE, entry_of, published_lines
 from llm_clip_onnx.errors import CheckpointError
 from llm_clip_onnx.model_dir import read_manifest
@@ -33,6 +34,14 @@ def test_each_id_and_each_source_names_one_entry():
         assert entry.vectors in IDS
     assert (IDS[0], CATALOGUE[0].source) == ("clip", "sentence-transformers/clip-ViT-B-32")
     assert entry_of("owner/name") is None
+
+
+def test_the_multilingual_text_tower_searches_the_vectors_of_clip():
+    entry = entry_of("multilingual")
+    assert entry
+    assert (entry.images, entry.vectors) == (CATALOGUE[0].source, "clip")
+    assert entry.images == IMAGES  # what a bake of its hub id takes without --images
+    assert entry.cells()["hub id"] == f"{entry.source} + {entry.images}"
 
 
 def test_the_command_shows_every_entry_with_its_figures(env):
