@@ -27,8 +27,8 @@ LABELS = --no-deps 'open-clip-torch>=3.3'
 LOCK = .venv-lock/bin/uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command 'make lock'
 
-demo: demo/model/labels/emoji.json demo/served/emoji.db
-	CLIP_MODEL_DIR=demo/model $(DATASETTE) -m demo/metadata.json demo/served/emoji.db
+demo: demo/model/labels/emoji.json demo/served/emoji.db demo/models/multilingual/manifest.json
+	CLIP_MODEL_DIR=demo/models $(DATASETTE) -m demo/metadata.json demo/served/emoji.db
 
 serve: .venv/ready
 	test -e $(MODEL_DIR)/manifest.json || .venv/bin/llm clip bake --to $(MODEL_DIR)
@@ -92,8 +92,9 @@ demo/model/labels/emoji.json: demo/model/manifest.json demo/emoji.txt
 	.venv/bin/llm clip labels bake emoji demo/model --labels demo/emoji.txt --force
 
 # The demo's texts in many languages, over the same images, so over the same collection.
-demo/multilingual-model/manifest.json: demo/multilingual/model.safetensors demo/model/manifest.json
-	.venv/bin/llm clip bake demo/multilingual --images demo/checkpoint --to demo/multilingual-model --force
+demo/models/multilingual/manifest.json: demo/multilingual/model.safetensors demo/model/manifest.json
+	.venv/bin/llm clip bake demo/multilingual --images demo/checkpoint --to demo/models/multilingual --force
+	ln -sfn ../model demo/models/clip
 
 # A copy of demo/emoji.db, with the embeddings in it: made again where the model directory or the pictures changed. A
 # journal that a killed run left would undo what the next one copies.

@@ -58,6 +58,7 @@ importlib.metadata.Distribution.metadata = property(functools.cache(importlib.me
 
 ROOT = Path(__file__).parent.parent
 DEMO_CHECKPOINT = ROOT / "demo" / "checkpoint"
+DEMO_MULTILINGUAL = ROOT / "demo" / "multilingual"
 EMOJI = ROOT / "demo" / "emoji.txt"
 
 
@@ -155,6 +156,7 @@ BAKES_WITH = ("ml_dtypes", "numpy", "onnx", "onnxruntime", "safetensors", "token
 def bake_key() -> str:
     """A digest of all that a model directory of these fixtures depends on."""
     files = [*ROOT.glob("plugins/llm_clip_onnx/**/*.py"), *DEMO_CHECKPOINT.iterdir(), EMOJI, Path(__file__)]
+    files += [file for file in DEMO_MULTILINGUAL.rglob("*") if file.is_file()]
     digest = hashlib.sha256(platform.machine().encode() + platform.python_version().encode())
     for file in sorted([*files, ROOT / "tests/support/random_checkpoint.py"]):
         digest.update(hashlib.sha256(file.read_bytes()).digest())
@@ -206,6 +208,18 @@ def demo_dir(request, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def demo_float32_dir(request, tmp_path_factory) -> Path:
     return bake_once("demo-float32", lambda to: bake(DEMO_CHECKPOINT, to, "fp32"), request, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def demo_multilingual_dir(request, tmp_path_factory) -> Path:
+    """The demo's multilingual text tower over the demo model's images, as `make demo` bakes it."""
+
+    def bake_both(to: Path) -> None:
+        from llm_clip_onnx.bake import bake
+
+        bake(str(DEMO_MULTILINGUAL), to, say=quiet, images=str(DEMO_CHECKPOINT))
+
+    return bake_once("demo-multilingual", bake_both, request, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

@@ -195,7 +195,9 @@ def test_make_demo_bakes_and_serves_the_demo_model_because_it_says_so():
     commands = commands_of_make("demo")
     assert "llm clip bake demo/checkpoint --to demo/model" in commands
     assert "llm clip labels bake emoji demo/model --labels demo/emoji.txt" in commands
-    assert "CLIP_MODEL_DIR=demo/model" in commands
+    assert "llm clip bake demo/multilingual --images demo/checkpoint --to demo/models/multilingual" in commands
+    assert "ln -sfn ../model demo/models/clip" in commands
+    assert "CLIP_MODEL_DIR=demo/models" in commands
     assert "llm clip embed demo/served/emoji.db.new --model-dir demo/model" in commands
     assert "llm clip index demo/served/emoji.db.new -c emoji" in commands
     assert "datasette serve --memory --cors -p 8001 -m demo/metadata.json demo/served/emoji.db" in commands

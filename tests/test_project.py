@@ -262,7 +262,10 @@ def tracked() -> list[Path]:
 )
 def test_make_bakes_again_only_after_an_edit_of_the_model(edited, bakes_again, tmp_path):
     """In a tree of empty files with the times of a demo that was made after all of them, and then of the edit."""
-    made = (".venv/ready", "demo/model/manifest.json", "demo/model/labels/emoji.json", "demo/served/emoji.db")
+    made = (
+        *(".venv/ready", "demo/model/manifest.json", "demo/model/labels/emoji.json", "demo/served/emoji.db"),
+        "demo/models/multilingual/manifest.json",
+    )
     for time_s, names in enumerate(([str(file.relative_to(ROOT)) for file in tracked()], made, [edited]), start=1):
         for name in names:
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

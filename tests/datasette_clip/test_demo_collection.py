@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import EMOJI, ROOT
+from conftest import DEMO_MULTILINGUAL, EMOJI, ROOT
 from llm_clip_onnx.engine import Engine
+from llm_clip_onnx.model_dir import read_manifest
+from llm_clip_onnx.models import exchangeable
 from llm_clip_onnx.vectors import unit
 from llm_clip_onnx.zero_shot import classify
 from search_recall import COLLECTION, collection, first_ten, overlap
@@ -92,3 +94,32 @@ def test_a_search_finds_what_a_person_expects(query, expected, engines, picture_
         names = [LABELS[number] for number in row]
         assert expected <= set(names[:5])
         assert len(expected) > 1 or names[0] in expected
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("coeur violet", "purple heart"),
+        ("cœur violet", "purple heart"),
+        ("лиловое сердце", "purple heart"),
+        ("紫のハート", "purple heart"),
+        ("rotes Auto", "automobile"),
+        ("trái tim tím", "purple heart"),
+        ("трактор", "tractor"),
+        ("गुलाब", "rose"),
+    ],
+)
+def test_the_multilingual_tower_finds_what_is_asked_in_another_language(
+    query, expected, demo_multilingual_dir, picture_embeddings
+):
+    [row] = first_ten(unit(Engine(demo_multilingual_dir).embed_text([query])) @ picture_embeddings[0].T)
+    assert expected in [LABELS[number] for number in row[:5]]
+
+
+def test_the_multilingual_tower_is_small_and_searches_the_demo_models_own_vectors(demo_multilingual_dir, demo_dir):
+    assert sum(file.stat().st_size for file in DEMO_MULTILINGUAL.rglob("*") if file.is_file()) < 15_000_000
+    manifest, demo = read_manifest(demo_multilingual_dir), read_manifest(demo_dir)
+    assert exchangeable(manifest, demo)
+    assert {tower.precision for tower in manifest.towers.values()} == {"int8"}
+    for name in ("image.onnx", "image.bin", "image.uint8.bin", "image.int8.bin", "image.npy"):
+        assert manifest.files[name] == demo.files[name]
