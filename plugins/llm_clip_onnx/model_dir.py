@@ -7,6 +7,7 @@
     vocab.json      tokens to ids
     merges.txt      the byte-pair merges, in order
     tokenizer.json  in place of these two, of a SigLIP: all of its tokenizer, for the `tokenizers` library
+    pairs.npy       in place of these, with characters.json, of a SigLIP 2: its merges, mapped, see byte_pairs.py
     text.npy        the reference's embeddings of the bake's fixed texts, float32, for `llm clip verify`
     image.npy       the same of its fixed images
     labels/         label sets, baked later or not at all, with facts of their own: label_sets.py
@@ -44,11 +45,13 @@ LABELS = "labels"
 PIECE_BYTES = 8_000_000
 FILES = (TEXT_TOWER, TEXT_WEIGHTS, IMAGE_TOWER, IMAGE_WEIGHTS, PROBE, TEXT_REFERENCE, IMAGE_REFERENCE)  # of all
 TOKENIZER = "tokenizer.json"
-BYTE_PAIRS = (VOCAB, MERGES)  # the tokenizer's files
+PAIRS, CHARACTERS = "pairs.npy", "characters.json"
+BYTE_PAIRS = (VOCAB, MERGES)  # the tokenizer's files, but for those of Tokens.library
+TOKENIZER_FILES = {"big_vision": (TOKENIZER,), "gemma": (PAIRS, CHARACTERS)}
 READ: dict[str, tuple[str, ...]] = {  # keys of manifest.json -> the values that this version can follow
     "preprocess.resize": ("shortest", "squash", "longest"),
     "preprocess.library": ("transformers", "open_clip"),
-    "tokens.library": ("transformers", "open_clip", "big_vision"),
+    "tokens.library": ("transformers", "open_clip", *TOKENIZER_FILES),
 }
 EIGHT_BIT_SUFFIXES = (UNSIGNED_SUFFIX, SIGNED_SUFFIX, SIGNED_TOWER_SUFFIX)  # of files beside FILES
 
@@ -95,7 +98,8 @@ class AddedToken:
 class Tokens:
     """The tokens that begin and end a text and stand for unknown characters, and all added ones, in order.
 
-    library: whose rules clean a text and find its words, "transformers", "open_clip" or, of a SigLIP, "big_vision".
+    library: whose rules clean a text and find its words, "transformers", "open_clip" or, of a SigLIP,
+    "big_vision"; "gemma" is that with mapped merges.
     pad: fills up a text, for a tower that reads all its positions; `start` and `added` are then empty.
     """
 
@@ -325,7 +329,7 @@ def read_manifest(path: Path) -> Manifest:
 
 def tokenizer_files(tokens: Tokens | None) -> tuple[str, ...]:
     """Names of the files that turn a text into ids, by the tokens of a manifest."""
-    return (TOKENIZER,) if tokens and tokens.library == "big_vision" else BYTE_PAIRS
+    return TOKENIZER_FILES.get(tokens.library, BYTE_PAIRS) if tokens else BYTE_PAIRS
 
 
 def check_followed(path: Path, manifest: Manifest) -> None:
