@@ -1,5 +1,7 @@
 """CLIP's forward pass in plain numpy, to be read beside model.py of openai/CLIP: same classes, same order, same names.
 
+Behind it DistilBERT's, to be read beside modeling_distilbert.py of transformers, with a checkpoint's own names.
+
 The oracle of the tests: it imports nothing of ours and computes in float64. `openai_names` renames a Hugging Face
 checkpoint's tensors to OpenAI's, joining q, k and v into in_proj as there. SigLIP is below, of the same blocks; it is to
 be read beside modeling_siglip.py of transformers, and vit.py and two_towers.py of google-research/big_vision.
@@ -170,3 +172,37 @@ def map_head(x, sd, name, heads, act, eps):
         layer_norm(x, sd, f"{name}.layernorm", eps) @ sd[f"{name}.mlp.fc1.weight"].T + sd[f"{name}.mlp.fc1.bias"]
     )
     return (x + hidden @ sd[f"{name}.mlp.fc2.weight"].T + sd[f"{name}.mlp.fc2.bias"])[0]
+
+
+# DistilBERT
+
+
+def embed_distilbert(sd, dense, ids, heads, act=gelu):
+    """The embedding of one text's ids by DistilBertModel, the mean over its tokens, and the Dense matrix `dense`.
+
+    sd: the checkpoint's tensors. Pooling divides by the number of tokens, of which none is padding here.
+    """
+    sd = {name: np.asarray(tensor, np.float64) for name, tensor in sd.items()}
+
+    def lin(x, name):
+        return x @ sd[f"{name}.weight"].T + sd[f"{name}.bias"]
+
+    x = sd["embeddings.word_embeddings.weight"][ids] + sd["embeddings.position_embeddings.weight"][: len(ids)]
+    x = layer_norm(x, sd, "embeddings.LayerNorm", 1e-12)
+    n = 0
+    while f"transformer.layer.{n}.sa_layer_norm.weight" in sd:
+        block = f"transformer.layer.{n}"
+        q, k, v = (lin(x, f"{block}.attention.{part}_lin") for part in "qkv")
+        width = x.shape[1] // heads
+        contexts = []
+        for h in range(heads):
+            part = slice(h * width, (h + 1) * width)
+            scores = q[:, part] / math.sqrt(width) @ k[:, part].T
+            weights = np.exp(scores - scores.max(-1, keepdims=True))
+            contexts.append(weights / weights.sum(-1, keepdims=True) @ v[:, part])
+        sa_output = lin(np.concatenate(contexts, -1), f"{block}.attention.out_lin")
+        sa_output = layer_norm(sa_output + x, sd, f"{block}.sa_layer_norm", 1e-12)
+        ffn_output = lin(act(lin(sa_output, f"{block}.ffn.lin1")), f"{block}.ffn.lin2")
+        x = layer_norm(ffn_output + sa_output, sd, f"{block}.output_layer_norm", 1e-12)
+        n += 1
+    return np.asarray(dense, np.float64) @ x.mean(0)

@@ -37,12 +37,14 @@ class Limits:
 
 @dataclass(frozen=True)
 class Config:
-    """models: ids of the `llm` embedding models that SQL may call. keys: datasette-llm-embed's keys, by model id.
+    """models: ids of the models that clients may call, others of `llm` among them; None: all of ours.
+
+    keys: datasette-llm-embed's keys, by model id.
 
     collections: database -> name -> settings of collection.configured. limits: see Limits.
     """
 
-    models: tuple[str, ...] = ("clip",)
+    models: tuple[str, ...] | None = None
     collections: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     keys: dict[str, str] = field(default_factory=dict, repr=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import ChainMap, OrderedDict
+from collections import ChainMap
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -237,7 +237,7 @@ class Engine:
         return towers.run_image(self._image.get(), pixels[None])[0]
 
 
-_engines: OrderedDict[tuple[Path, ImageLimits], Engine] = OrderedDict()  # the most recently used one last
+_engines: dict[tuple[Path, ImageLimits], Engine] = {}  # the most recently used one last
 _engines_lock = threading.Lock()
 _image_towers: WeakValueDictionary[tuple[str, ...], Any] = WeakValueDictionary()  # by sha256 of files
 
@@ -249,10 +249,9 @@ def engine_for(path: Path, bounds: ImageLimits = SERVER) -> Engine:
     """
     key = Path(os.path.realpath(path)), bounds  # unlike Path.resolve, also of a loop of links
     with _engines_lock:
-        if key not in _engines:
-            _engines[key] = Engine(*key)
-        _engines.move_to_end(key)
-        return _engines[key]
+        engine = _engines.pop(key) if key in _engines else Engine(*key)
+        _engines[key] = engine  # the last one now
+        return engine
 
 
 def make_room(used: Engine, opening: str) -> None:

@@ -66,10 +66,7 @@ def model_of(model_id: str) -> ClipModel:
 
 def registered_models() -> list[ClipModel]:
     """A model for each id here, those that two directories have among them: called, they say so."""
-    try:
-        return [model_of(id) for id in models.directories()]
-    except ClipError:
-        return [CLIP]
+    return [model_of(id) for id in models.directories()]
 
 
 def reference_model() -> llm.EmbeddingModel | None:

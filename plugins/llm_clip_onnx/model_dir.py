@@ -5,9 +5,9 @@
     image.onnx      graph of the image tower, its weights in image.bin
     probe.onnx      one 8-bit product, by which a server sees whether its processor multiplies signed levels exactly
     vocab.json      tokens to ids
-    merges.txt      the byte-pair merges, in order
-    tokenizer.json  in place of these two, of a SigLIP: all of its tokenizer, for the `tokenizers` library
-    pairs.npy       in place of these, with characters.json, of a SigLIP 2: its merges, mapped, see byte_pairs.py
+    merges.txt      the byte-pair merges, in order; for another tokenizer than CLIP's, instead of these two
+    tokenizer.json  the `tokenizers` library's file, without a limit on length
+    pairs.npy       instead of these, with characters.json, of a SigLIP 2: its merges, mapped, see byte_pairs.py
     text.npy        the reference's embeddings of the bake's fixed texts, float32, for `llm clip verify`
     image.npy       the same of its fixed images
     labels/         label sets, baked later or not at all, with facts of their own: label_sets.py
@@ -42,12 +42,13 @@ SIGN_BIT = 0x80  # flipping this bit turns an unsigned level into the same level
 VOCAB, MERGES = "vocab.json", "merges.txt"
 TEXT_REFERENCE, IMAGE_REFERENCE = "text.npy", "image.npy"
 LABELS = "labels"
+DEFAULT_NAME = "clip-model"  # beside the files of llm
 PIECE_BYTES = 8_000_000
 FILES = (TEXT_TOWER, TEXT_WEIGHTS, IMAGE_TOWER, IMAGE_WEIGHTS, PROBE, TEXT_REFERENCE, IMAGE_REFERENCE)  # of all
 TOKENIZER = "tokenizer.json"
 PAIRS, CHARACTERS = "pairs.npy", "characters.json"
 BYTE_PAIRS = (VOCAB, MERGES)  # the tokenizer's files, but for those of Tokens.library
-TOKENIZER_FILES = {"big_vision": (TOKENIZER,), "gemma": (PAIRS, CHARACTERS)}
+TOKENIZER_FILES = {"big_vision": (TOKENIZER,), "gemma": (PAIRS, CHARACTERS), "wordpiece": (TOKENIZER,)}
 READ: dict[str, tuple[str, ...]] = {  # keys of manifest.json -> the values that this version can follow
     "preprocess.resize": ("shortest", "squash", "longest"),
     "preprocess.library": ("transformers", "open_clip"),
@@ -98,8 +99,8 @@ class AddedToken:
 class Tokens:
     """The tokens that begin and end a text and stand for unknown characters, and all added ones, in order.
 
-    library: whose rules clean a text and find its words, "transformers", "open_clip" or, of a SigLIP,
-    "big_vision"; "gemma" is that with mapped merges.
+    library: whose rules clean a text and find its words: "transformers", "open_clip", "big_vision", of a SigLIP, or
+    "wordpiece", which is BERT's. "gemma" is big_vision's with mapped merges.
     pad: fills up a text, for a tower that reads all its positions; `start` and `added` are then empty.
     """
 
@@ -197,7 +198,7 @@ class Tower:
         )
 
 
-OPTIONAL = ("tokens", "id", "logit_bias")  # keys that manifest.json has only where they are not null
+OPTIONAL = ("tokens", "id", "logit_bias", "images")  # keys that manifest.json has only where they are not null
 
 
 @dataclass(frozen=True)
@@ -217,6 +218,7 @@ class Manifest:
     tokens: Tokens | None = None  # None, and no key of manifest.json, if they are CLIP's own
     id: str | None = None  # in the catalogue; None, and no key of manifest.json, for a checkpoint outside it
     logit_bias: float | None = None  # of a model that answers yes or no to each label; None, and no key, for a softmax
+    images: Source | None = None  # of the image tower, where it is another checkpoint's; else None, and no key
 
     @property
     def logit_scale(self) -> float:
@@ -259,6 +261,7 @@ class Manifest:
             **facts
             | {
                 "source": Source(**facts["source"]),
+                "images": Source(**facts["images"]) if facts.get("images") else None,
                 "preprocess": Preprocess(**how | {"mean": tuple(how["mean"]), "std": tuple(how["std"])}),
                 "towers": {name: towers[name] for name in ("text", "image")},
                 "files": {name: File(**file) for name, file in facts["files"].items()},
@@ -274,7 +277,7 @@ def default_path() -> Path:
     import llm
 
     try:
-        return llm.user_dir() / "clip-model"
+        return llm.user_dir() / DEFAULT_NAME
     except OSError as error:
         raise ModelDirError(
             f"the folder of llm, {error.filename}, cannot be made ({error.strerror}); "
@@ -289,7 +292,9 @@ def bake_hint(path: Path) -> str:
 
 def rebake_hint(path: Path, manifest: Manifest | None = None) -> str:
     """A sentence that says how to replace the unusable model directory at `path`."""
-    return f"bake again with llm clip bake {manifest.source.id if manifest else 'SOURCE'} --to {path} --force"
+    source = manifest.source.id if manifest else "SOURCE"
+    images = f" --images {manifest.images.id}" if manifest and manifest.images else ""
+    return f"bake again with llm clip bake {source}{images} --to {path} --force"
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -25,6 +25,14 @@ def keep_open(models_bytes: int) -> None:
     open_bytes = models_bytes
 
 
+def root() -> Path:
+    """The model directory, or the folder of several; where there is nothing if the folder of llm cannot be made."""
+    try:
+        return model_dir.default_path()
+    except ModelDirError:
+        return Path(model_dir.DEFAULT_NAME)
+
+
 def members_of(path: Path) -> list[Path]:
     """The model directories in a folder of several, sorted; [] if `path` is one itself, or has none."""
     if (path / MANIFEST).exists():
@@ -58,10 +66,10 @@ def id_in(file: Path, written_ns: int) -> str | None:
 def directories(path: Path | None = None) -> dict[str, list[Path]]:
     """Model id -> its model directories, of which there is one unless several have that id; `clip` first, then sorted.
 
-    path: the folder to look in [default: model_dir.default_path()]. A single model directory is `clip`, also where it
-    cannot be used, and its id in the catalogue. Raises ModelDirError where the folder of llm cannot be made.
+    path: the folder to look in. A single model directory is `clip`, also where it cannot be used, and its id in the
+    catalogue.
     """
-    path = path or model_dir.default_path()
+    path = path or root()
     members = members_of(path)
     if not members:
         return {id: [path] for id in (MODEL_ID, catalogue_id(path)) if id}
@@ -73,7 +81,7 @@ def directories(path: Path | None = None) -> dict[str, list[Path]]:
 
 def twins(path: Path | None = None) -> list[str]:
     """The sentences about ids that several model directories have."""
-    path = path or model_dir.default_path()
+    path = path or root()
     found = directories(path) if members_of(path) else {}
     return [twin_sentence(id, paths) for id, paths in found.items() if len(paths) > 1]
 
@@ -101,14 +109,15 @@ def default_id(path: Path | None = None) -> str:
 
     Of a folder in which no id can be served it is `clip`, whose sentence says so.
     """
-    path = path or model_dir.default_path()
+    path = path or root()
     return MODEL_ID if not members_of(path) else next(iter(ids(path)), MODEL_ID)
 
 
 def path_of(model_id: str, path: Path | None = None) -> Path:
     """The model directory of a model.
 
-    Raises InputError for an id that no model here has, ModelDirError for one that several directories have.
+    Raises InputError for an id that no model here has, ModelDirError for one that several directories have, and where
+    the folder of llm cannot be made.
     """
     path = path or model_dir.default_path()
     if model_id == MODEL_ID and not members_of(path):
@@ -123,7 +132,13 @@ def path_of(model_id: str, path: Path | None = None) -> Path:
 
 def unknown(model_id: str, known: Iterable[str]) -> str:
     """The sentence about a model that is not here."""
-    return f"there is no model {cited(model_id)} here; there are {', '.join(map(cited, known))}"
+    return f"there is no model {cited(model_id)} here; {listed(known)}"
+
+
+def listed(known: Iterable[str]) -> str:
+    """The words about the models that are here: "there are 'clip', 'datacomp-b32-256'"."""
+    ids = [cited(id) for id in known]
+    return f"there {'is' if len(ids) == 1 else 'are'} {', '.join(ids)}"
 
 
 def image_source(manifest: Manifest) -> Source:

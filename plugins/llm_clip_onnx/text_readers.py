@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from . import open_clip_tokenizer, siglip_tokenizer
-from .model_dir import MERGES, TOKENIZER_FILES, VOCAB, Tokens
+from . import open_clip_tokenizer, siglip_tokenizer, wordpiece_tokenizer
+from .model_dir import MERGES, TOKENIZER, VOCAB, Tokens
 from .tokenizer import open_tokenizer, tokenize
 
 
@@ -18,8 +18,10 @@ def open_reader(folder: Path, context_length: int, tokens: Tokens) -> Callable[[
 
     folder: a model directory, whose tokenizer_files are read.
     """
-    if tokens.library in TOKENIZER_FILES:
+    if tokens.library in ("big_vision", "gemma"):
         return siglip_tokenizer.open_reader(folder, context_length, tokens)
+    if tokens.library == "wordpiece":
+        return wordpiece_tokenizer.open_reader(folder / TOKENIZER, context_length)
     vocab, merges = folder / VOCAB, folder / MERGES
     if tokens.library == "open_clip":
         return open_clip_tokenizer.open_reader(vocab, merges, context_length, tokens.start, tokens.end)

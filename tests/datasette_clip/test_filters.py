@@ -16,6 +16,7 @@ import pytest
 from datasette.app import Datasette
 
 from browser import chromium
+from changed_model import with_preprocess
 from clip_collections.collection import open_collection
 from datasette_clip import counts as counting
 from datasette_clip.api import search as search_api
@@ -431,6 +432,13 @@ def test_a_sign_without_its_space_gets_a_hint(q, meant, datasette):
 
 def test_the_page_says_that_the_model_reads_english(datasette):
     assert "This model reads English." in get(datasette, PAGE).text
+
+
+def test_the_page_says_by_what_the_model_shrinks_a_picture(datasette, demo_dir, monkeypatch, tmp_path):
+    assert 'data-side="224" data-resize="shortest"' in get(datasette, PAGE).text
+    model = with_preprocess(demo_dir, tmp_path / "model", resize="squash", crop=256)
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(model))
+    assert 'data-side="256" data-resize="squash"' in get(datasette, PAGE).text
 
 
 @chromium

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections import OrderedDict
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -37,7 +36,7 @@ def folder(demo_dir, tiny_dir, tmp_path, monkeypatch) -> Path:
     with_id(tmp_path / "models" / "demo", "clip")
     (tmp_path / "models" / "notes.txt").write_text("two models")
     monkeypatch.setenv("CLIP_MODEL_DIR", str(tmp_path / "models"))
-    monkeypatch.setattr(engine, "_engines", OrderedDict())
+    monkeypatch.setattr(engine, "_engines", {})
     return tmp_path / "models"
 
 

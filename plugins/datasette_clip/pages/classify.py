@@ -17,9 +17,9 @@ from llm_clip_onnx.errors import InputError, cited
 from .. import labels
 from ..config import PLUGIN, Config, config_of
 from ..items import FormFields, check_text, read_k
-from ..model import embedding_queue, in_thread, permitted_engine
+from ..model import default_model, embedding_queue, in_thread, permitted_engine
 from ..paths import CLASSIFY
-from .form_page import LINE, K, Page, read_page_pictures, render_form
+from .form_page import LINE, K, Page, read_page_pictures, render_form, shrinking
 from .links import curl_command, fitting_path, sql_page_path
 from .samples import pictures_to_try, read_sample
 
@@ -45,7 +45,7 @@ async def fill_classify(datasette, request, fields: FormFields, page: Page) -> N
     for text in (page["own"], *fields.all("labels")):
         check_text(config, text)
     page |= chosen_labels(fields)
-    engine = await in_thread(permitted_engine, config)
+    engine = await in_thread(permitted_engine, config, default_model(config))
     page |= await in_thread(label_choices, engine, page)
     if not page["pictures"]:
         if request.method == "POST":
@@ -110,12 +110,12 @@ def read_list(text: str) -> list[str]:
 
 
 def label_choices(engine: Engine, page: Page) -> Page:
-    """The label sets with their sizes, the chosen one, and the side in pixels of the square that CLIP looks at."""
+    """The label sets with their sizes, the chosen one, and `shrinking` of the model."""
     sets = {name: len(engine.label_set(name).labels) for name in labels.sets_of(engine)}
     chosen = page["chosen"]
     if chosen is None:
         chosen = labels.default_set(engine) if sets else ""
-    return {"sets": sets, "chosen": chosen, "side": engine.manifest.preprocess.crop}
+    return {"sets": sets, "chosen": chosen, **shrinking(engine.manifest.preprocess)}
 
 
 def best_labels(engine: Engine, config: Config, page: Page) -> Page:

@@ -25,6 +25,7 @@ from .pictures import pictures_of, read_pictures
 
 if TYPE_CHECKING:
     from llm_clip_onnx.engine import Engine
+    from llm_clip_onnx.model_dir import Preprocess
 
 K = "5"
 LINE = re.compile(r"\S[^\r\n]*")
@@ -38,7 +39,7 @@ async def render_form(datasette, request, template: str, fill: Fill) -> Response
     await ensure_instance(datasette, request)
     if sentence := unknown_method(request, "page"):
         return Response.text(sentence, status=405)
-    page: Page = {"paths": paths, "errors": [], "pictures": [], "side": 224, "sets": {}, "k": K}
+    page: Page = {"paths": paths, "errors": [], "pictures": [], "sets": {}, "k": K, **shrinking(None)}
     status, config = 200, config_of(datasette)
     try:
         chunks, content_type = await receive_body(request), request.headers.get("content-type", "")
@@ -52,6 +53,11 @@ async def render_form(datasette, request, template: str, fill: Fill) -> Response
         collect_soon()  # the body and the decoded images are large
     page["pictures"] = [picture for picture in page["pictures"] if picture.img or picture.vector]
     return Response.html(await datasette.render_template(template, page, request=request), status=status)
+
+
+def shrinking(preprocess: Preprocess | None) -> Page:
+    """What clip.js shrinks a picture by: `side` in pixels and `resize` of the model, or those of most without one."""
+    return {"side": preprocess.crop, "resize": preprocess.resize} if preprocess else {"side": 224, "resize": "shortest"}
 
 
 async def read_page_pictures(datasette, request, engine: Engine, page: Page) -> None:

@@ -31,8 +31,9 @@ from ..facets import Facet, Value, facets_of
 from ..failures import WITH_SENTENCE, MayNotRunSql, status_of, unknown_method
 from ..filters import TAKEN, is_filter, readable_filters
 from ..items import FormFields
-from ..model import embedding_queue, in_thread, permitted_engine
-from .form_page import Page
+from ..model import embedding_queue, in_thread
+from ..sql.search import collection_engine
+from .form_page import Page, shrinking
 from .links import curl_command, sql_paths
 from .pictures import Picture, file_bytes, read_pictures
 
@@ -93,8 +94,7 @@ async def empty_page(datasette, request, ref: CollectionRef) -> Page:
         "q": "",
         "kept": [],
         "where": "",
-        "side": 224,
-        "reads_english": reads_english(),
+        **facts_of_model(),
         "may_sql": await may(datasette, request.actor, "execute-sql", ref.database),
     }
 
@@ -105,7 +105,7 @@ async def fill_search(datasette, request, ref: CollectionRef, page: Page) -> Non
     page |= typed_fields(fields) | {"asked": fields}
     page |= spaced_query(page, fields)
     fields.options.setdefault("k", [str(ROWS)])
-    picture = await read_picture(datasette, request, fields, page)
+    picture = await read_picture(datasette, request, ref, fields, page)
     search_request = read_search_request(fields)
     if search_request.where and not page["may_sql"]:
         raise MayNotRunSql()
@@ -159,7 +159,7 @@ def terms_in(texts: list[str]) -> tuple[Term, ...]:
     return tuple(term for text in texts if text.strip() for term in query.parse(text))
 
 
-async def read_picture(datasette, request, fields: FormFields, page: Page) -> Picture | None:
+async def read_picture(datasette, request, ref: CollectionRef, fields: FormFields, page: Page) -> Picture | None:
     """The picture of a form, also in the page, which keeps it. Raises InputError for one that cannot be read."""
     img, config = fields.options.pop("img", [""])[-1], config_of(datasette)
     if fields.items:
@@ -171,8 +171,8 @@ async def read_picture(datasette, request, fields: FormFields, page: Page) -> Pi
         raise InputError(f"only the name of {shortened(name)} has come: an image is sent by the button under it")
     else:
         return None
-    engine = await in_thread(permitted_engine, config)
-    page["side"] = engine.manifest.preprocess.crop
+    _, engine = await in_thread(collection_engine, config, ref.collection, fields.last("model"))
+    page |= shrinking(engine.manifest.preprocess)
     with embedding_queue(datasette).slot():
         good, sentences = await read_pictures(request, engine, config, [picture])
     fields.items.clear()
@@ -251,20 +251,21 @@ def spaced(q: str) -> str | None:
     return " ".join(better.split()) if better != q and not set('"[{') & set(q) else None
 
 
-def reads_english() -> bool:
-    """True if the model was trained on English texts: its tokens are CLIP's own. False if there is no model."""
+def facts_of_model() -> Page:
+    """`shrinking` of the model, and reads_english: it was trained on English texts, so its tokens are CLIP's own."""
     try:
         path = model_dir.default_path()
-        return is_english(path, (path / model_dir.MANIFEST).stat().st_mtime_ns)
+        return facts_of_manifest(path, (path / model_dir.MANIFEST).stat().st_mtime_ns)
     except (ClipError, OSError):
-        return False
+        return shrinking(None) | {"reads_english": False}
 
 
 @lru_cache(maxsize=1)
-def is_english(path: Path, written_ns: int) -> bool:
-    """As reads_english. written_ns: when the manifest was written, so that a new one is read."""
+def facts_of_manifest(path: Path, written_ns: int) -> Page:
+    """As facts_of_model. written_ns: when the manifest was written, so that a new one is read."""
     manifest = model_dir.read_manifest(path)
-    return manifest.tokens is None and not MANY_LANGUAGES.search(manifest.source.id)
+    is_english = manifest.tokens is None and not MANY_LANGUAGES.search(manifest.source.id)
+    return shrinking(manifest.preprocess) | {"reads_english": is_english}
 
 
 def search_url(page: Page, fields: list[tuple[str, Any]], path: str = "path") -> str:

@@ -18,7 +18,6 @@ from datasette.utils.asgi import BadRequest, Forbidden
 from clip_collections import query, search
 from clip_collections.collection import (
     Collection,
-    check_model,
     columns_of,
     has_llm_tables,
     quoted,
@@ -27,16 +26,15 @@ from clip_collections.collection import (
 )
 from clip_collections.query import Term
 from datasette_guard import is_1
-from llm_clip_onnx import MODEL_ID
 from llm_clip_onnx.errors import InputError, cited
 
 from ..api.search import read_number
 from ..collection_refs import may_view
 from ..config import Config, config_of
 from ..failures import WITH_SENTENCE, status_of
-from ..model import embedding_queue, in_thread, permitted_engine
+from ..model import embedding_queue, in_thread
 from ..paths import search_path
-from ..sql.search import MAX_K, embed_query, open_collection, read_stored
+from ..sql.search import MAX_K, collection_engine, embed_query, open_collection, read_stored
 from .places import page_of, read_thumbnails
 
 K = 100
@@ -156,8 +154,7 @@ async def nearest_rows(datasette, database: str, of: Collection, terms: Sequence
     )
 
     def embed(stored):
-        engine = permitted_engine(config)
-        check_model(of, MODEL_ID, engine.manifest.embed_dim)
+        _, engine = collection_engine(config, of)
         return embed_query(engine, config, terms, stored, partial(engine.embed_item, orient=of.orient))
 
     page = page_of(datasette, database)

@@ -31,6 +31,7 @@ class Checkpoint:
     tokens: Tokens
     context_length: int  # the most ids of a text
     logit_bias: float | None = None
+    images: Source | None = None  # of the image tower, where it is another checkpoint's
 
 
 def clip_checkpoint(

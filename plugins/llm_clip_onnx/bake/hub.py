@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from ..errors import CheckpointError, cited, shortened
 from ..model_dir import sha256_of
 from . import layout
-from .families import in_transformers, is_open_clip, open_clip
+from .families import in_transformers, is_open_clip, open_clip, text_tower
 from .keys import CONFIG, MODULES
 
 
@@ -42,7 +42,9 @@ def fetch(source: str, revision: str | None) -> tuple[Path, str | None]:
     with layout.as_checkpoint_error(source):
         if open_clip.CONFIG in files and MODULES not in files:
             get(open_clip.CONFIG)
-        if is_open_clip(root, source):
+        if text_tower.has_several_modules(root, source):
+            paths = text_tower.needed_files(root, set(files), get, source)
+        elif is_open_clip(root, source):
             paths = open_clip.needed_files(set(files), root / open_clip.CONFIG, source)
         else:
             folder = PurePosixPath(layout.clip_folder(root, source))

@@ -3,9 +3,9 @@
 8-bit activations share one scale over a whole call. CLIP has outlier channels: a few that carry a large constant, and
 beside them that scale is much too coarse for all others. So the input x of a linear layer becomes (x - shift) / scale,
 with one shift and one scale per channel; its matrix W becomes scale * W, and its bias b becomes b + shift @ W. The
-layer norm before it, or the values of the attention before it, give the new x without another step. Only fc2, which
-follows an activation, needs a product for the scale and has no shift. The measured error chooses the layers and the
-strength.
+layer norm before it, or the values of the attention before it, give the new x without another step. A layer behind an
+activation needs a product for the scale and has no shift. Where a residual reads x too, the layer norm is computed
+twice. The measured error chooses the layers and the strength.
 
 It keeps no quantized matrix and knows no graph. Source: SmoothQuant (arXiv 2211.10438) for the scale, Outlier
 Suppression+ (arXiv 2304.09145) for the shift.
@@ -25,8 +25,9 @@ Inputs = Mapping[str, Sequence[Array]]  # tensor of a linear layer -> its inputs
 
 # Share of a channel's range that moves into the matrix. Of 0.3 to 0.85 the best lay between these two.
 STRENGTHS = (0.5, 0.75)
-PRODUCT_ERROR_SHARE = 0.7  # the error must fall to this share where the scale costs a product, as fc2's does
+STEP_ERROR_SHARE = 0.7  # the error must fall to this share where a rewritten layer costs another step
 INPUT_SCALE = "input_scale"  # name of the tensor by which the input of such a layer is multiplied, if it is rewritten
+OWN_NORM = "norm"  # behind the name of a layer that has a norm of its own: the name of that norm
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def choose(linear: Linear, tensors: Mapping[str, Array], inputs: Sequence[Array]
     no_shift, no_scale = np.zeros(len(weight), np.float32), np.ones(len(weight), np.float32)
     as_it_was = error(no_shift, no_scale)
     best = Choice(None, as_it_was, as_it_was, no_shift, no_scale)
-    limit = as_it_was if linear.before else as_it_was * PRODUCT_ERROR_SHARE
+    costs_a_step = linear.before is None or linear.shared
+    limit = as_it_was * STEP_ERROR_SHARE if costs_a_step else as_it_was
     shift = ((rows.max(0) + rows.min(0)) / 2).astype(np.float32) if linear.before else no_shift
     for strength in STRENGTHS:
         scale = scales(np.abs(rows - shift).max(0), np.abs(weight).max(1), strength)
@@ -98,6 +100,7 @@ def rewrite(tensors: dict[str, Array], linear: Linear, choice: Choice) -> None:
     if linear.before is None:
         tensors[f"{linear.tensors[0]}.{INPUT_SCALE}"] = np.reciprocal(scale)
         return
+    to = f"{linear.name}.{OWN_NORM}" if linear.shared else linear.before
     by_channel = tensors[f"{linear.before}.weight"].T / scale  # a gain [in], or the values' matrix [width, in]
-    tensors[f"{linear.before}.weight"] = by_channel.T
-    tensors[f"{linear.before}.bias"] = (tensors[f"{linear.before}.bias"] - shift) / scale
+    tensors[f"{to}.weight"] = by_channel.T
+    tensors[f"{to}.bias"] = (tensors[f"{linear.before}.bias"] - shift) / scale

@@ -158,9 +158,15 @@ Named = dict[str, AddedToken | str]  # tokens by their keys
 
 
 def read_tokens(
-    folder: Path, settings: Mapping, serialized: Mapping, source: str
+    folder: Path,
+    settings: Mapping,
+    serialized: Mapping,
+    source: str,
+    defaults: Mapping[str, AddedToken | str] = DEFAULTS,
 ) -> tuple[Named, tuple[model_dir.AddedToken, ...]]:
     """The named tokens, by their keys, and all added tokens in the order in which they are added.
+
+    defaults: the tokenizer's own named tokens, where no file says others.
 
     The steps, and their order, are those of transformers' PreTrainedTokenizerBase._from_pretrained.
     """
@@ -186,7 +192,7 @@ def read_tokens(
     named = {
         key: as_token(key, found[key], file_of_key(key), source) for key in TOKEN_KEYS if found.get(key) is not None
     }
-    named = {**DEFAULTS, **{key: by_content.get(str(token), token) for key, token in named.items()}}
+    named = {**defaults, **{key: by_content.get(str(token), token) for key, token in named.items()}}
     others = {key: value for key, value in found.items() if is_own_name(key) and is_token(value)} | own
     extra = found[EXTRA] if EXTRA in found else found.get(OLD_EXTRA)
     named |= {key: as_token(key, value, file_of_key(key), source) for key, value in others.items()}

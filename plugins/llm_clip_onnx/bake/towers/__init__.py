@@ -36,13 +36,15 @@ class Linear:
     """A linear layer that may be baked in 8 bits.
 
     tensors: names, without .weight and .bias, of the tensors that it joins, because they have the same input.
-    before: the same of the layer norm, or of the attention's values, that its input comes from, and that nothing else
-    reads; None where there is no such step, as behind an activation.
+    before: the same of the layer norm, or of the attention's values, that its input comes from; None where there is no
+    such step, as behind an activation.
+    shared: something else, a residual, reads what `before` gives too.
     """
 
     name: str
     tensors: tuple[str, ...]
     before: str | None
+    shared: bool = False
 
 
 @dataclass(frozen=True)
