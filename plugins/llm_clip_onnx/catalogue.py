@@ -13,7 +13,8 @@ from .errors import CheckpointError, cited
 
 OPEN_CLIP = "openclip_results.csv and openclip_retrieval_results.csv in open_clip's docs"
 TINY_CLIP = "the README of TinyCLIP in microsoft/Cream"
-ENGLISH = "English"
+BIG_VISION = "README_siglip2 of google-research/big_vision"
+ENGLISH, MANY = "English", "36 measured"
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,14 @@ CATALOGUE = (
     Entry(
         *("tinyclip-40m-32", "wkcn/TinyCLIP-ViT-40M-32-Text-19M-LAION400M", "CLIP", "MIT"),
         *(59.8, None, None, TINY_CLIP),
+    ),
+    Entry(
+        *("siglip2-b32-256", "google/siglip2-base-patch32-256", "SigLIP 2", "Apache-2.0"),
+        *(74.0, 47.2, 63.7, BIG_VISION, MANY),
+    ),
+    Entry(
+        *("siglip2-b16-224", "google/siglip2-base-patch16-224", "SigLIP 2", "Apache-2.0"),
+        *(78.2, 52.1, 68.9, BIG_VISION, MANY),
     ),
 )
 SOURCES = tuple(dict.fromkeys(entry.published for entry in CATALOGUE))
