@@ -43,6 +43,10 @@ LIMITS = {
         "items": ("texts and images in one request", "400"),
         "prompts": ("labels times templates in one request", "400, from SQL too"),
         "text_bytes": ("one text", "400; from SQL with the sentence in the log"),
+        "models_bytes": (
+            "files of the open towers of [several models](#several-models)",
+            "the towers of the least recently used model are closed",
+        ),
     },
 }
 SQL_FUNCTIONS = {
@@ -53,12 +57,16 @@ SQL_FUNCTIONS = {
     "llm_embed_average(a)": "aggregate: the mean of vector blobs; NULLs are ignored",
     "clip_image(text)": "the image bytes in a string of base64url, base64 or hex digits, or in a data URI",
     "clip_similarity(a, b)": "the cosine of any two of texts, images and vector blobs, -1 to 1",
+    "clip_similarity(a, b, model)": "the same by another model than the default one",
     "clip_classify(image, labels)": "JSON: the 5 labels that fit an image or a vector blob best, "
     '`[{"label", "probability", "cosine"}...]`',
     "clip_classify(image, labels, k)": "the same, k labels",
+    "clip_classify(image, labels, k, model)": "the same by another model than the default one",
     "clip_search(collection, query)": "JSON: the 20 rows of a [collection](search-collections.md) most like a query, "
     '`[{"id", "score", "rowid"}...]`',
     "clip_search(collection, query, k)": "the same, k rows",
+    "clip_search(collection, query, k, model)": "the same, the query embedded by another model than the collection's, "
+    "whose vectors can be compared with them",
 }
 URLS = {
     "/-/clip": "[page](pages.md#about): the model, whether it is ready, its fidelity, how to call it",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from datasette_guard import declare, hide_tables, is_server
 
-from .model import open_towers_outside_sql, text_opening
+from .model import log_twins, open_towers_outside_sql, text_opening
 
 if is_server():
     text_opening()  # before the rest of Datasette and of this plugin is imported
 
 from datasette import hookimpl
+
+from llm_clip_onnx import models
 
 from . import paths, static_files
 from .api import embed_classify, original, thumbnail
@@ -33,7 +35,8 @@ declare(
 
 @hookimpl(tryfirst=True)  # before others return coroutines, which Python reports as never awaited if this raises
 def startup(datasette):
-    config_of(datasette)
+    models.keep_open(config_of(datasette).limits.models_bytes)
+    log_twins()
     hide_tables(is_internal)
     original.folders_of(datasette)
     text_opening()

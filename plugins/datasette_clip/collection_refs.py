@@ -12,7 +12,7 @@ from datasette.utils.asgi import Forbidden, NotFound
 
 from clip_collections.collection import Collection
 from datasette_guard import ensure_instance, may, may_view_table
-from llm_clip_onnx import MODEL_ID
+from llm_clip_onnx import models
 from llm_clip_onnx.errors import ClipError, cited, shortened
 
 from .config import Config, config_of
@@ -96,14 +96,14 @@ async def may_view(datasette, actor, database: str, collection: Collection) -> b
 
 
 def collections_of_model(conn, config: Config, database: str) -> list[Collection]:
-    """The collections of a database whose vectors may be of our model."""
-    collections = []
+    """The collections of a database whose vectors may be of our models."""
+    collections, ours = [], models.directories()
     for name in collection_names(conn, config, database):
         try:
             collection = open_collection(conn, config, database, name)
         except (ClipError, sqlite3.Error):
             continue  # a search of it says why
-        if collection.model in (None, MODEL_ID) and collection.embed_dim:
+        if collection.model in (None, *ours) and collection.embed_dim:
             collections.append(collection)
     return collections
 

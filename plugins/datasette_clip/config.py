@@ -8,6 +8,7 @@ from typing import Any
 
 from datasette_guard import ConfigError, per_datasette, read_limits, read_object
 from llm_clip_onnx.errors import cited, shortened
+from llm_clip_onnx.models import MODELS_BYTES
 
 PLUGIN = "datasette-clip"
 GUARD = "datasette-guard"
@@ -24,22 +25,26 @@ class Limits:
 
     embedding: requests to endpoints and pages that are being embedded or wait for that, before 503. items: texts
     and images in one request. prompts: labels times prompt templates given with one request. text_bytes: one text.
+    models_bytes: files of open towers of several models, before those of the least used one are closed.
     """
 
     embedding: int = 16
     items: int = 64
     prompts: int = 256
     text_bytes: int = 1_000_000
+    models_bytes: int = MODELS_BYTES
 
 
 @dataclass(frozen=True)
 class Config:
-    """models: ids of the `llm` embedding models that SQL may call. keys: datasette-llm-embed's keys, by model id.
+    """models: ids of the models that clients may call, others of `llm` among them; None: all of ours.
+
+    keys: datasette-llm-embed's keys, by model id.
 
     collections: database -> name -> settings of collection.configured. limits: see Limits.
     """
 
-    models: tuple[str, ...] = ("clip",)
+    models: tuple[str, ...] | None = None
     collections: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     keys: dict[str, str] = field(default_factory=dict, repr=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -31,8 +31,8 @@ KIND_OF_FIELD = {
 VECTOR_FORMATS = ("float", "base64", "hex")
 TRUE_WORDS, FALSE_WORDS = ("1", "true", "on", "yes"), ("0", "false", "off", "no", "")
 MULTIPART, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
-EMBED_OPTIONS = ("format", "normalize", "orient")
-CLASSIFY_OPTIONS = ("labels", "templates", "k", "orient")
+EMBED_OPTIONS = ("format", "normalize", "orient", "model")
+CLASSIFY_OPTIONS = ("labels", "templates", "k", "orient", "model")
 JSON_WORDS = {dict: "object", list: "array", str: "string", int: "number", float: "number"}
 MAX_ESCAPES = 100_000  # of an urlencoded form: parse_qsl takes some 230 bytes of memory for each
 OTHER_FIELDS = 100  # of a form, beside items and prompts
@@ -62,6 +62,7 @@ class EmbedRequest:
     """A request to embed or classify. labels: the name of a label set, or labels. k: how many labels to answer.
 
     templates: prompt templates for labels. format: of vectors. normalize: to norm 1. orient: see Engine.embed_images.
+    model: its id, "" for the default one.
     """
 
     items: list[Item] = field(default_factory=list)
@@ -71,6 +72,7 @@ class EmbedRequest:
     format: str = "float"
     normalize: bool = False
     orient: str | None = None
+    model: str = ""
 
 
 async def receive_body(request) -> list[bytes]:
@@ -365,7 +367,7 @@ def embed_request(fields: RequestFields) -> EmbedRequest:
         request.labels = read_label_set(labels[0]) if len(labels) == 1 else tuple(labels)
     if templates := options.get("templates"):
         request.templates = tuple(templates)
-    for name in ("k", "format", "normalize", "orient"):
+    for name in OPTION_READERS:
         if options.get(name):
             setattr(request, name, OPTION_READERS[name](options[name][-1]))
     return request
@@ -403,4 +405,16 @@ def read_orient(value: object) -> str | None:
     return "exif" if value else None
 
 
-OPTION_READERS = {"k": read_k, "format": read_format, "normalize": read_normalize, "orient": read_orient}
+def read_model(value: object) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"model is {cited_json(value)}; expected the id of a model")
+    return value
+
+
+OPTION_READERS: dict[str, Callable[[object], Any]] = {
+    "k": read_k,
+    "format": read_format,
+    "normalize": read_normalize,
+    "orient": read_orient,
+    "model": read_model,
+}

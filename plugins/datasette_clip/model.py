@@ -1,17 +1,18 @@
-"""The one way to the engine: opens its towers, checks who may use it, and embeds in threads of its own.
+"""The one way to the engines: opens their towers, checks who may use them, and embeds in threads of its own.
 
-The clock of Datasette's one-second limit runs on while an SQL function works, so both towers are opened outside SQL:
-the text tower while Datasette starts, the image tower when an SQL function first needs it.
+The clock of Datasette's one-second limit runs on while an SQL function works, so towers are opened outside SQL: the
+text tower of the default model while Datasette starts, any other when an SQL function needs it and it is closed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeVar
@@ -20,7 +21,7 @@ from weakref import WeakSet
 from datasette.utils.asgi import Base400
 
 from datasette_guard import path_below, per_datasette, runs_sql
-from llm_clip_onnx import MODEL_ID
+from llm_clip_onnx import MODEL_ID, models
 from llm_clip_onnx.errors import ClipError, InputError, cited
 
 from .config import PLUGIN, Config, config_of
@@ -30,25 +31,56 @@ if TYPE_CHECKING:
     from llm_clip_onnx.engine import Engine
 
 T = TypeVar("T")
+log = logging.getLogger("datasette_clip")
 
 
-def get_engine() -> Engine:
-    """The engine of this process. Raises ModelDirError, and ImportError if onnxruntime cannot be imported."""
-    from llm_clip_onnx.engine import default_engine  # here: Datasette's start does not wait for onnxruntime
+def get_engine(model_id: str) -> Engine:
+    """The engine of one of our models.
 
-    return default_engine()
+    Raises InputError for any other id, ModelDirError, and ImportError if onnxruntime cannot be imported.
+    """
+    from llm_clip_onnx.engine import engine_of  # here: Datasette's start does not wait for onnxruntime
+
+    return engine_of(model_id)
 
 
-def permitted_engine(config: Config) -> Engine:
-    """The engine. Raises InputError if clients may not call our model, and as get_engine."""
-    check_model(config, MODEL_ID)
-    return get_engine()
+def permitted_engine(config: Config, model_id: str) -> Engine:
+    """The engine of one of our models. Raises InputError if clients may not call it, and as get_engine."""
+    check_model(config, model_id)
+    return get_engine(model_id)
 
 
 def check_model(config: Config, model_id: str) -> None:
     """Raises InputError for a model that clients may not call."""
-    if model_id not in config.models:
-        raise InputError(f"model {cited(model_id)} is not on the list plugins.{PLUGIN}.models, {list(config.models)}")
+    if config.models is None and (model_id == MODEL_ID or model_id in models.directories()):
+        return  # get_engine says if it cannot be served
+    if model_id not in (permitted := permitted_models(config)):
+        raise InputError(f"model {cited(model_id)} is not on the list plugins.{PLUGIN}.models, {permitted}")
+
+
+def permitted_models(config: Config) -> list[str]:
+    """The ids of the models that clients may call: those of the configuration, else all of ours."""
+    return models.ids() if config.models is None else list(config.models)
+
+
+def model_choices(config: Config) -> list[str]:
+    """The ids of our models between which clients may choose; [] if there is one."""
+    permitted = [id for id in models.choices() if config.models is None or id in config.models]
+    return permitted if len(permitted) > 1 else []
+
+
+def default_model(config: Config) -> str:
+    """The id of the model where a client names none: `clip`, else the first that it may call."""
+    default = models.default_id()
+    if config.models is None or default in config.models:
+        return default
+    return next((id for id in models.choices() if id in config.models), default)
+
+
+def log_twins() -> None:
+    """Log the sentences about model ids that several directories have."""
+    for sentence in models.twins():
+        log.warning("%s", sentence)
 
 
 # Opening the text tower
@@ -64,9 +96,10 @@ def text_opening() -> Future[str | None]:
 
 
 def open_text() -> str | None:
-    """Open the text tower if it is closed: None, or the sentence that says why it cannot be opened."""
+    """Open the text tower of the default model if it is closed: None, or the sentence that says why it cannot be."""
     try:
-        get_engine().open_text()
+        engine = get_engine(models.default_id())
+        engine.open_text()
     except ClipError as error:
         return str(error)
     except Exception as error:  # any: the server starts and says why on its pages
@@ -74,75 +107,101 @@ def open_text() -> str | None:
     return None
 
 
-# Opening the image tower
+# Opening towers outside SQL
 
 
-class ImageTowerClosed(Exception):
-    """An SQL function needs the image tower: it is opened outside SQL, then the request runs again."""
+class TowerClosed(Exception):
+    """An SQL function needs a tower that is closed: it is opened outside SQL, then the request runs again."""
 
 
-settled: WeakSet[Engine] = WeakSet()  # engines whose image tower is open, or could not be opened outside SQL
-repeatable = 0  # requests in flight that will run again after ImageTowerClosed; the event loop counts them
+unopenable: dict[str, WeakSet[Engine]] = {"text": WeakSet(), "image": WeakSet()}  # that could not be opened outside SQL
+repeatable = 0  # requests in flight that will run again after TowerClosed; the event loop counts them
 raised_ids = itertools.count(1)
 last_raised = 0  # SQL's threads write it, the event loop compares it
+needed: deque[tuple[int, Engine, str]] = deque(maxlen=64)  # what was raised last: its number, and the closed tower
+RUNS = 3  # of a request; its last one opens towers inside SQL
 
 
-def need_image_tower(engine: Engine) -> None:
-    """Call this inside SQL before an image is embedded. Raises ImageTowerClosed if that tower is to be opened first.
+def need_tower(engine: Engine, tower: str) -> None:
+    """Call this inside SQL before a text or an image is embedded. Raises TowerClosed if it is to be opened first.
 
     SQL's threads do not know their request, so while the tower is closed and a repeatable request is in flight, SQL of
     another plugin's own task can meet the exception too. Otherwise the tower is opened inside SQL there.
     """
     global last_raised
-    if repeatable and is_image_tower_unsettled(engine):
+    if repeatable and is_closed(engine, tower):
         last_raised = next(raised_ids)
-        raise ImageTowerClosed("the image tower is closed; once it is open the request runs again")
+        needed.append((last_raised, engine, tower))
+        raise TowerClosed(f"the {tower} tower is closed; once it is open the request runs again")
 
 
-def is_image_tower_unsettled(engine: Engine) -> bool:
-    return engine not in settled and "image" not in engine.open_towers
+def is_closed(engine: Engine, tower: str) -> bool:
+    """True if a tower is closed and was not found to be unopenable."""
+    return tower not in engine.open_towers and engine not in unopenable[tower]
 
 
-def open_image(engine: Engine) -> None:
-    """Open the image tower if it is closed. If that fails, the next SQL function that needs it raises the reason."""
+def open_tower(engine: Engine, tower: str) -> None:
+    """Open a tower if it is closed. If that fails, the next SQL function that needs it raises the reason."""
     try:
-        engine.open_image()
+        (engine.open_text if tower == "text" else engine.open_image)()
+        unopenable[tower].discard(engine)
     except Exception:  # any: SQL functions try again and raise it where its sentence reaches the log
-        pass
-    finally:
-        settled.add(engine)
+        unopenable[tower].add(engine)
 
 
-def unsettled_engine() -> Engine | None:
-    """An engine whose image tower was not opened yet, None if it was or if there is no engine."""
+def open_needed(raised_before: int) -> None:
+    """Open the towers that were needed after the raise with this number."""
+    for number, engine, tower in list(needed):
+        if number > raised_before:
+            open_tower(engine, tower)
+
+
+def may_meet_closed_tower() -> bool:
+    """True if SQL may need a tower that is closed; always where there are several models. False if there is none."""
     from llm_clip_onnx.engine import engines_of_process  # here: as in get_engine
 
+    if models.members_of(models.root()):
+        return True
     try:
-        engines = engines_of_process() or [get_engine()]  # the latter looks for the model directory, every time
+        engines = engines_of_process() or [get_engine(MODEL_ID)]  # the latter looks for the model directory, every time
     except Exception:  # any: there is nothing to open
-        return None
-    return next(filter(is_image_tower_unsettled, engines), None)
+        return False
+    return any(is_closed(engine, "image") for engine in engines)
+
+
+def open_default_image() -> None:
+    """Open the image tower of the default model, if there is one."""
+    with suppress(ClipError, ImportError):
+        open_tower(get_engine(models.default_id()), "image")
 
 
 class Recorder:
-    """`receive` that keeps its messages for `again`, which gives each once more, until `forget`."""
+    """`receive` that keeps its messages and gives them again after `rewind`, until `forget`."""
 
     def __init__(self, receive) -> None:
-        self.receive, self.keeps = receive, True
+        self.receive, self.keeps, self.position = receive, True, 0
         self.messages: deque[dict] = deque()
 
     async def __call__(self) -> dict:
-        message = await self.receive()
-        if self.keeps:
+        if not self.keeps and self.messages:
+            return self.messages.popleft()
+        if self.position == len(self.messages):
+            message = await self.receive()
+            if not self.keeps:
+                return message
             self.messages.append(message)
-        return message
+        self.position += 1
+        return self.messages[self.position - 1]
 
-    async def again(self) -> dict:
-        return self.messages.popleft() if self.messages else await self.receive()
+    def rewind(self) -> None:
+        self.position = 0
 
     def forget(self) -> None:
+        """Keep no more messages, and of those that are kept only the ones that are still to be given."""
         self.keeps = False
-        self.messages.clear()
+        for _ in range(self.position):
+            self.messages.popleft()
+        self.position = 0
 
 
 class Withheld:
@@ -182,29 +241,34 @@ class Withheld:
         await self.send(message)
 
 
-async def run_repeatable(app, scope: dict, receive, send, engine: Engine) -> None:
-    """Run a request. If it fails and ImageTowerClosed was raised meanwhile, open the tower and run it again.
+async def run_repeatable(app, scope: dict, receive, send) -> None:
+    """Run a request. If it fails and TowerClosed was raised meanwhile, open the tower and run it again.
 
-    The raise may have been another request's: then this one fails a second time, with the same response.
+    The raise may have been another request's: then this one fails again, with the same response.
     """
     global repeatable
     recorder = Recorder(receive)
-    withheld = Withheld(send, recorder)
-    repeatable += 1
-    try:
-        await app(scope, recorder, withheld)
-    finally:
-        repeatable -= 1
-    if withheld.passes is False:
-        await asyncio.to_thread(open_image, engine)
-        await app(scope, recorder.again, send)
+    for _ in range(RUNS - 1):
+        withheld = Withheld(send, recorder)
+        repeatable += 1
+        try:
+            await app(scope, recorder, withheld)
+        finally:
+            repeatable -= 1
+        if withheld.passes is not False:
+            return
+        await asyncio.to_thread(open_needed, withheld.raised_before)
+        recorder.rewind()
+    recorder.forget()
+    await app(scope, recorder, send)
 
 
 def open_towers_outside_sql(base_url: str):
-    """An ASGI wrapper in which requests that may run SQL wait for the text tower, and for the image tower if needed.
+    """An ASGI wrapper in which requests that may run SQL wait for the default model's text tower, and others they need.
 
-    A request that changes nothing runs again after the image tower was opened. For any other the tower is opened first.
-    A stream whose later rows are the first to need the tower ends with an error, because its start is sent.
+    A request that changes nothing runs again after a tower was opened. For any other the default model's image tower is
+    opened first, and others are opened inside SQL.
+    A stream whose later rows are the first to need a tower ends with an error, because its start is sent.
     """
 
     def wrap(app):
@@ -213,11 +277,11 @@ def open_towers_outside_sql(base_url: str):
                 return await app(scope, receive, send)
             if not text_opening().done():
                 await asyncio.shield(asyncio.wrap_future(text_opening()))
-            if (engine := unsettled_engine()) is None:
+            if not may_meet_closed_tower():
                 return await app(scope, receive, send)
             if scope["method"] in ("GET", "HEAD") or is_read_only(path):
-                return await run_repeatable(app, scope, receive, send, engine)
-            await asyncio.to_thread(open_image, engine)
+                return await run_repeatable(app, scope, receive, send)
+            await asyncio.to_thread(open_default_image)
             await app(scope, receive, send)
 
         return with_towers

@@ -1,4 +1,4 @@
-"""THE MODEL: an `llm` plugin with the embedding model `clip` and the commands bake, info, verify, labels.
+"""THE MODEL: an `llm` plugin with the embedding model `clip`, or several, and the commands bake, info, verify, labels.
 
 It needs no torch. The commands `llm clip embed` and `llm clip index` are in clip_collections/commands.py.
 
@@ -17,9 +17,10 @@ hookimpl = HookimplMarker("llm")  # as llm.hookimpl is
 
 @hookimpl(trylast=True)  # the last to register an id has it, so `clip` is ours where llm-clip is installed too
 def register_embedding_models(register):
-    from .llm_model import CLIP, reference_model
+    from .llm_model import reference_model, registered_models
 
-    register(CLIP)
+    for model in registered_models():
+        register(model)
     if reference := reference_model():
         register(reference)
 

@@ -16,7 +16,7 @@ import click
 from .errors import ClipError, ModelDirError
 
 if TYPE_CHECKING:
-    from .model_dir import Manifest
+    from .model_dir import Manifest, Source
 
 
 class ClipCommand(click.Command):
@@ -32,7 +32,7 @@ class ClipCommand(click.Command):
         except ImportError as error:
             raise click.ClickException(
                 f"{error.name or error} is not installed; `llm clip {self.name}` needs the extra that has it: "
-                "in a clone of datasette-clip, pip install '.[bake]', or '.[reference]' to compare with llm-clip"
+                "in a clone of datasette-clip, pip install '.[bake]', or '.[reference]' to compare with other libraries"
             ) from error
 
 
@@ -65,9 +65,10 @@ def clip():
     help="Model directory to write [default: $CLIP_MODEL_DIR, else clip-model beside llm's files]",
 )
 @click.option("--revision", help="Branch, tag or commit on the hub")
+@click.option("--images", help="For a text tower alone: the checkpoint of its images, a hub id or a folder")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "int8"]), default="auto", show_default=True)
 @click.option("--force", is_flag=True, help="Replace a model directory that is there")
-def bake(source: str, to: Path | None, revision: str | None, precision: str, force: bool):
+def bake(source: str, to: Path | None, revision: str | None, images: str | None, precision: str, force: bool):
     """Turn a CLIP checkpoint into a model directory
 
     SOURCE is an id that llm clip models shows, a hub id, or a folder: ./clip if it has the name of an id. A tower that
@@ -76,7 +77,7 @@ def bake(source: str, to: Path | None, revision: str | None, precision: str, for
     from .bake import bake as bake_it
     from .model_dir import default_path
 
-    bake_it(source, to or default_path(), precision, revision, force, timestamped_echo())
+    bake_it(source, to or default_path(), precision, revision, force, timestamped_echo(), images)
 
 
 @clip.command(cls=ClipCommand)
@@ -98,10 +99,13 @@ def models(as_json: bool):
 @click.argument("directory", type=click.Path(path_type=Path), required=False)
 @click.option("--json", "as_json", is_flag=True, help="The manifest as it is")
 def info(directory: Path | None, as_json: bool):
-    "Show what is in a model directory"
+    "Show what is in a model directory, or which models are in a folder of several"
+    from . import models
     from .model_dir import default_path, read_manifest, tower_files
 
     directory = directory or default_path()
+    if models.members_of(directory):
+        return list_models(directory)
     manifest = read_manifest(directory)
     if as_json:
         click.echo(manifest.to_json(), nl=False)
@@ -113,10 +117,12 @@ def info(directory: Path | None, as_json: bool):
         ("source", source.id + (f" at {source.revision}" if source.revision else "")),
         *([("notice", source.notice)] if source.notice else []),
         *[(f"sha256 of {name}", sha256) for name, sha256 in source.weights_sha256.items()],
+        *(image_rows(manifest.images) if manifest.images else []),
         ("embed_dim", f"{manifest.embed_dim}"),
         ("context_length", f"{manifest.context_length} ids"),
         ("image side", f"{manifest.preprocess.crop} pixels"),
         ("logit_scale", f"{manifest.logit_scale:.2f}"),
+        *([] if manifest.logit_bias is None else [("logit_bias", f"{manifest.logit_bias:.2f}")]),
     ]
     for name, tower in manifest.towers.items():
         bytes_ = sum(manifest.files[file].bytes for file in tower_files(manifest, name, signed=False))
@@ -129,6 +135,34 @@ def info(directory: Path | None, as_json: bool):
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         click.echo(f"{name:<{width}}  {value}")
+
+
+def list_models(folder: Path) -> None:
+    """Print the id and the directory of each model in a folder of several, and what is wrong with the others."""
+    from . import models
+
+    found = models.directories(folder)
+    width = max(map(len, found))
+    for id in models.ids(folder):
+        click.echo(f"{id:<{width}}  {found[id][0]}")
+    for sentence in models.twins(folder):
+        click.echo(sentence, err=True)
+
+
+def chosen_directory(directory: Path | None) -> Path:
+    """The model directory that a command is given, else that of the model that is used where none is named."""
+    from . import models
+
+    return directory or models.path_of(models.default_id())
+
+
+def image_rows(source: Source) -> list[tuple[str, str]]:
+    """Where the image tower came from, if it is another checkpoint's."""
+    revision = f" at {source.revision}" if source.revision else ""
+    return [
+        ("images", f"{source.id}{revision}"),
+        *[(f"sha256 of its {name}", sha256) for name, sha256 in source.weights_sha256.items()],
+    ]
 
 
 def label_set_rows(directory: Path, manifest: Manifest) -> list[tuple[str, str]]:
@@ -152,16 +186,16 @@ def label_set_rows(directory: Path, manifest: Manifest) -> list[tuple[str, str]]
 @click.argument("directory", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--reference",
-    type=click.Choice(["llm-clip"]),
-    help="Compare with llm-clip itself, on the checkpoint that was baked",
+    type=click.Choice(["llm-clip", "sentence-transformers"]),
+    help="Compare with that library itself, on the checkpoint that was baked",
 )
 @click.option("--checkpoint", help="Where that checkpoint is now, if not where it was baked from: a hub id or a folder")
-def verify(directory: Path | None, reference: str | None, checkpoint: str | None):
+@click.option("--images", help="The same for the checkpoint of its images, where that is another one")
+def verify(directory: Path | None, reference: str | None, checkpoint: str | None, images: str | None):
     "Open the towers as the server does and check their fidelity; ends with 1 if anything fails"
     from .bake.verify import verify as checks_of
-    from .model_dir import default_path
 
-    checks = checks_of(directory or default_path(), reference, checkpoint)
+    checks = checks_of(chosen_directory(directory), reference, checkpoint, images)
     width = max(len(check.name) for check in checks)
     for check in checks:
         verdict = click.style("ok    ", fg="green") if check.ok else click.style("FAILED", fg="red")
@@ -192,18 +226,17 @@ def bake_labels(name: str, directory: Path | None, labels_file: Path | None, tem
     templates, from the package open-clip-torch.
     """
     from .bake.label_set import bake_labels as bake_them
-    from .model_dir import default_path
 
-    bake_them(directory or default_path(), name, labels_file, templates_file, force, timestamped_echo())
+    bake_them(chosen_directory(directory), name, labels_file, templates_file, force, timestamped_echo())
 
 
 @labels.command("list", cls=ClipCommand)
 @click.argument("directory", type=click.Path(path_type=Path), required=False)
 def list_labels(directory: Path | None):
     "Show the label sets of a model directory"
-    from .model_dir import default_path, read_manifest
+    from .model_dir import read_manifest
 
-    directory = directory or default_path()
+    directory = chosen_directory(directory)
     rows = label_set_rows(directory, read_manifest(directory))
     width = max((len(name) for name, _ in rows), default=0)
     for name, told in rows:

@@ -1,29 +1,33 @@
 """Embeds texts and images with the towers of one model directory, from any thread: the engine of the server.
 
-It keeps opened towers, the embeddings of recent texts and recent classifiers.
+It keeps opened towers, the embeddings of recent texts and recent classifiers. The engines of a process keep towers of
+so many bytes, and one image tower for all models that have the same.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+from collections import ChainMap
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from cachetools import LRUCache
 from numpy.typing import NDArray
 from PIL import Image
 
-from . import label_sets, model_dir, towers, zero_shot
+from . import label_sets, model_dir, models, towers, zero_shot
 from .errors import InputError, ModelDirError
 from .images.limits import SERVER, ImageLimits
 from .images.preprocess import Render, to_pixels
 from .lazy import Lazy
 from .text_readers import open_reader
 from .tokenizer import CLIP_TOKENS
-from .zero_shot import Classifier
+from .zero_shot import Classifier, Match
 
 CACHE_BYTES = 8_000_000  # about 3,700 texts with 512 dimensions
 ENTRY_BYTES = 300  # of Python objects, for each cached text, beside its characters and numbers
@@ -46,6 +50,7 @@ class Engine:
         )
         self._cache_lock = threading.Lock()
         self.levels: str | None = None  # "signed" or "unsigned", once an 8-bit tower was opened
+        self._opened_files: dict[str, tuple[str, ...]] = {}  # of each tower that was ever opened
         self._label_sets: dict[str, Classifier] = {}
         self._classifiers: LRUCache[tuple, Classifier] = LRUCache(
             CLASSIFIERS_BYTES, getsizeof=lambda classifier: classifier.vectors.nbytes + 200 * len(classifier.labels)
@@ -74,18 +79,33 @@ class Engine:
 
     def _open_text(self):
         graph, *weights = self.tower_files("text")
-        self._check((graph, *weights, model_dir.VOCAB, model_dir.MERGES))
-        vocab, merges = self.path / model_dir.VOCAB, self.path / model_dir.MERGES
+        self._check((graph, *weights, *model_dir.tokenizer_files(self.manifest.tokens)))
         # The tokenizer holds the GIL all the while it opens. onnxruntime releases it, once it has it: so it goes first.
         with ThreadPoolExecutor(1, thread_name_prefix="clip-tower") as beside:
             tower = beside.submit(towers.open_tower, self.path / graph, threads=1)
-            read = open_reader(vocab, merges, self.manifest.context_length, self.manifest.tokens or CLIP_TOKENS)
-            return read, tower.result()
+            read = open_reader(self.path, self.manifest.context_length, self.manifest.tokens or CLIP_TOKENS)
+            opened = read, tower.result()
+        self._count("text", (graph, *weights))
+        return opened
 
     def _open_image(self):
-        graph, *weights = self.tower_files("image")
-        self._check((graph, *weights))
-        return towers.open_tower(self.path / graph, threads=towers.available_cores(), one_shape=True)
+        names = self.tower_files("image")
+        self._check(names)
+        key = self.sha256_of(names)
+        tower = _image_towers.get(key)
+        if tower is None:
+            tower = towers.open_tower(self.path / names[0], threads=towers.available_cores(), one_shape=True)
+        self._count("image", names)
+        return _image_towers.setdefault(key, tower)
+
+    def sha256_of(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """The sha256 of files, as the manifest says them."""
+        return tuple(self.manifest.files[name].sha256 for name in names)
+
+    def _count(self, tower: str, names: tuple[str, ...]) -> None:
+        """Note the files of a tower that is being opened, and close others beyond the bytes for all."""
+        self._opened_files[tower] = names
+        make_room(self, tower)
 
     def open_text(self) -> None:
         """Open the text tower now, if it is not open. Raises ModelDirError where a file is damaged."""
@@ -94,6 +114,16 @@ class Engine:
     def open_image(self) -> None:
         """Open the image tower now, if it is not open. Raises ModelDirError where a file is damaged."""
         self._image.get()
+
+    def close(self) -> None:
+        """Close both towers; the next call opens them again. A call that is using one keeps it until it ends."""
+        self._text.close()
+        self._image.close()
+
+    def opened_bytes(self, opening: str | None = None) -> dict[tuple[str, ...], int]:
+        """The sizes of the files of open towers, and of the one that is being opened, by the sha256 of those files."""
+        opened = [names for tower, names in self._opened_files.items() if tower in (*self.open_towers, opening)]
+        return {self.sha256_of(names): sum(self.manifest.files[name].bytes for name in names) for names in opened}
 
     @property
     def open_towers(self) -> list[str]:
@@ -163,6 +193,11 @@ class Engine:
         unrelated_cosine = zero_shot.unrelated_cosine(vectors, self.made_image_embeddings)
         return Classifier(labels, vectors, unrelated_cosine, templates)
 
+    def classify(self, classifier: Classifier, embedding: NDArray[np.float32], k: int = 5) -> list[Match]:
+        """The k labels that fit an embedding best, by this model's scale and bias. Raises as zero_shot.classify."""
+        facts = self.manifest
+        return zero_shot.classify(classifier, embedding, facts.logit_scale, k, facts.logit_bias)
+
     @property
     def made_image_embeddings(self) -> NDArray[np.float32]:
         """The reference's embeddings of samples.made_images, which show no object: [n, embed_dim] float32."""
@@ -202,8 +237,9 @@ class Engine:
         return towers.run_image(self._image.get(), pixels[None])[0]
 
 
-_engines: dict[tuple[Path, ImageLimits], Engine] = {}
+_engines: dict[tuple[Path, ImageLimits], Engine] = {}  # the most recently used one last
 _engines_lock = threading.Lock()
+_image_towers: WeakValueDictionary[tuple[str, ...], Any] = WeakValueDictionary()  # by sha256 of files
 
 
 def engine_for(path: Path, bounds: ImageLimits = SERVER) -> Engine:
@@ -213,9 +249,25 @@ def engine_for(path: Path, bounds: ImageLimits = SERVER) -> Engine:
     """
     key = Path(os.path.realpath(path)), bounds  # unlike Path.resolve, also of a loop of links
     with _engines_lock:
-        if key not in _engines:
-            _engines[key] = Engine(*key)
-        return _engines[key]
+        engine = _engines.pop(key) if key in _engines else Engine(*key)
+        _engines[key] = engine  # the last one now
+        return engine
+
+
+def make_room(used: Engine, opening: str) -> None:
+    """Close the towers of the least recently used engines, until all open ones fit; those of `used` stay open.
+
+    A tower that several engines share counts once.
+    """
+    with _engines_lock:
+        others = [engine for engine in _engines.values() if engine is not used and engine.open_towers]
+        while others and size_of(used.opened_bytes(opening), *map(Engine.opened_bytes, others)) > models.open_bytes:
+            others.pop(0).close()
+
+
+def size_of(*opened: dict[tuple[str, ...], int]) -> int:
+    """The bytes of the towers of several engines."""
+    return sum(ChainMap(*opened).values())
 
 
 def engines_of_process() -> list[Engine]:
@@ -223,6 +275,11 @@ def engines_of_process() -> list[Engine]:
     return list(_engines.values())
 
 
+def engine_of(model_id: str, bounds: ImageLimits = SERVER) -> Engine:
+    """The engine of the model with this id. Raises InputError if there is none, ModelDirError if it cannot be used."""
+    return engine_for(models.path_of(model_id), bounds)
+
+
 def default_engine(bounds: ImageLimits = SERVER) -> Engine:
-    """The engine of the model directory that the environment names. Raises ModelDirError where there is none."""
-    return engine_for(model_dir.default_path(), bounds)
+    """The engine of the model that is used where none is named. Raises ModelDirError where it cannot be used."""
+    return engine_of(models.default_id(), bounds)

@@ -12,7 +12,7 @@ T = TypeVar("T")
 class Lazy(Generic[T]):
     """The result of `open_it()`, called at the first `get`. Concurrent calls wait for it; later calls take no lock.
 
-    If `open_it` raises, so does `get`, and the next call tries again.
+    If `open_it` raises, so does `get`, and the next call tries again. So does the next call after `close`.
     """
 
     def __init__(self, open_it: Callable[[], T]):
@@ -20,11 +20,17 @@ class Lazy(Generic[T]):
         self._opened: T | None = None
 
     def get(self) -> T:
-        if self._opened is None:
+        opened = self._opened
+        if opened is None:
             with self._lock:
-                if self._opened is None:
-                    self._opened = self._open()
-        return self._opened
+                opened = self._opened
+                if opened is None:
+                    opened = self._opened = self._open()
+        return opened
+
+    def close(self) -> None:
+        """Forget the result. A call that has it already keeps it."""
+        self._opened = None
 
     @property
     def is_open(self) -> bool:

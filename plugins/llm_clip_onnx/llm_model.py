@@ -1,4 +1,4 @@
-"""Defines the `llm` embedding model `clip`, and llm-clip's own model as `llm-clip` if that plugin is installed."""
+"""Defines an `llm` embedding model for each model here, and llm-clip's own as `llm-clip` if that is installed."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from collections.abc import Iterable, Iterator
 import click
 import llm
 
-from . import MODEL_ID
+from . import MODEL_ID, models
 from .errors import ClipError, InputError
 
 
 class ClipModel(llm.EmbeddingModel):
-    """CLIP, from the model directory of CLIP_MODEL_DIR. One for the process, although `llm` asks on each call."""
+    """A model of CLIP_MODEL_DIR, by its id. One for the process, although `llm` asks on each call."""
 
-    model_id = MODEL_ID
     supports_text = True
     supports_binary = True
+
+    def __init__(self, model_id: str = MODEL_ID) -> None:
+        self.model_id = model_id
 
     def embed_batch(self, items: Iterable[str | bytes], *, key: str | None = None) -> Iterator[list[float]]:
         """Embed str as text and bytes as images, in their order: lists of embed_dim floats, not normalised.
@@ -29,14 +31,14 @@ class ClipModel(llm.EmbeddingModel):
             yield from self._embeddings(items)
         except ClipError as error:
             if click.get_current_context(silent=True):
-                raise click.ClickException(f"clip: {error}") from error
+                raise click.ClickException(f"{self.model_id}: {error}") from error
             raise
 
     def _embeddings(self, items: Iterable[str | bytes]) -> Iterator[list[float]]:
-        from .engine import default_engine
+        from .engine import engine_of
         from .images.limits import OWN_MACHINE, SERVER
 
-        engine = default_engine(OWN_MACHINE if is_llm_command() else SERVER)
+        engine = engine_of(self.model_id, OWN_MACHINE if is_llm_command() else SERVER)
         for position, item in enumerate(items):
             try:
                 yield engine.embed_item(item).tolist()
@@ -53,7 +55,18 @@ def is_llm_command() -> bool:
 
 
 CLIP = ClipModel()
+_models = {MODEL_ID: CLIP}
 _reference: list[llm.EmbeddingModel] = []
+
+
+def model_of(model_id: str) -> ClipModel:
+    """The one `llm` model of this process with this id."""
+    return _models.setdefault(model_id, ClipModel(model_id))
+
+
+def registered_models() -> list[ClipModel]:
+    """A model for each id here, those that two directories have among them: called, they say so."""
+    return [model_of(id) for id in models.directories()]
 
 
 def reference_model() -> llm.EmbeddingModel | None:

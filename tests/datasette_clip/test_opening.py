@@ -130,19 +130,19 @@ def test_the_condition_of_a_search_waits_too_and_its_body_is_read_again(datasett
 
 @pytest.mark.parametrize(("status", "runs"), [(200, 1), (400, 2)])
 def test_a_request_in_flight_runs_again_only_if_it_failed(status, runs, datasette, openings, monkeypatch):
-    """A successful response is sent, even if another request's SQL raised ImageTowerClosed meanwhile."""
+    """A successful response is sent, even if another request's SQL raised TowerClosed meanwhile."""
     calls, sent = [], []
 
     async def app(scope, receive, send):
         calls.append(scope)
-        monkeypatch.setattr(model, "last_raised", -1)  # another request raises ImageTowerClosed
+        monkeypatch.setattr(model, "last_raised", -1)  # another request raises TowerClosed
         await send({"type": "http.response.start", "status": status, "headers": []})
         await send({"type": "http.response.body", "body": b"done"})
 
     async def send(message):
         sent.append(message["type"])
 
-    asyncio.run(model.run_repeatable(app, {}, None, send, default_engine()))
+    asyncio.run(model.run_repeatable(app, {}, None, send))
     assert len(calls) == runs
     assert sent == ["http.response.start", "http.response.body"]
 
@@ -176,7 +176,7 @@ def test_a_body_is_kept_only_while_its_request_may_run_again(datasette, openings
     monkeypatch.setattr(model, "Recorder", Spy)
     for status, expected in ((200, [0]), (400, [2, 0])):
         lengths: list[int] = []
-        asyncio.run(model.run_repeatable(app_of(status), {}, receive, send, default_engine()))
+        asyncio.run(model.run_repeatable(app_of(status), {}, receive, send))
         assert lengths == expected
 
 
@@ -197,5 +197,5 @@ def test_a_tower_that_cannot_be_opened_is_tried_once_outside_sql_and_its_sentenc
     sql = "select llm_embed('clip', image) from pictures"
     assert get(datasette, "/files.json", sql=sql).status_code == 400
     assert caplog.messages.count("llm_embed: image.onnx is damaged") == 1
-    assert default_engine() in model.settled
+    assert default_engine() in model.unopenable["image"]
     assert get(datasette, "/files.json", sql="select 1").status_code == 200

@@ -258,7 +258,7 @@ def test_any_table_with_vectors_is_a_collection_by_configuration(datasette, stor
         ("/-/clip/search/photos/cats.json", 404, "there is no collection 'cats' in database 'photos'"),
         ("/-/clip/search/nope/cats.json", 404, "there is no database 'nope'"),
         ("/-/clip/search/_memory/cats.json", 404, "there is no collection 'cats' in database '_memory'"),
-        ("/-/clip/search/photos/words.json?q=a", 400, "collection 'words' holds vectors of model 'ada-002', and 'clip' is asked; both vectors must come from one model"),
+        ("/-/clip/search/photos/words.json?q=a", 400, "collection 'words' holds vectors of model 'ada-002', which is not here; there is 'clip'"),
         (f"{SEARCH}?q=id:nobody", 400, "collection 'emoji' has no row with the id 'nobody'"),
         (f"{SEARCH}?q=id:no+vector", 400, "the row with the id 'no vector' of collection 'emoji' has no vector"),
         (f"{SEARCH}?q=image:zzzz", 400, "not an image but binary data (3 bytes); expected JPEG, PNG, WebP, GIF, BMP, AVIF or TIFF"),
@@ -286,7 +286,7 @@ def test_what_cannot_be_searched_gets_its_sentence(path, status, sentence, datas
     ("sql", "sentence"),
     [
         ("clip_search('cats', 'a')", "clip_search: there is no collection 'cats' in this database"),
-        ("clip_search('words', 'a')", "clip_search: collection 'words' holds vectors of model 'ada-002', and 'clip' is asked; both vectors must come from one model"),
+        ("clip_search('words', 'a')", "clip_search: collection 'words' holds vectors of model 'ada-002', which is not here; there is 'clip'"),
         ("clip_search('emoji', 'a', 0)", "clip_search: k is 0; expected a whole number from 1 to 1000, of the rows to answer"),
         ("clip_search('emoji', 'a', '0')", "clip_search: k is 0; expected a whole number from 1 to 1000, of the rows to answer"),
         ("clip_search('emoji', x'89504e470d0a1a0a')", "clip_search: begins as PNG and cannot be opened as one (8 bytes)"),

@@ -182,7 +182,7 @@ def test_without_the_extras_verify_still_runs_and_bake_says_what_to_install(env,
         assert done.returncode == 1
         assert "is not installed; `llm clip " in done.stderr
         assert (
-            "in a clone of datasette-clip, pip install '.[bake]', or '.[reference]' to compare with llm-clip"
+            "in a clone of datasette-clip, pip install '.[bake]', or '.[reference]' to compare with other libraries"
             in done.stderr
         )
 

@@ -67,7 +67,7 @@ CASES = [
     ),
     (
         lambda p: rewritten(p, tokens=dataclasses.asdict(CLIP_TOKENS) | {"library": "sentencepiece"}),
-        "{path}/manifest.json says tokens.library 'sentencepiece', this version reads transformers, open_clip: update",
+        "{path}/manifest.json says tokens.library 'sentencepiece', this version reads transformers, open_clip, big_vision: update",
     ),
     (lambda p: rewritten(p, files={}), "{path}/manifest.json does not list text.onnx: bake again"),
     (lambda p: (p / "merges.txt").unlink(), "{path}/merges.txt cannot be read (No such file or directory): bake again"),
@@ -83,6 +83,15 @@ def test_a_manifest_without_tokens_has_those_of_clip(tiny_dir):
     facts = json.loads((tiny_dir / "manifest.json").read_text())
     assert "tokens" not in facts
     assert model_dir.Manifest.from_dict(facts).tokens is None
+
+
+def test_a_bias_is_in_the_manifest_only_where_there_is_one(tiny_dir):
+    manifest = model_dir.read_manifest(tiny_dir)
+    assert (manifest.logit_bias, manifest.scores) == (None, "softmax")
+    assert "logit_bias" not in manifest.to_dict()
+    biased = dataclasses.replace(manifest, logit_bias=-16.5)
+    assert (biased.to_dict()["logit_bias"], biased.scores) == (-16.5, "sigmoid")
+    assert model_dir.Manifest.from_dict(json.loads(biased.to_json())) == biased
 
 
 def test_a_manifest_keeps_tokens_and_their_order(tiny_dir):

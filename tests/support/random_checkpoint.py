@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from llm_clip_onnx.bake.checkpoint import ClipConfig, expected_shapes
 from llm_clip_onnx.bake.families.hugging_face import read_config
+from llm_clip_onnx.bake.towers.clip import ClipConfig, expected_shapes
 
 TOKENIZER = Path(__file__).parents[2] / "demo" / "checkpoint"
 VIT_B_32: dict = {}  # every value is transformers' default

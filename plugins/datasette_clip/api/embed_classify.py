@@ -17,7 +17,7 @@ from datasette.utils.asgi import Response
 from numpy.typing import NDArray
 
 from datasette_guard import CORS_HEADERS, collect_soon, may
-from llm_clip_onnx import MODEL_ID, vectors, zero_shot
+from llm_clip_onnx import vectors, zero_shot
 from llm_clip_onnx.errors import InputError, VectorError, shortened
 
 from .. import labels
@@ -33,7 +33,7 @@ from ..items import (
     read_embed_request,
     receive_body,
 )
-from ..model import embedding_queue, in_thread, permitted_engine
+from ..model import default_model, embedding_queue, in_thread, permitted_engine
 
 if TYPE_CHECKING:
     from llm_clip_onnx.engine import Engine
@@ -90,8 +90,9 @@ def prepare(
     endpoint: Endpoint, config: Config, query: str, content_type: str, chunks: list[bytes]
 ) -> tuple[list[Item], dict, AnswerItem]:
     """The items of a request, the common part of the response, and a function for the items'. Raises ClipError."""
-    engine = permitted_engine(config)
     embed_request = read_embed_request(query, content_type, chunks, config.limits, OPTIONS[endpoint])
+    embed_request.model = embed_request.model or default_model(config)
+    engine = permitted_engine(config, embed_request.model)
     if not embed_request.items:
         raise InputError("there is nothing to embed; expected an image as the body, files, text=, img=, or JSON")
     return embed_request.items, *endpoint(engine, config, embed_request)
@@ -134,25 +135,26 @@ def embed(engine: Engine, config: Config, request: EmbedRequest) -> tuple[dict, 
             embedding = vectors.unit(embedding.astype(np.float64)).astype(np.float32)
         return {"embedding": format_embedding(embedding, request.format)}
 
-    common = {"model": MODEL_ID, "embed_dim": engine.manifest.embed_dim}
+    common = {"model": request.model, "embed_dim": engine.manifest.embed_dim}
     return common | {"format": request.format, "normalized": request.normalize}, answer_item
 
 
 def classify(engine: Engine, config: Config, request: EmbedRequest) -> tuple[dict, AnswerItem]:
     """Endpoint: an item's answer is {"matches", "none_of_these", "vector"}. A later request may send that vector."""
     classifier = labels.classifier_of(engine, config.limits, request.labels, request.templates)
+    scores = engine.manifest.scores
 
     def answer_item(item: Item) -> dict:
         embedding = item_embedding(engine, config, item, request.orient)
-        matches = zero_shot.classify(classifier, embedding, engine.manifest.logit_scale, request.k)
+        matches = engine.classify(classifier, embedding, request.k)
         return {
-            "matches": labels.matches_json(matches),
+            "matches": labels.matches_json(matches, scores),
             "none_of_these": zero_shot.is_none_of_these(classifier, matches[0]),
             "vector": base64url(vectors.to_blob(embedding)),
         }
 
-    common = {"model": MODEL_ID, "labels": len(classifier.labels), "unrelated_cosine": classifier.unrelated_cosine}
-    return common, answer_item
+    common = {"model": request.model, "labels": len(classifier.labels), "unrelated_cosine": classifier.unrelated_cosine}
+    return common | ({"scores": scores} if scores == "sigmoid" else {}), answer_item
 
 
 OPTIONS: dict[Endpoint, tuple[str, ...]] = {embed: EMBED_OPTIONS, classify: CLASSIFY_OPTIONS}

@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 from clip_collections import query, search
 from clip_collections.collection import (
     Collection,
-    check_model,
     columns_of,
     cursor_of,
     from_clause,
@@ -39,12 +38,13 @@ from clip_collections.collection import (
 from clip_collections.floor import floor_of
 from clip_collections.query import Term
 from datasette_guard import CORS_HEADERS, Sentence, collect_soon, may, telling
-from llm_clip_onnx import MODEL_ID, vectors
+from llm_clip_onnx import vectors
 from llm_clip_onnx.errors import InputError, VectorError, cited, cited_json, shortened
 from llm_clip_onnx.images.signatures import BOM
 
 from ..collection_refs import CollectionRef, visible_collection
 from ..config import Config, config_of
+from ..counts import counted_rowids, kept_of
 from ..failures import (
     WITH_SENTENCE,
     MayNotRunSql,
@@ -68,10 +68,10 @@ from ..items import (
     receive_body,
 )
 from ..labels import DIGITS
-from ..model import embedding_queue, in_thread, permitted_engine
+from ..model import default_model, embedding_queue, in_thread
 from ..paths import search_path, thumbnail_path
 from ..progress import filling_of
-from ..sql.search import MAX_K, K, embed_query, json_value, read_stored
+from ..sql.search import MAX_K, K, collection_engine, embed_query, json_value, read_stored
 from .thumbnail import may_view_made, rowids_with_picture
 
 MAX_OFFSET = 10**6
@@ -82,13 +82,14 @@ FIELDS = {  # name -> what is expected there
     "k": f"a whole number from 1 to {MAX_K}",
     "offset": f"a whole number from 0 to {MAX_OFFSET}",
     "where": "an SQL condition",
+    "model": "the id of a model",
 }
 
 
 @dataclass
 class SearchRequest:
     """A search. terms: of its query. images: of the request's body, each a term too. where: an SQL condition, or "".
-    filters: what needs no permission to run SQL.
+    filters: what needs no permission to run SQL. model: as `asked` of collection_engine.
 
     Without terms and images, the first rows of the table are returned.
     """
@@ -99,6 +100,7 @@ class SearchRequest:
     offset: int = 0
     where: str = ""
     filters: RowFilters = field(default_factory=RowFilters)
+    model: str = ""
 
 
 async def search_json(datasette, request) -> Response:
@@ -169,7 +171,7 @@ def field_values(name: str, value: object) -> list[str]:
     values = value if isinstance(value, list) else [value]
     if name == "q" and any(isinstance(term, dict) for term in values):
         return [json.dumps(value)]
-    kinds = str if name in ("q", "img", "where") else str | int
+    kinds = str if name in ("q", "img", "where", "model") else str | int
     for item in values:
         if not isinstance(item, kinds) or isinstance(item, bool):
             raise InputError(f"{name} is {cited_json(item)}; expected {FIELDS.get(name, 'a text')}")
@@ -197,6 +199,7 @@ def read_search_request(fields: FormFields) -> SearchRequest:
         offset=read_number("offset", fields.last("offset") or "0", 0, MAX_OFFSET),
         where=fields.last("where").strip(),
         filters=read_filters(fields),
+        model=fields.last("model"),
     )
 
 
@@ -212,19 +215,27 @@ async def run_search(datasette, request, ref: CollectionRef, search_request: Sea
     config, database, terms = config_of(datasette), datasette.get_database(ref.database), search_request.terms
     limit_ms = datasette.setting("sql_time_limit_ms")
     stored = await database.execute_fn(lambda conn: read_stored(conn, ref.collection, terms))
+    model_id = own = ref.collection.model or default_model(config)
     embedding = None
     if terms or search_request.images:
         with embedding_queue(datasette).slot():
-            embedding = await in_thread(search_embedding, config, ref.collection, search_request, stored)
+            model_id, embedding = await in_thread(search_embedding, config, ref.collection, search_request, stored)
         if search_request.images:
             collect_soon()
     is_of_words = not search_request.images and all(term.kind == "text" for term in terms)
+    has_floor = is_of_words and model_id == own  # which was measured with the texts of the collection's model
     made = await may_view_made(datasette, request.actor, ref.database)
+
+    def among(conn) -> NDArray[np.int64] | None:
+        filters = search_request.filters
+        is_counted = filters and not search_request.where
+        return counted_rowids(kept_of(datasette), ref, filters, conn) if is_counted else None
+
     rows, filling, floor = await database.execute_fn(
         lambda conn: (
-            read_rows(conn, limit_ms, ref.collection, embedding, search_request, made),
+            read_rows(conn, limit_ms, ref.collection, embedding, search_request, made, among(conn)),
             filling_of(conn, ref.collection),
-            floor_of(conn, ref.collection, embedding) if embedding is not None and is_of_words else None,
+            floor_of(conn, ref.collection, embedding) if embedding is not None and has_floor else None,
         )
     )
     origin = datasette.absolute_url(request, "/").removesuffix("/")
@@ -234,6 +245,7 @@ async def run_search(datasette, request, ref: CollectionRef, search_request: Sea
         "ok": True,
         "database": ref.database,
         "collection": ref.collection.name,
+        "model": model_id,
         "query": query.format_query(terms) if terms else "",
         "vector": vector,
         "results": results,
@@ -250,12 +262,15 @@ async def run_search(datasette, request, ref: CollectionRef, search_request: Sea
 
 def search_embedding(
     config: Config, collection: Collection, search_request: SearchRequest, stored: Mapping[Term, NDArray[np.float32]]
-) -> NDArray[np.float32]:
-    """The unit embedding [embed_dim] of all terms and images of a search. Raises ClipError."""
-    engine = permitted_engine(config)
-    check_model(collection, MODEL_ID, engine.manifest.embed_dim)
+) -> tuple[str, NDArray[np.float32]]:
+    """The id of the model that embeds, and the unit embedding [embed_dim] of all terms and images of a search.
+
+    Raises ClipError.
+    """
+    model_id, engine = collection_engine(config, collection, search_request.model)
     terms = query.check_terms([*search_request.terms, *search_request.images])
-    return embed_query(engine, config, terms, stored, partial(engine.embed_item, orient=collection.orient))
+    embed_item = partial(engine.embed_item, orient=collection.orient)
+    return model_id, embed_query(engine, config, terms, stored, embed_item)
 
 
 def next_path(datasette, ref: CollectionRef, search_request: SearchRequest, vector: str | None) -> str:
@@ -267,21 +282,29 @@ def next_path(datasette, ref: CollectionRef, search_request: SearchRequest, vect
         fields = [("q", query.format_query(search_request.terms))]
     fields += [("where", search_request.where)] if search_request.where else []
     fields += search_request.filters.fields()
+    fields += [("model", search_request.model)] if search_request.model else []
     fields += [("k", search_request.k), ("offset", search_request.offset + search_request.k)]
     return f"{search_path(datasette, ref.database, ref.collection.name)}.json?{urlencode(fields)}"
 
 
 def read_rows(
-    conn, limit_ms: int, collection: Collection, embedding, search_request: SearchRequest, made: bool
+    conn,
+    limit_ms: int,
+    collection: Collection,
+    embedding,
+    search_request: SearchRequest,
+    made: bool,
+    among: NDArray[np.int64] | None = None,
 ) -> list[dict]:
     """The k + 1 rows most like an embedding, or the first rows if it is None, each with the facts of `row_facts`.
 
+    among: the rowids for which the filters hold, None if they are not known.
     Raises InputError if `where` is no SQL condition, and if the search takes too long.
     """
     wanted, columns = search_request.k + 1, [column for column in (collection.content, collection.metadata) if column]
     try:
         with sqlite_timelimit(conn, limit_ms):
-            hits = telling(find_rows)(conn, collection, embedding, wanted, search_request)
+            hits = telling(find_rows)(conn, collection, embedding, wanted, search_request, among)
             facts = row_facts(conn, collection, [hit.rowid for hit in hits], columns)
             pictured = rowids_with_picture(conn, collection, [hit.rowid for hit in hits], made)
             starts = rowids_with_direction(conn, collection, [hit.rowid for hit in hits if hit.score is None])
@@ -309,19 +332,26 @@ def read_rows(
     ]
 
 
-def find_rows(conn, collection: Collection, embedding, wanted: int, search_request: SearchRequest) -> list[search.Hit]:
+def find_rows(
+    conn, collection: Collection, embedding, wanted: int, search_request: SearchRequest, among: NDArray[np.int64] | None
+) -> list[search.Hit]:
     """The rows most like an embedding, or the first rows if it is None."""
-    if embedding is None:
-        return first_rows(conn, collection, wanted, search_request)
     where, parameters = search_request.filters.condition(collection, search_request.where)
-    return search.search(conn, collection, embedding, wanted, where, parameters, offset=search_request.offset)
+    offset = search_request.offset
+    if embedding is not None:
+        return search.search(conn, collection, embedding, wanted, where, parameters, offset=offset, among=among)
+    if among is not None:
+        where, parameters = f"rowid in ({','.join(map(str, among[offset : offset + wanted].tolist()))})", {}
+        offset = 0
+    return first_rows(conn, collection, wanted, offset, where, parameters)
 
 
-def first_rows(conn, collection: Collection, wanted: int, search_request: SearchRequest) -> list[search.Hit]:
+def first_rows(
+    conn, collection: Collection, wanted: int, offset: int, where: str, parameters: dict
+) -> list[search.Hit]:
     """The first rows in the order of the table, without a score."""
-    where, parameters = search_request.filters.condition(collection, search_request.where)
-    key, source = quoted_key(collection), from_clause(collection, where)
-    sql = f"select {key}, rowid {source} order by rowid limit {wanted} offset {search_request.offset}"
+    sql = f"select {quoted_key(collection)}, rowid {from_clause(collection, where)}"
+    sql += f" order by rowid limit {wanted} offset {offset}"
     return [search.Hit(id, None, rowid) for id, rowid in rows(conn, sql, parameters)]  # type: ignore[arg-type]
 
 

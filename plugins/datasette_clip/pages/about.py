@@ -10,11 +10,11 @@ from datasette.utils import add_cors_headers
 from datasette.utils.asgi import Response
 
 from datasette_guard import ensure_instance, is_private
-from llm_clip_onnx import MODEL_ID
+from llm_clip_onnx import MODEL_ID, models
 
 from .. import paths
 from ..config import config_of
-from ..model import get_engine, open_text, text_opening
+from ..model import get_engine, open_text, permitted_models, text_opening
 from .links import curl_command, sql_database, sql_paths
 
 EXAMPLE_SQL = "select hex(llm_embed('clip', :q)) as x"
@@ -36,10 +36,10 @@ async def report(datasette) -> dict:
         "ok": True,
         "ready": why_not is None,
         "why_not": why_not,
-        "models": list(config_of(datasette).models),
+        "models": permitted_models(config_of(datasette)),
     }
     try:
-        engine = get_engine()
+        engine = get_engine(models.default_id())
     except Exception:  # any: why_not says it
         return facts | {"open_towers": []}
     facts |= {"open_towers": engine.open_towers, "logit_scale": round(engine.manifest.logit_scale, 4)}
@@ -50,7 +50,7 @@ async def report(datasette) -> dict:
 async def example_calls(datasette, request) -> dict[str, Any] | None:
     """An example query with the URLs at which this client may run it, None if it may run no SQL here."""
     name = await sql_database(datasette, request.actor)
-    if name is None or MODEL_ID not in config_of(datasette).models:
+    if name is None or MODEL_ID not in permitted_models(config_of(datasette)):
         return None
     query = urlencode({"sql": EXAMPLE_SQL, "q": "purple and gold"})
     page, json_path = sql_paths(datasette, name)

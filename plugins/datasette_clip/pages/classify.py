@@ -17,7 +17,7 @@ from llm_clip_onnx.errors import InputError, cited
 from .. import labels
 from ..config import PLUGIN, Config, config_of
 from ..items import FormFields, check_text, read_k
-from ..model import embedding_queue, in_thread, permitted_engine
+from ..model import default_model, embedding_queue, in_thread, permitted_engine
 from ..paths import CLASSIFY
 from .form_page import LINE, K, Page, read_page_pictures, render_form, shrinking
 from .links import curl_command, fitting_path, sql_page_path
@@ -45,7 +45,7 @@ async def fill_classify(datasette, request, fields: FormFields, page: Page) -> N
     for text in (page["own"], *fields.all("labels")):
         check_text(config, text)
     page |= chosen_labels(fields)
-    engine = await in_thread(permitted_engine, config)
+    engine = await in_thread(permitted_engine, config, default_model(config))
     page |= await in_thread(label_choices, engine, page)
     if not page["pictures"]:
         if request.method == "POST":
@@ -128,9 +128,10 @@ def best_labels(engine: Engine, config: Config, page: Page) -> Page:
             f"(plugins.{PLUGIN}.limits.prompts): bake a label set of them"
         )
     classifier = labels.classifier_of(engine, config.limits, page["chosen"] or own)
-    matches = zero_shot.classify(classifier, page["pictures"][0].embedding, engine.manifest.logit_scale, k)
+    matches = engine.classify(classifier, page["pictures"][0].embedding, k)
     none_of_these = zero_shot.is_none_of_these(classifier, matches[0])
     facts: Page = {"count": len(classifier.labels), "unrelated_cosine": classifier.unrelated_cosine}
+    facts |= {"scores": engine.manifest.scores, "even_cosine": engine.manifest.even_cosine}
     facts |= {
         "prompt": zero_shot.prompts_of(matches[0].label, classifier.templates[:1])[0],
         "prompts": len(classifier.templates),

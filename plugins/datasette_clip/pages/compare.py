@@ -18,7 +18,7 @@ from ..api.embed_classify import item_embedding, results_of
 from ..config import PLUGIN, Config, config_of
 from ..items import FormFields, Item
 from ..labels import DIGITS
-from ..model import embedding_queue, in_thread, permitted_engine
+from ..model import default_model, embedding_queue, in_thread, permitted_engine
 from ..paths import COMPARE
 from .form_page import Page, lines_of, read_page_pictures, render_form, shrinking
 from .links import fitting_path
@@ -45,7 +45,7 @@ async def fill_compare(datasette, request, fields: FormFields, page: Page) -> No
     if not page["pictures"]:
         page["pictures"] = [await read_sample(datasette, request, sample) for sample in samples[: config.limits.items]]
     page["pictures"] = [picture for n, picture in enumerate(page["pictures"]) if str(n) not in remove]
-    engine = await in_thread(permitted_engine, config)
+    engine = await in_thread(permitted_engine, config, default_model(config))
     page |= shrinking(engine.manifest.preprocess)
     limit = config.limits.items
     texts = lines_of(page["texts"], limit)
@@ -66,6 +66,7 @@ async def fill_compare(datasette, request, fields: FormFields, page: Page) -> No
             return  # pictures may come first
         embeddings = await embed_lines(request, engine, config, texts)
         page["ms"] = round((time.perf_counter() - begun_s) * 1000, 1)
+    page["even_cosine"] = engine.manifest.even_cosine
     page |= {"columns": texts, "rows": heat_map(page["pictures"], embeddings)}
     page["csv"] = csv_of(texts, page["rows"])
 

@@ -31,7 +31,8 @@ from ..facets import Facet, Value, facets_of
 from ..failures import WITH_SENTENCE, MayNotRunSql, status_of, unknown_method
 from ..filters import TAKEN, is_filter, readable_filters
 from ..items import FormFields
-from ..model import embedding_queue, in_thread, permitted_engine
+from ..model import embedding_queue, in_thread
+from ..sql.search import collection_engine
 from .form_page import Page, shrinking
 from .links import curl_command, sql_paths
 from .pictures import Picture, file_bytes, read_pictures
@@ -104,7 +105,7 @@ async def fill_search(datasette, request, ref: CollectionRef, page: Page) -> Non
     page |= typed_fields(fields) | {"asked": fields}
     page |= spaced_query(page, fields)
     fields.options.setdefault("k", [str(ROWS)])
-    picture = await read_picture(datasette, request, fields, page)
+    picture = await read_picture(datasette, request, ref, fields, page)
     search_request = read_search_request(fields)
     if search_request.where and not page["may_sql"]:
         raise MayNotRunSql()
@@ -115,6 +116,8 @@ async def fill_search(datasette, request, ref: CollectionRef, page: Page) -> Non
         page["kept"] = [f"vector:{picture.vector}"]  # it replaces a kept one
     terms = [*words, *terms_in(page["kept"])]
     search_request.terms = query.check_terms(terms) if terms else ()
+    # Before the search: what is counted says which rows have the filters' values.
+    facets = await facets_of(datasette, ref, search_request.filters, search_request.where)
     page |= await run_search(datasette, request, ref, search_request)
     page |= query_links(page, words, search_request)
     origin = datasette.absolute_url(request, "/")
@@ -125,7 +128,6 @@ async def fill_search(datasette, request, ref: CollectionRef, page: Page) -> Non
     page["weak_from"] = weak_from(page)
     page["rows_said"] = rows_said(page)
     page |= await other_ways(datasette, request, ref, page, search_request)
-    facets = await facets_of(datasette, ref, search_request.filters, search_request.where)
     page |= facet_chips(page, facets, search_request.where)
 
 
@@ -157,7 +159,7 @@ def terms_in(texts: list[str]) -> tuple[Term, ...]:
     return tuple(term for text in texts if text.strip() for term in query.parse(text))
 
 
-async def read_picture(datasette, request, fields: FormFields, page: Page) -> Picture | None:
+async def read_picture(datasette, request, ref: CollectionRef, fields: FormFields, page: Page) -> Picture | None:
     """The picture of a form, also in the page, which keeps it. Raises InputError for one that cannot be read."""
     img, config = fields.options.pop("img", [""])[-1], config_of(datasette)
     if fields.items:
@@ -169,7 +171,7 @@ async def read_picture(datasette, request, fields: FormFields, page: Page) -> Pi
         raise InputError(f"only the name of {shortened(name)} has come: an image is sent by the button under it")
     else:
         return None
-    engine = await in_thread(permitted_engine, config)
+    _, engine = await in_thread(collection_engine, config, ref.collection, fields.last("model"))
     page |= shrinking(engine.manifest.preprocess)
     with embedding_queue(datasette).slot():
         good, sentences = await read_pictures(request, engine, config, [picture])

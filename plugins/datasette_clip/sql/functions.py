@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasette_guard import with_sentence
-from llm_clip_onnx import MODEL_ID, vectors, zero_shot
+from llm_clip_onnx import MODEL_ID, models, vectors
 from llm_clip_onnx.errors import ClipError, InputError, VectorError, cited
 from llm_clip_onnx.images.signatures import format_of
 from llm_clip_onnx.lazy import Lazy
@@ -26,7 +26,7 @@ from llm_clip_onnx.lazy import Lazy
 from ..config import Config
 from ..items import bytes_of, check_text, is_image
 from ..labels import classifier_of, matches_json
-from ..model import ImageTowerClosed, check_model, get_engine, need_image_tower, permitted_engine
+from ..model import TowerClosed, check_model, default_model, get_engine, need_tower, permitted_engine
 
 if TYPE_CHECKING:
     import llm  # 0.1 s of CPU, which Datasette's start does not need
@@ -61,8 +61,8 @@ def llm_embed(config: Config, model_id: str | None, item: str | bytes | None) ->
         return None
     check_model(config, model_id)
     check_text(config, item)
-    if model_id == MODEL_ID:
-        return vectors.to_blob(embed_outside_clock(get_engine(), item))
+    if model_id == MODEL_ID or model_id in models.directories():
+        return vectors.to_blob(embed_outside_clock(get_engine(model_id), item))
     return vectors.to_blob(np.asarray(other_model(model_id, config.keys).embed(item), np.float32))
 
 
@@ -80,10 +80,12 @@ def clip_image(text: str | None) -> bytes | None:
 def embed_outside_clock(engine: Engine, item: str | bytes, orient: str | None = None) -> NDArray[np.float32]:
     """The embedding [embed_dim] of a text or an image. `orient` is as in Engine.embed_images.
 
-    Raises InputError, ModelDirError, and ImageTowerClosed if the image tower is to be opened outside SQL's clock first.
+    Raises InputError, ModelDirError, and TowerClosed if a tower is to be opened outside SQL's clock first.
     """
-    if isinstance(item, bytes) and format_of(item) is not None:
-        need_image_tower(engine)
+    if isinstance(item, str):
+        need_tower(engine, "text")
+    elif isinstance(item, bytes) and format_of(item) is not None:
+        need_tower(engine, "image")
     return engine.embed_item(item, orient)
 
 
@@ -106,33 +108,38 @@ def embedding_of_value(
         raise
 
 
-def clip_similarity(config: Config, a: str | bytes | None, b: str | bytes | None) -> float | None:
+def clip_similarity(
+    config: Config, a: str | bytes | None, b: str | bytes | None, model_id: str | None = ""
+) -> float | None:
     """Cosine of any two of texts, images and vector blobs, -1 to 1. Raises InputError and VectorError."""
-    if a is None or b is None:
+    if a is None or b is None or model_id is None:
         return None
-    engine = permitted_engine(config)
+    engine = permitted_engine(config, model_id or default_model(config))
     return vectors.cosine(embedding_of_value(config, engine, a), embedding_of_value(config, engine, b))
 
 
-def clip_classify(config: Config, item: bytes | None, labels: str | None, k: int | None = 5) -> str | None:
+def clip_classify(
+    config: Config, item: bytes | None, labels: str | None, k: int | None = 5, model_id: str | None = ""
+) -> str | None:
     """The k labels that fit an image or a vector blob best, as JSON: [{"label", "probability", "cosine"}...].
 
     labels: the name of a label set, or a JSON list of labels. Raises InputError, VectorError and ModelDirError.
     """
-    if item is None or labels is None or k is None:
+    if item is None or labels is None or k is None or model_id is None:
         return None
-    check_model(config, MODEL_ID)
+    model_id = model_id or default_model(config)
+    check_model(config, model_id)
     if not isinstance(item, bytes):
         raise InputError(
             f"{type(item).__name__} is neither an image nor a vector; expected a BLOB, as clip_image() makes of strings"
         )
     if not isinstance(number := number_of(k), int):
         raise InputError(f"k is {cited(k)}; expected a whole number from 1, of the labels to answer")
-    engine = get_engine()
+    engine = get_engine(model_id)
     classifier = classifier_of(engine, config.limits, labels)
     embedding = embedding_of_value(config, engine, item)
-    matches = zero_shot.classify(classifier, embedding, engine.manifest.logit_scale, number)
-    return json.dumps(matches_json(matches), ensure_ascii=False)
+    matches = engine.classify(classifier, embedding, number)
+    return json.dumps(matches_json(matches, engine.manifest.scores), ensure_ascii=False)
 
 
 def number_of(value: object) -> object:
@@ -183,7 +190,7 @@ def public(name: str, function: Callable) -> Callable:
     def logging_function(*arguments):
         try:
             return function(*arguments)
-        except ImageTowerClosed:
+        except TowerClosed:
             raise  # no misuse: the request runs again
         except Exception as error:
             log.warning("%s: %s", name, error)
@@ -208,7 +215,9 @@ def register(conn, config: Config) -> None:
         ("clip_image", 1, clip_image),
         ("clip_similarity", 2, functools.partial(clip_similarity, config)),
         ("clip_classify", 2, functools.partial(clip_classify, config)),
+        ("clip_similarity", 3, functools.partial(clip_similarity, config)),
         ("clip_classify", 3, functools.partial(clip_classify, config)),
+        ("clip_classify", 4, functools.partial(clip_classify, config)),
     ]
     for name, arguments, function in functions:
         conn.create_function(name, arguments, public(name, function), deterministic=True)

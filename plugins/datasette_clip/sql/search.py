@@ -20,13 +20,13 @@ from clip_collections import collection, query, search
 from clip_collections.collection import Collection
 from clip_collections.query import Term
 from datasette_guard import connect, per_datasette
-from llm_clip_onnx import MODEL_ID, vectors
+from llm_clip_onnx import models, vectors
 from llm_clip_onnx.errors import InputError, cited
 
 from ..config import Config, config_of
 from ..items import bytes_of, check_text
 from ..labels import DIGITS
-from ..model import permitted_engine
+from ..model import default_model, get_engine, permitted_engine
 from .functions import embed_outside_clock, embedding_of_value, number_of, public
 
 if TYPE_CHECKING:
@@ -49,6 +49,35 @@ def open_collection(conn, config: Config, database: str, name: str) -> Collectio
 def collection_names(conn, config: Config, database: str) -> list[str]:
     """Names of the collections of a database, sorted."""
     return sorted({*config.collections.get(database, {}), *collection.llm_collection_names(conn)})
+
+
+def collection_engine(config: Config, of: Collection, asked: str = "") -> tuple[str, Engine]:
+    """The id and the engine of the model that embeds queries for a collection: its own, or `asked` if that may.
+
+    A collection whose model is not known has the default one. Raises InputError for a model that is not here or may not
+    be called, and for one whose vectors cannot be compared with the collection's; and as get_engine.
+    """
+    own = of.model or default_model(config)
+    if own not in models.directories():
+        raise InputError(
+            f"collection {cited(of.name)} holds vectors of model {cited(own)}, which is not here; "
+            + models.listed(models.directories())
+        )
+    if asked in ("", own):
+        return own, checked_engine(of, own, permitted_engine(config, own))
+    engine = permitted_engine(config, asked)
+    if not models.exchangeable(get_engine(own).manifest, engine.manifest):
+        raise InputError(
+            f"collection {cited(of.name)} holds vectors of model {cited(own)}, and {cited(asked)} is asked, whose "
+            "vectors cannot be compared with them"
+        )
+    return asked, checked_engine(of, own, engine)
+
+
+def checked_engine(of: Collection, own: str, engine: Engine) -> Engine:
+    """The engine, after a check that its vectors have the size of the collection's. Raises VectorError."""
+    collection.check_model(of, own, engine.manifest.embed_dim)
+    return engine
 
 
 def read_stored(conn, of: Collection, terms: Sequence[Term]) -> dict[Term, NDArray[np.float32]]:
@@ -82,20 +111,26 @@ def embed_query(
     return query.combine(terms, embed_term)
 
 
-def clip_search(datasette, database: str, name: str | None, q: str | bytes | None, k: int | None = K) -> str | None:
+def clip_search(
+    datasette,
+    database: str,
+    name: str | None,
+    q: str | bytes | None,
+    k: int | None = K,
+    model_id: str | None = "",
+) -> str | None:
     """The k rows of a collection most like a query, as JSON: [{"id", "score", "rowid"}...], the best first.
 
-    q: a query (see clip_collections/query.py), or a BLOB with an image or a vector blob. Raises InputError, VectorError
-    and ModelDirError.
+    q: a query (see clip_collections/query.py), or a BLOB with an image or a vector blob. model_id: as `asked` of
+    collection_engine. Raises InputError, VectorError and ModelDirError.
     """
     config = config_of(datasette)
-    if name is None or q is None or k is None:
+    if name is None or q is None or k is None or model_id is None:
         return None
-    k = checked_k(k)
-    engine, conn = permitted_engine(config), connection_of(datasette, database)
+    k, conn = checked_k(k), connection_of(datasette, database)
     with sqlite_timelimit(conn, datasette.setting("sql_time_limit_ms")):
         of = open_collection(conn, config, database, name)
-        collection.check_model(of, MODEL_ID, engine.manifest.embed_dim)
+        _, engine = collection_engine(config, of, model_id)
         if isinstance(q, bytes):
             embedding = embedding_of_value(config, engine, q, of.orient)
         else:
@@ -135,7 +170,7 @@ def connection_of(datasette, database: str):
 def register(conn, datasette, database: str) -> None:
     """Add clip_search to a SQLite connection to a database."""
     function = public("clip_search", partial(clip_search, datasette, database))
-    for arguments in (2, 3):
+    for arguments in (2, 3, 4):
         conn.create_function("clip_search", arguments, function, deterministic=True)
 
 

@@ -46,6 +46,7 @@ export async function base64url(blob) {
 
 /**
  * The labels that fit an image best: {matches: [{label, probability, cosine}...], none_of_these, vector, ...}.
+ * `scores` is "sigmoid" where each probability is of its label alone; without it they are shares among the labels.
  *
  * labels: the name of a label set, or a list of labels; without it the server's default set. templates: a list of prompt
  * templates for a list of labels. k: how many labels come back. method: GET, with the image in the URL, or POST. The

@@ -18,7 +18,6 @@ from datasette.utils.asgi import BadRequest, Forbidden
 from clip_collections import query, search
 from clip_collections.collection import (
     Collection,
-    check_model,
     columns_of,
     has_llm_tables,
     quoted,
@@ -27,16 +26,16 @@ from clip_collections.collection import (
 )
 from clip_collections.query import Term
 from datasette_guard import is_1
-from llm_clip_onnx import MODEL_ID
 from llm_clip_onnx.errors import InputError, cited
 
 from ..api.search import read_number
 from ..collection_refs import may_view
 from ..config import Config, config_of
 from ..failures import WITH_SENTENCE, status_of
-from ..model import embedding_queue, in_thread, permitted_engine
+from ..model import embedding_queue, in_thread
 from ..paths import search_path
-from ..sql.search import MAX_K, embed_query, open_collection, read_stored
+from ..sql.search import MAX_K, collection_engine, embed_query, open_collection, read_stored
+from .places import page_of, read_thumbnails
 
 K = 100
 LIKE, LIKE_ID, LIKE_K = "_like", "_like_id", "_like_k"
@@ -155,13 +154,16 @@ async def nearest_rows(datasette, database: str, of: Collection, terms: Sequence
     )
 
     def embed(stored):
-        engine = permitted_engine(config)
-        check_model(of, MODEL_ID, engine.manifest.embed_dim)
+        _, engine = collection_engine(config, of)
         return embed_query(engine, config, terms, stored, partial(engine.embed_item, orient=of.orient))
+
+    page = page_of(datasette, database)
 
     def find(conn, embedding):
         with sqlite_timelimit(conn, limit_ms):
-            return search.search(conn, of, embedding, k)
+            hits = search.search(conn, of, embedding, k)
+            read_thumbnails(conn, page, of.name, [hit.id for hit in hits])  # at once, and not for each cell
+        return hits
 
     stored = await db.execute_fn(lambda conn: read_stored(conn, of, terms))
     with embedding_queue(datasette).slot():

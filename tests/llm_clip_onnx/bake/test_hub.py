@@ -27,6 +27,7 @@ from llm_clip_onnx.model_dir import Source, read_manifest
 from open_clip_checkpoint import write_open_clip
 from patience import PATIENCE_S
 from random_checkpoint import TINY, write_checkpoint
+from siglip_checkpoint import write_siglip
 
 ID = "owner/name"
 CLIP_FILES = {
@@ -299,12 +300,23 @@ def test_a_model_of_the_catalogue_is_fetched_by_its_id_or_hub_id_and_the_manifes
     assert (manifest.id, manifest.source.id, manifest.source.revision) == ("tinyclip-40m-32", hub.id, COMMIT)
 
 
-def test_what_is_no_clip_is_refused_before_its_weights_are_fetched(plain, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("blip", "config.json says 'blip'; only 'clip' and 'siglip', with both their towers, can be baked"),
+        (
+            "siglip2",
+            "config.json says model_type siglip2, which reads images of any shape (NaFlex); a bake reads one size; "
+            "expected a SigLIP 2 with its size in its name, such as google/siglip2-base-patch32-256",
+        ),
+    ],
+)
+def test_what_is_no_clip_is_refused_before_its_weights_are_fetched(kind, sentence, plain, tmp_path):
     shutil.copytree(plain, tmp_path / "repository")
-    (tmp_path / "repository" / "config.json").write_text('{"model_type": "siglip"}')
+    (tmp_path / "repository" / "config.json").write_text(f'{{"model_type": "{kind}"}}')
     with HubStandIn(tmp_path / "repository") as hub:
         result = bake(tmp_path, hub.url, ID)
-    check_refused(result, tmp_path, f"{ID}: config.json says 'siglip'; only 'clip', with both its towers, can be baked")
+    check_refused(result, tmp_path, f"{ID}: {sentence}")
     assert hub.asked("GET") == ["config.json"]
 
 
@@ -396,3 +408,12 @@ def test_pickled_weights_are_not_fetched_where_torch_is_not(monkeypatch):
     monkeypatch.setattr(layout.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(CheckpointError, match=r"the weights are in pytorch_model.bin, which only torch reads"):
         needed_files({"config.json", "pytorch_model.bin"}, PurePosixPath(""), get=None, source=ID)
+
+
+def test_a_siglip_is_fetched_and_baked(tmp_path):
+    write_siglip(tmp_path / "repository", 2)
+    (tmp_path / "repository" / "spiece.model").write_bytes(b"not read")
+    with HubStandIn(tmp_path / "repository") as hub:
+        result = bake(tmp_path, hub.url, ID)
+    assert result.returncode == 0, result.stderr
+    assert not any("spiece.model" in path for path in hub.asked("GET"))

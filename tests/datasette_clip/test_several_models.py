@@ -1,0 +1,180 @@
+"""A server with a folder of models answers with the one that is asked, in SQL, JSON and pages, and keeps within its bytes."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from llm_clip_onnx.engine import Engine
+from nasty import photo, saved
+from serving import DATASETTES_LIMIT, environment, serving
+
+TABLES = """
+create table collections (id integer primary key, name text, model text);
+create table embeddings (collection_id integer, id text, embedding blob, primary key (collection_id, id));
+insert into collections values (1, 'words', 'clip'), (2, 'noise', 'tiny'), (3, 'lost', 'ada-002');
+"""
+WORDS = ("red", "green", "blue", "a heart")
+PNG = saved(photo(24, 24), "PNG")
+IMG = base64.urlsafe_b64encode(PNG).decode()
+
+
+@pytest.fixture(scope="module")
+def folder(demo_dir, demo_float32_dir, tiny_dir, tmp_path_factory) -> Path:
+    """A folder of four models, one of them damaged: `clip`, `float32` of the same checkpoint, and another, `tiny`."""
+    models = tmp_path_factory.mktemp("several") / "models"
+    for name, directory in (("clip", demo_dir), ("float32", demo_float32_dir), ("tiny", tiny_dir)):
+        shutil.copytree(directory, models / name)
+    shutil.copytree(tiny_dir, models / "damaged")
+    (models / "damaged" / "text.bin").unlink()
+    return models
+
+
+@pytest.fixture(scope="module")
+def engines(demo_dir, demo_float32_dir, tiny_dir) -> dict[str, Engine]:
+    return {"clip": Engine(demo_dir), "float32": Engine(demo_float32_dir), "tiny": Engine(tiny_dir)}
+
+
+@pytest.fixture(scope="module")
+def database(engines, folder) -> Path:
+    file = folder.parent / "words.db"
+    with sqlite3.connect(file) as connection:
+        connection.executescript(TABLES)
+        for number, engine in ((1, engines["clip"]), (2, engines["tiny"]), (3, engines["clip"])):
+            values = [(number, word, engine.embed_item(word).tobytes()) for word in WORDS]
+            connection.executemany("insert into embeddings values (?, ?, ?)", values)
+    return file
+
+
+@pytest.fixture(scope="module")
+def server(folder, database) -> Iterator[httpx.Client]:
+    """A client of a real server whose towers are all closed at first but one, and where one model at most stays open."""
+    settings = folder.parent / "metadata.json"
+    settings.write_text(json.dumps({"plugins": {"datasette-clip": {"limits": {"models_bytes": 1}}}}))
+    env, log = environment(folder.parent / "llm", CLIP_MODEL_DIR=str(folder)), folder.parent / "log"
+    with serving(str(database), "-m", str(settings), *DATASETTES_LIMIT, env=env, log=log) as address:
+        yield httpx.Client(base_url=address)
+
+
+def sql(server: httpx.Client, query: str, **parameters) -> httpx.Response:
+    return server.get("/words.json", params={"sql": f"select {query}", "_shape": "arrays", **parameters})
+
+
+def value(server: httpx.Client, query: str, **parameters):
+    response = sql(server, query, **parameters)
+    assert response.status_code == 200, response.text
+    return response.json()["rows"][0][0]
+
+
+@pytest.mark.parametrize("model", ["clip", "float32", "tiny"])
+def test_each_model_embeds_in_sql_and_json_whichever_is_open(model, server, engines):
+    text, image = engines[model].embed_item("red"), engines[model].embed_item(PNG)
+    hex_ = value(server, "hex(llm_embed(:model, 'red') || llm_embed(:model, clip_image(:img)))", model=model, img=IMG)
+    assert bytes.fromhex(hex_) == text.tobytes() + image.tobytes()
+    answer = server.post(f"/-/clip/embed.json?text=red&model={model}", content=PNG).json()
+    assert (answer["model"], answer["embed_dim"]) == (model, 512)
+    np.testing.assert_array_equal(np.float32([result["embedding"] for result in answer["results"]]), [text, image])
+    in_json = server.post("/-/clip/embed.json", json={"texts": ["red"], "model": model}).json()
+    assert (in_json["model"], in_json["results"][0]["embedding"]) == (model, answer["results"][0]["embedding"])
+
+
+def test_where_no_model_is_named_it_is_clip(server, engines):
+    answer = server.get("/-/clip/embed.json?text=red").json()
+    assert answer["model"] == "clip"
+    np.testing.assert_array_equal(np.float32(answer["results"][0]["embedding"]), engines["clip"].embed_item("red"))
+
+
+def test_one_query_may_use_two_models_of_which_one_stays_open(server, engines):
+    query = "llm_embed('clip', 'a new text') = llm_embed('tiny', 'a new text')"
+    assert value(server, query) == 0
+
+
+def test_classify_and_compare_in_sql_take_a_model(server, engines):
+    labels = '["red", "blue"]'
+    for model in ("clip", "tiny"):
+        vector = engines[model].embed_item("red").tobytes().hex()
+        [best] = json.loads(value(server, f"clip_classify(x'{vector}', '{labels}', 1, '{model}')"))
+        answer = server.get(
+            "/-/clip/classify.json", params={"img": IMG, "labels": labels, "k": 1, "model": model}
+        ).json()
+        assert answer["model"] == model
+        assert set(best) == {"label", "probability", "cosine"}
+        assert value(server, f"clip_similarity('red', x'{vector}', '{model}')") == pytest.approx(1, abs=1e-6)
+    assert value(server, "clip_similarity('red', 'red', null)") is None
+
+
+def test_a_collection_is_searched_with_its_model(server, engines):
+    for collection, model in (("words", "clip"), ("noise", "tiny")):
+        answer = server.get(f"/-/clip/search/words/{collection}.json?q=blue").json()
+        assert (answer["model"], answer["results"][0]["id"]) == (model, "blue")
+        assert answer["results"][0]["score"] == pytest.approx(1, abs=1e-6)
+        [best] = json.loads(value(server, f"clip_search('{collection}', 'blue', 1)"))
+        assert (best["id"], best["score"]) == ("blue", pytest.approx(1, abs=1e-6))
+
+
+def test_a_model_with_exchangeable_vectors_may_search_it(server, engines):
+    answer = server.get("/-/clip/search/words/words.json?q=blue&model=float32&k=2").json()
+    query, stored = engines["float32"].embed_item("blue"), engines["clip"].embed_item("blue")
+    cosine = query @ stored / np.linalg.norm(query) / np.linalg.norm(stored)
+    assert (answer["model"], answer["results"][0]["id"]) == ("float32", "blue")
+    assert answer["results"][0]["score"] == pytest.approx(float(cosine), abs=1e-6) != 1
+    assert "model=float32" in answer["next_url"]
+    [best] = json.loads(value(server, "clip_search('words', 'blue', 1, 'float32')"))
+    assert best["score"] == answer["results"][0]["score"]
+
+
+LISTED = "['clip', 'damaged', 'float32', 'tiny']"
+REFUSED = {
+    "an unknown model": (
+        "/-/clip/embed.json?text=red&model=siglip",
+        f"model 'siglip' is not on the list plugins.datasette-clip.models, {LISTED}",
+    ),
+    "another model's vectors": (
+        "/-/clip/search/words/words.json?q=red&model=tiny",
+        "collection 'words' holds vectors of model 'clip', and 'tiny' is asked, whose vectors cannot be compared with them",
+    ),
+    "an unknown model in a search": (
+        "/-/clip/search/words/words.json?q=red&model=siglip",
+        f"model 'siglip' is not on the list plugins.datasette-clip.models, {LISTED}",
+    ),
+    "a collection whose model is not here": (
+        "/-/clip/search/words/lost.json?q=red",
+        "collection 'lost' holds vectors of model 'ada-002', which is not here; there are 'clip', 'damaged', 'float32', 'tiny'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_no_model_can_answer_gets_its_sentence(name, server):
+    path, sentence = REFUSED[name]
+    response = server.get(path)
+    assert (response.status_code, response.json()["error"]) == (400, sentence)
+
+
+def test_the_sentences_reach_sql_too(server):
+    for query, (_, sentence) in (
+        ("llm_embed('siglip', 'red')", REFUSED["an unknown model"]),
+        ("clip_similarity('a', 'b', 'siglip')", REFUSED["an unknown model"]),
+        ("clip_search('words', 'red', 1, 'tiny')", REFUSED["another model's vectors"]),
+        ("clip_search('lost', 'red')", REFUSED["a collection whose model is not here"]),
+    ):
+        response = sql(server, query)
+        assert response.status_code == 400
+        assert response.json()["error"].partition(": ")[2] == sentence
+
+
+def test_a_damaged_model_says_so_and_the_others_go_on(server, folder):
+    response = server.get("/-/clip/embed.json?text=red&model=damaged")
+    assert response.status_code == 503
+    assert response.json()["error"].startswith(f"{folder}/damaged/text.bin cannot be read (No such file or directory)")
+    assert sql(server, "llm_embed('damaged', 'red')").status_code == 400
+    assert server.get("/-/clip/health").status_code == 200
+    assert server.get("/-/clip/embed.json?text=red").status_code == 200
