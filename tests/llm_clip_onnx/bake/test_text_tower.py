@@ -138,7 +138,7 @@ def test_the_manifest_says_whose_the_images_are_and_a_clips_own_says_nothing(tex
     assert {"tokenizer.json"} == {name for name in manifest.files if name.startswith(("tok", "vocab", "merges"))}
     assert model_dir.rebake_hint(path, manifest).endswith(f"bake {text} --images {images} --to {path} --force")
     told = CliRunner().invoke(commands.clip, ["info", str(path)]).output
-    assert f"images                                  {images}\n" in told.replace("images  ", "images  ")
+    assert ["images", str(images)] in [line.split() for line in told.splitlines()]
     assert "images" not in bake(str(images), tmp_path / "whole", "fp32", say=quiet).to_dict()
 
 
