@@ -59,6 +59,7 @@ def read_delimiter(context: click.Context, parameter: click.Parameter, given: st
 @click.option(
     "-c", "--collection", required=True, callback=check_name, help="Collection to embed into; made if there is none"
 )
+@click.option("--model", "model_id", help="Model, where there are several [default: the collection's, else clip]")
 @click.option("--model-dir", type=click.Path(path_type=Path), help="Model directory [default: $CLIP_MODEL_DIR, ...]")
 @click.option("--sql", help="Query for the rows, where SOURCE is a SQLite file")
 @click.option("--image", help="Column with images: paths of files, relative to SOURCE's folder, BLOBs or data URIs")
@@ -85,6 +86,7 @@ def embed(
     source: Path,
     database: Path,
     collection: str,
+    model_id: str | None,
     model_dir: Path | None,
     sql: str | None,
     image: str | None,
@@ -110,18 +112,19 @@ def embed(
 
     from llm_clip_onnx.engine import Engine
     from llm_clip_onnx.images.limits import OWN_MACHINE
-    from llm_clip_onnx.llm_model import CLIP
-    from llm_clip_onnx.model_dir import default_path
+    from llm_clip_onnx.llm_model import model_of
     from llm_clip_onnx.towers import available_cores
 
     from .fill import Fill
+    from .model_choice import chosen_model
     from .origin import model_key
     from .sources import Reading, read_source
     from .writer import CollectionWriter, Embedder
 
-    engine = Engine(model_dir or default_path(), OWN_MACHINE)
+    model_id, path = chosen_model(model_dir, database, collection, model_id)
+    engine = Engine(path, OWN_MACHINE)
     embed_item, model = engine.embed_item, model_key(engine.manifest)
-    embedder = Embedder(CLIP, engine.manifest.embed_dim, embed_item, available_cores(), embed_item, model)
+    embedder = Embedder(model_of(model_id), engine.manifest.embed_dim, embed_item, available_cores(), embed_item, model)
     try:
         with connected(database) as connection:
             to = Database(connection)
@@ -246,16 +249,18 @@ def index(
 
 
 def measure_floor(conn: sqlite3.Connection, collection: Collection) -> None:
-    """Measure the floor of a collection of the model clip, if that model is here; search works without."""
-    from llm_clip_onnx import MODEL_ID
-    from llm_clip_onnx.engine import default_engine
+    """Measure the floor of a collection, if its model is here; search works without."""
+    from llm_clip_onnx import models
+    from llm_clip_onnx.engine import engine_of
     from llm_clip_onnx.errors import ModelDirError
 
     from .floor import write_floor
 
     with suppress(ModelDirError, ImportError):
-        if collection.model == MODEL_ID and default_engine().manifest.embed_dim == collection.embed_dim:
-            write_floor(conn, collection, default_engine().embed_item)
+        if collection.model in models.ids():
+            engine = engine_of(collection.model)
+            if engine.manifest.embed_dim == collection.embed_dim:
+                write_floor(conn, collection, engine.embed_item)
 
 
 def index_one(conn: sqlite3.Connection, collection: Collection, with_thumbnails: bool, noun: str = "row") -> None:
