@@ -75,11 +75,13 @@ CATALOGUE = (
     ),
     Entry(
         *("siglip2-b32-256", "google/siglip2-base-patch32-256", "SigLIP 2", "Apache-2.0"),
-        *(74.0, 47.2, 63.7, BIG_VISION, MANY),
+        *(74.0, 47.2, 63.7, BIG_VISION),
+        languages=MANY,
     ),
     Entry(
         *("siglip2-b16-224", "google/siglip2-base-patch16-224", "SigLIP 2", "Apache-2.0"),
-        *(78.2, 52.1, 68.9, BIG_VISION, MANY),
+        *(78.2, 52.1, 68.9, BIG_VISION),
+        languages=MANY,
     ),
 )
 SOURCES = tuple(dict.fromkeys(entry.published for entry in CATALOGUE))
