@@ -3,7 +3,7 @@
     python tests/support/siglip_checkpoint.py FOLDER 1|2 [B]
 
 Version 1 has T5's kind of tokenizer, pieces with likelihoods (Unigram), version 2 has Gemma's, byte pairs that fall back to
-bytes. Both are trained here, on words of this project. B gives the sizes of base models (B/16-224, B/32-256), for
+bytes. Both are made here, of words of this project. B gives the sizes of base models (B/16-224, B/32-256), for
 measurements.
 """
 
@@ -23,7 +23,6 @@ from llm_clip_onnx.bake.families.siglip import read_config
 from llm_clip_onnx.bake.towers.siglip import SiglipConfig, expected_shapes
 
 EMOJI = Path(__file__).parents[2] / "demo" / "emoji.txt"
-ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 LOGIT_SCALE, LOGIT_BIAS = 4.7, -12.9  # about those of the real models
 TOWER = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 BASE = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
@@ -92,16 +91,24 @@ def words() -> list[str]:
 
 
 @cache
+def learned() -> list[str]:
+    """Letters and pieces of words, the most frequent first: the same in every run, unlike what UnigramTrainer learns."""
+    learner = Tokenizer(models.BPE())
+    learner.normalizer = normalizers.Replace(" ", "▁")
+    learner.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    learner.train_from_iterator(words(), trainers.BpeTrainer(vocab_size=700, show_progress=False))
+    return [token for token, _ in sorted(learner.get_vocab().items(), key=lambda item: item[1])]
+
+
+@cache
 def unigram() -> tuple[dict, dict]:
     """tokenizer.json and tokenizer_config.json as SigLIP's are, with T5's kind of vocabulary."""
-    tokenizer = Tokenizer(models.Unigram())
+    special = ["<pad>", "</s>", "<unk>"]
+    pieces = [*((token, 0.0) for token in special), *((token, -3 - n / 100) for n, token in enumerate(learned()))]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
-    special = ["<pad>", "</s>", "<unk>"]
-    trainer = trainers.UnigramTrainer(
-        vocab_size=600, special_tokens=special, unk_token="<unk>", initial_alphabet=list(ALPHABET), show_progress=False
-    )
-    tokenizer.train_from_iterator(words(), trainer)
+    tokenizer.add_special_tokens(special)
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     named = {"tokenizer_class": "SiglipTokenizer", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"}
     return json.loads(tokenizer.to_str()), named | {"model_max_length": 64, "do_lower_case": True}
@@ -114,16 +121,11 @@ def byte_pairs() -> tuple[dict, dict]:
     As in files converted from sentencepiece, each way to split a token into two others is a merge.
     """
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
-    learner = Tokenizer(models.BPE())
-    learner.normalizer = normalizers.Replace(" ", "▁")
-    learner.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
-    learner.train_from_iterator(words(), trainers.BpeTrainer(vocab_size=700, show_progress=False))
-    learned = sorted(learner.get_vocab().items(), key=lambda item: item[1])
-    tokens = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *(token for token, _ in learned)]
+    tokens = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *learned()]
     vocab = {token: n for n, token in enumerate(tokens)}
     merges = [
         [token[:k], token[k:]]
-        for token, _ in learned
+        for token in learned()
         for k in range(1, len(token))
         if token[:k] in vocab and token[k:] in vocab
     ]

@@ -16,7 +16,7 @@ from ..kinds import ANY_ACTIVATION, SWITCH, WHOLE, Kind
 from ..layout import SHARDS, read_notice, read_object, read_shards, weight_files
 from ..tensors import open_tensors
 from ..towers import siglip_image, siglip_text
-from ..towers.siglip import SiglipConfig, expected_shapes, split_head
+from ..towers.siglip import SiglipConfig, expected_shapes
 from .hugging_face import one_side, tower_config
 from .siglip_files import read_preprocess, read_tokenizer
 
@@ -39,11 +39,10 @@ def read_checkpoint(root: Path, source: str, commit: str | None) -> Checkpoint:
     tensors = open_tensors(weights, source)
     check_shapes(expected_shapes(config), tensors, CONFIG, source)
     tokenizer, tokens = read_tokenizer(root, config.vocab_size, config.context_length, source)
-    named = split_head(config, tensors)
     return Checkpoint(
         source=Source(source, commit, {file.name: sha256_of(file) for file in weights}, read_notice(root, source)),
-        text=siglip_text.tower(config, named),
-        image=siglip_image.tower(config, named),
+        text=siglip_text.tower(config, tensors),
+        image=siglip_image.tower(config, tensors),
         embed_dim=config.embed_dim,
         log_logit_scale=tensors["logit_scale"].item(),
         preprocess=read_preprocess(root, config.side, source),

@@ -79,9 +79,9 @@ def mlp_shapes(name: str, tower: TowerConfig) -> Shapes:
     yield from linear_shapes(f"{name}.fc2", tower.width, tower.hidden)
 
 
-def split_head(config: SiglipConfig, tensors: SafeTensors | PickledTensors) -> RenamedTensors:
-    """The tensors, with the head's q, k and v apart, named as those of the layers are."""
+def tensors_of(prefix: str, config: SiglipConfig, tensors: SafeTensors | PickledTensors) -> RenamedTensors:
+    """The tensors of one tower, with the head's q, k and v apart, named as those of the layers are."""
     parts = {name: Part(name) for name, _ in expected_shapes(config) if not name.startswith(JOINED)}
     for end in ("weight", "bias"):
         parts |= {f"{HEAD}.attention.{letter}_proj.{end}": Part(f"{JOINED}{end}", n) for n, letter in enumerate("qkv")}
-    return RenamedTensors(tensors, parts)
+    return RenamedTensors(tensors, {name: part for name, part in parts.items() if name.startswith(prefix)})

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from .. import forward
+from ..tensors import PickledTensors, SafeTensors
 from . import Array, Linear, Names, Tensors, Tower, Watch, pre_norm_linears
-from .siglip import HEAD, SiglipConfig
+from .siglip import HEAD, SiglipConfig, tensors_of
 
 PREFIX = "vision_model"
 PATCHES, POSITIONS = f"{PREFIX}.embeddings.patch_embedding", f"{PREFIX}.embeddings.position_embedding.weight"
@@ -27,14 +28,15 @@ HEAD_LINEARS = (
 )
 
 
-def tower(config: SiglipConfig, tensors: Tensors) -> Tower:
+def tower(config: SiglipConfig, stored: SafeTensors | PickledTensors) -> Tower:
+    tensors = tensors_of(PREFIX, config, stored)
     linears = (*pre_norm_linears(PREFIX, config.image.layers), *HEAD_LINEARS)
     return Tower(config.image, tensors, linears, None, partial(embed, config), partial(write, config))
 
 
 def embed(config: SiglipConfig, tensors: Tensors, images: Sequence[Array], watch: Watch | None = None) -> Array:
     """pixels of each image [3, side, side] to embeddings [n, embed_dim] float32."""
-    tensors = {name: tensors[name] for name in tensors if name.startswith(PREFIX)}
+    tensors = dict(tensors)  # read once
     width, patch, epsilon = config.image.width, config.patch, config.image.layer_norm_eps
     filters = tensors[f"{PATCHES}.weight"].reshape(width, -1)
     x = forward.patches(np.stack(images), patch) @ filters.T + tensors[f"{PATCHES}.bias"] + tensors[POSITIONS]

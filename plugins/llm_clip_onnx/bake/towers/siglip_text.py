@@ -13,15 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import forward
+from ..tensors import PickledTensors, SafeTensors
 from . import Array, Names, Tensors, Tower, Watch, pre_norm_linears
-from .siglip import SiglipConfig
+from .siglip import SiglipConfig, tensors_of
 
 PREFIX = "text_model"
 TOKENS, POSITIONS = (f"{PREFIX}.embeddings.{name}_embedding.weight" for name in ("token", "position"))
 LAST_NORM, HEAD = f"{PREFIX}.final_layer_norm", f"{PREFIX}.head"
 
 
-def tower(config: SiglipConfig, tensors: Tensors) -> Tower:
+def tower(config: SiglipConfig, stored: SafeTensors | PickledTensors) -> Tower:
+    tensors = tensors_of(PREFIX, config, stored)
     linears = pre_norm_linears(PREFIX, config.text.layers)
     return Tower(config.text, tensors, linears, TOKENS, partial(embed, config), partial(write, config))
 
@@ -30,7 +32,7 @@ def embed(
     config: SiglipConfig, tensors: Tensors, texts: Sequence[NDArray[np.int64]], watch: Watch | None = None
 ) -> Array:
     """ids of each text [context_length] to embeddings [n, embed_dim] float32."""
-    tensors = {name: tensors[name] for name in tensors if name.startswith(PREFIX)}
+    tensors = dict(tensors)  # read once
     embeddings = []
     for ids in texts:
         x = (tensors[TOKENS][ids] + tensors[POSITIONS])[None]
