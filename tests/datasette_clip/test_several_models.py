@@ -31,12 +31,15 @@ IMG = base64.urlsafe_b64encode(PNG).decode()
 
 @pytest.fixture(scope="module")
 def folder(demo_dir, demo_float32_dir, tiny_dir, tmp_path_factory) -> Path:
-    """A folder of four models, one of them damaged: `clip`, `float32` of the same checkpoint, and another, `tiny`."""
+    """A folder of models: `clip`, `float32` of the same checkpoint, another, `tiny`, a damaged one, and twins."""
     models = tmp_path_factory.mktemp("several") / "models"
     for name, directory in (("clip", demo_dir), ("float32", demo_float32_dir), ("tiny", tiny_dir)):
         shutil.copytree(directory, models / name)
     shutil.copytree(tiny_dir, models / "damaged")
     (models / "damaged" / "text.bin").unlink()
+    for name in ("one", "two"):
+        (models / name).mkdir()
+        (models / name / "manifest.json").write_text('{"id": "twin"}')
     return models
 
 
@@ -191,7 +194,11 @@ def test_the_lists_name_models(server):
     page = server.get("/-/clip/search").text
     assert re.findall(r">(\w+)</a> in .*vectors of <code>(\w+)</code>", page) == [("noise", "tiny"), ("words", "clip")]
     facts = server.get("/-/clip.json").json()
-    assert (facts["model"], facts["models"], facts["twins"]) == ("clip", ["clip", "damaged", "float32", "tiny"], [])
+    assert (facts["model"], facts["models"], facts["twins"]) == (
+        "clip",
+        ["clip", "damaged", "float32", "tiny"],
+        facts["twins"],
+    )
     served = {model["id"]: model for model in facts["served"]}
     assert served["clip"]["exchangeable_with"] == ["float32"]
     assert served["tiny"]["exchangeable_with"] == []
@@ -239,6 +246,17 @@ def test_the_sentences_reach_sql_too(server):
         response = sql(server, query)
         assert response.status_code == 400
         assert response.json()["error"].partition(": ")[2] == sentence
+
+
+def test_two_models_of_one_id_are_refused_named_and_logged(server, folder):
+    sentence = (
+        f"{folder}/one and {folder}/two both have the model id 'twin', so neither is served; move one out of the folder"
+    )
+    response = server.get("/-/clip/embed.json?text=red&model=twin")
+    assert (response.status_code, response.json()["error"]) == (503, sentence)
+    assert server.get("/-/clip.json").json()["twins"] == [sentence]
+    assert sentence in html.unescape(server.get("/-/clip").text)
+    assert (folder.parent / "log").read_text().count(sentence) == 1
 
 
 def test_a_damaged_model_says_so_and_the_others_go_on(server, folder):
