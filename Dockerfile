@@ -13,13 +13,17 @@
 ARG CLIP_MODEL=sentence-transformers/clip-ViT-B-32
 # A branch, tag or commit on the hub.
 ARG CLIP_REVISION=
+# Where CLIP_MODEL is a text tower alone: the checkpoint of its images, as CLIP_MODEL has it.
+ARG CLIP_IMAGES=
 ARG CLIP_PRECISION=auto
 # Label sets: imagenet, and files with one label a line, demo/emoji.txt or deploy/labels/NAME.txt, with spaces between.
 ARG LABELS=imagenet
 # A mirror of the Hugging Face hub, in place of the hub itself.
 ARG HF_ENDPOINT
-# 0 skips the comparison with llm-clip, and with it the download of torch; the bake's own checks are never skipped.
+# 0 skips the comparison with another library, and with it the download of torch; the bake's own checks are never skipped.
 ARG VERIFY=1
+# That library: llm-clip, or sentence-transformers, which loads text towers alone too.
+ARG REFERENCE=llm-clip
 # From the index without CUDA; of one release, for torchvision imports beside no other torch.
 ARG TORCH="torch==2.13.0 torchvision==0.28.0 --index-url https://download.pytorch.org/whl/cpu"
 # The server ends after so long without a request: 90s, 10m, 2h; empty: never. The environment variable overrules it.
@@ -68,9 +72,11 @@ COPY deploy/checkpoints deploy/checkpoints
 ENV HF_HOME=/src/hub
 ARG CLIP_MODEL
 ARG CLIP_REVISION
+ARG CLIP_IMAGES
 ARG CLIP_PRECISION
 ARG HF_ENDPOINT
-RUN python -m llm_clip_onnx bake "$CLIP_MODEL" ${CLIP_REVISION:+--revision "$CLIP_REVISION"} --precision "$CLIP_PRECISION" --to /model
+RUN python -m llm_clip_onnx bake "$CLIP_MODEL" ${CLIP_REVISION:+--revision "$CLIP_REVISION"} \
+    ${CLIP_IMAGES:+--images "$CLIP_IMAGES"} --precision "$CLIP_PRECISION" --to /model
 COPY demo/emoji.txt demo/
 COPY deploy/labels deploy/labels
 ARG LABELS
@@ -92,8 +98,9 @@ COPY --from=bake /src ./
 COPY --from=bake /model /model
 ENV HF_HOME=/src/hub
 ARG VERIFY
+ARG REFERENCE
 ARG HF_ENDPOINT
-RUN test "$VERIFY" = 0 || python -m llm_clip_onnx verify /model --reference llm-clip
+RUN test "$VERIFY" = 0 || python -m llm_clip_onnx verify /model --reference "$REFERENCE"
 
 # The recipe as people run it, for who wants it or wants to compare: same URLs, same vectors, none of our plugins.
 # torch wants a /tmp to write to: docker run --read-only --tmpfs /tmp.

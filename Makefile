@@ -77,12 +77,12 @@ bench:
 # For every Python and processor. llm asks for pip, which the base image has; what serves does without packages that
 # others ask for but never import there; torch is of an index of its own, and one file of open-clip-torch is read.
 lock: .venv-lock/ready
-	printf '%s\n' pip torch torchvision timm ftfy regex > .venv-lock/bake.txt
+	printf '%s\n' pip torch torchvision timm regex > .venv-lock/bake.txt
 	printf '%s\n' pip torch torchvision > .venv-lock/reference.txt
 	printf '%s\n' pip $(NOT_IN_SERVING) > .venv-lock/serving.txt
-	$(LOCK) --excludes .venv-lock/serving.txt -o deploy/requirements.txt
-	$(LOCK) --excludes .venv-lock/bake.txt --extra bake --extra labels -o deploy/requirements-bake.txt
-	$(LOCK) --excludes .venv-lock/reference.txt --extra reference -o deploy/requirements-reference.txt
+	$(LOCK) --excludes .venv-lock/serving.txt --extra open-clip -o deploy/requirements.txt
+	$(LOCK) --excludes .venv-lock/bake.txt --extra bake --extra labels --extra open-clip -o deploy/requirements-bake.txt
+	$(LOCK) --excludes .venv-lock/reference.txt --extra reference --extra labels -o deploy/requirements-reference.txt
 
 # Of the code the model alone: no other edit bakes again, nor does a new environment.
 demo/model/manifest.json: demo/checkpoint/model.safetensors $(shell find plugins/llm_clip_onnx -name '*.py') | .venv/ready
@@ -90,6 +90,10 @@ demo/model/manifest.json: demo/checkpoint/model.safetensors $(shell find plugins
 
 demo/model/labels/emoji.json: demo/model/manifest.json demo/emoji.txt
 	.venv/bin/llm clip labels bake emoji demo/model --labels demo/emoji.txt --force
+
+# The demo's texts in many languages, over the same images, so over the same collection.
+demo/multilingual-model/manifest.json: demo/multilingual/model.safetensors demo/model/manifest.json
+	.venv/bin/llm clip bake demo/multilingual --images demo/checkpoint --to demo/multilingual-model --force
 
 # A copy of demo/emoji.db, with the embeddings in it: made again where the model directory or the pictures changed. A
 # journal that a killed run left would undo what the next one copies.

@@ -89,6 +89,7 @@ ROW_FORMATS = {
     "JSON": "a list of objects, one object, or an answer of Datasette in any `_shape` that has names or ids",
     "JSONL": "an object on each line",
 }
+TEXT_TOWER = "bake.md#a-text-tower-for-vectors-that-exist-already"
 CHECKPOINT_FILES = {
     "config.json": "the shapes of both towers; `text_config_dict` and `vision_config_dict` win, with their defaults",
     "tokenizer_config.json": "the named tokens, added tokens, and the limit on length",
@@ -97,16 +98,18 @@ CHECKPOINT_FILES = {
     "special_tokens_map.json": "the same; its named tokens win over those of `tokenizer_config.json`",
     "preprocessor_config.json": "the steps from an image to pixels",
     "processor_config.json": "the same, in `image_processor`, which wins over `preprocessor_config.json`",
-    "modules.json": "sentence-transformers' layout: one module, a CLIP",
+    "modules.json": f"sentence-transformers' layout: one module, a CLIP; or three, a [text tower]({TEXT_TOWER})",
     "sentence_bert_config.json": "`max_seq_length` wins over `model_max_length`; only beside `modules.json`",
     "config_sentence_transformers.json": "only beside `modules.json`; a default prompt must be empty",
 }
 BUILD_ARGUMENTS = {
     "CLIP_MODEL": "a hub id, or a folder: `demo/checkpoint`, or yours in `deploy/checkpoints/`",
     "CLIP_REVISION": "a branch, tag or commit of it",
+    "CLIP_IMAGES": f"where `CLIP_MODEL` is a [text tower alone]({TEXT_TOWER}): the checkpoint of its images",
     "CLIP_PRECISION": "as [the bake](bake.md#precision) has it",
     "LABELS": "[label sets](label-sets.md), with spaces: `imagenet`, `demo/emoji.txt`, files in `deploy/labels/`",
-    "VERIFY": "`0` skips the comparison with llm-clip, and the download of torch for it",
+    "VERIFY": "`0` skips the comparison with another library, and the download of torch for it",
+    "REFERENCE": "that library: `llm-clip`, or `sentence-transformers`, which loads text towers alone too",
     "HF_ENDPOINT": "a mirror of the hub",
     "SLEEP_AFTER": "the idle time after which the server [exits](#sleep); empty: never",
     "TORCH": "what pip installs for the comparison",
@@ -185,6 +188,15 @@ def help(command: str) -> str:
         found = found.commands[name]
     context = click.Context(found, info_name=f"llm clip {command}", terminal_width=80, max_content_width=80)
     return f"```\n{found.get_help(context)}\n```\n"
+
+
+def models() -> str:
+    """The catalogue, with the cells that `llm clip models` prints, and what its columns mean."""
+    from llm_clip_onnx.catalogue import CATALOGUE, published_lines
+
+    rows = [entry.cells() for entry in CATALOGUE]
+    cells = ([f"`{row['id']}`", *[*row.values()][1:]] for row in rows)
+    return table(rows[0], cells) + "\n" + "".join(f"- {line}\n" for line in published_lines())
 
 
 def row_files() -> str:

@@ -65,6 +65,7 @@ CONTAINER = {"container/test_container", "container/test_load", "container/test_
 REFERENCE = {
     *("container/test_reference", "llm_clip_onnx/test_llm_clip", "llm_clip_onnx/bake/test_reading"),
     *("llm_clip_onnx/bake/test_reading_tokens", "llm_clip_onnx/images/test_beside_open_clip"),
+    "llm_clip_onnx/bake/test_siglip_itself",
 }
 SLOW = {"container/test_load", "container/test_reference", "test_peers"}
 SLOW |= {"llm_clip_onnx/images/test_beside_open_clip"}

@@ -51,19 +51,19 @@ def worst(embeddings: NDArray[np.float32], expected: NDArray[np.float32], plan: 
 
 def measure_tower(plan: TowerPlan, place: Path) -> dict[str, Any]:
     """The figures of one tower. Raises RuntimeError if a bake would keep some of its matrices float32."""
-    everything = {graphs.TOKEN_TABLE, *smooth.linear_names(plan.prefix, plan.config)}
+    everything = {graphs.TOKEN_TABLE, *(linear.name for linear in plan.tower.linears)}
 
     def embedded(name: str, tensors: Mapping[str, NDArray], eight_bit: Collection[str]) -> NDArray[np.float32]:
         return plan.write_and_embed(place / f"{plan.name}-{name}", tensors, eight_bit)
 
-    float32 = embedded("fp32", plan.tensors, ())
-    fitted, choices = smooth.smooth_tensors(plan.tensors, plan.prefix, plan.config, calibration_inputs(plan))
+    float32 = embedded("fp32", plan.tower.tensors, ())
+    fitted, choices = smooth.smooth_tensors(plan.tower.tensors, plan.tower.linears, calibration_inputs(plan))
     baked = embedded("baked", fitted, everything)
     if not fidelity.int8_agrees(plan.name, fidelity.agreement(baked, float32, plan.inputs)):
         raise RuntimeError(f"{plan.name} tower: a bake would keep matrices float32, which is not measured here")
-    column = embedded("column", plan.tensors, everything)
+    column = embedded("column", plan.tower.tensors, everything)
     with patch.object(graphs, "quantize_columns", per_tensor):
-        matrix = embedded("matrix", plan.tensors, everything)
+        matrix = embedded("matrix", plan.tower.tensors, everything)
     return {
         "inputs": len(plan.inputs),
         "mean_cosine": mean_cosine(plan.reference),

@@ -44,7 +44,7 @@ import tokenizers; done("import tokenizers")
 from llm_clip_onnx import engine, model_dir, tokenizer, towers
 opened = engine.default_engine(); done("import the engine, read the manifest")
 graph, *weights = opened.tower_files("text"); done("multiply the probe")
-files = (graph, *weights, model_dir.VOCAB, model_dir.MERGES)
+files = (graph, *weights, *model_dir.tokenizer_files(opened.manifest.tokens))
 model_dir.check_sha256(opened.path, opened.manifest, files); done("sha256 of the text tower's files")
 vocab, merges = opened.path / model_dir.VOCAB, opened.path / model_dir.MERGES
 bpe = tokenizer.open_tokenizer(vocab, merges, 77); done("open the tokenizer")

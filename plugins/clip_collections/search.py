@@ -42,6 +42,15 @@ class Hit:
     rowid: int
 
 
+@dataclass(frozen=True)
+class Only:
+    """Which rows of a collection can be found: those with these rowids, ascending, or those for which `where` holds."""
+
+    where: str = ""
+    parameters: Any = ()
+    rowids: NDArray[np.int64] | None = None
+
+
 def search(
     conn: Connection,
     collection: Collection,
@@ -51,11 +60,13 @@ def search(
     parameters: Any = (),
     skip: Items[Id] = (),
     offset: int = 0,
+    among: NDArray[np.int64] | None = None,
 ) -> list[Hit]:
     """The k rows whose vectors have the largest cosine with `query` [embed_dim], after the first `offset`, best first.
 
     Rows with equal cosines are ordered by id. where: an SQL condition over the table with `parameters`; the caller has
-    checked that the client may run it. skip: ids to leave out. Rows whose vector is NULL, zero, not finite or of
+    checked that the client may run it. skip: ids to leave out. among: rowids, ascending; no other row is found, and
+    `where` is not read. Rows whose vector is NULL, zero, not finite or of
     another size are never found. May be called inside an SQL function, with the connection that runs it.
     Raises InputError for a k below 1 or an offset below 0, VectorError for a query without a direction.
     """
@@ -66,25 +77,24 @@ def search(
     wanted, unit_query = k + offset, unit_embedding(query)
     index = current_index(conn, collection, query.size)
     hits: list[Hit] = []
+    only = Only(where, parameters) if among is None else Only(rowids=among)
     for end in SEGMENTS if index else ():  # fixed, so that a page's rows do not depend on k
         best = TopHits(min(end, wanted) - len(hits), unit_query, frozenset(skip) | {hit.id for hit in hits})
-        if index is None or not search_index(conn, collection, index, best, 10 * end, where, parameters):
+        if index is None or not search_index(conn, collection, index, best, 10 * end, only):
             break
         hits += best.hits
         if len(hits) == wanted or len(best.hits) < best.wanted:
             return hits[offset:]
     best = TopHits(wanted - len(hits), unit_query, frozenset(skip) | {hit.id for hit in hits})
-    for chunk in scan(conn, collection, where, parameters, query.size):
+    for chunk in scan(conn, collection, only, query.size):
         best.offer(chunk)
     if best.skipped:
         log.debug("collection %r: %d vectors cannot be compared", collection.name, best.skipped)
     return [*hits, *best.hits][offset:]
 
 
-def search_index(
-    conn: Connection, collection: Collection, index: Index, best: TopHits, exact: int, where: str, parameters: Any
-) -> bool:
-    """Offer `best` a shortlist of `exact` rows, or all rows of `where` if they are few, and the rows after the index.
+def search_index(conn: Connection, collection: Collection, index: Index, best: TopHits, exact: int, only: Only) -> bool:
+    """Offer `best` a shortlist of `exact` rows, or all rows of `only` if they are few, and the rows after the index.
 
     False if the index is of no use: the table is small, or the index is out of date. Then not all rows were offered.
     """
@@ -94,12 +104,10 @@ def search_index(
     last = last_valid_rowid(conn, collection, index, chunks)
     if last is None:
         return False
-    allowed = None
-    if where.strip():
-        allowed = allowed_rowids(conn, collection, where, parameters, last)
-        if len(allowed) <= EXACT_ROWS:
-            for part in batches(allowed):
-                best.offer(fetch_rows(conn, collection, part))
+    allowed = allowed_rowids(conn, collection, only, last)
+    if allowed is not None and len(allowed) <= EXACT_ROWS:
+        for part in batches(allowed):
+            best.offer(fetch_rows(conn, collection, part))
     if allowed is None or len(allowed) > EXACT_ROWS:
         near = shortlist(chunks, index.facts.code, best.unit_query, exact, allowed)
         compared, size = 0, 4 * best.unit_query.size
@@ -114,7 +122,7 @@ def search_index(
         if compared < len(near.rowids) / 2:
             warn_once(index, f"many rows of collection {cited(collection.name)} that its index has are gone")
             return False
-    for chunk in scan(conn, collection, where, parameters, best.unit_query.size, after=last):
+    for chunk in scan(conn, collection, only, best.unit_query.size, after=last):
         best.offer(chunk)
     return True
 
@@ -134,11 +142,14 @@ def fetch_rows(conn: Connection, collection: Collection, rowids: Items[int]) -> 
     )
 
 
-def allowed_rowids(
-    conn: Connection, collection: Collection, where: str, parameters: Any, last: int
-) -> NDArray[np.int64]:
-    """Rowids up to `last` for which `where` holds, ascending."""
-    cursor = cursor_of(conn).execute(f"select rowid {from_clause(collection, where, f'rowid <= {last}')}", parameters)
+def allowed_rowids(conn: Connection, collection: Collection, only: Only, last: int) -> NDArray[np.int64] | None:
+    """Rowids up to `last` of the rows of `only`, ascending; None if it leaves none out."""
+    if only.rowids is not None:
+        return only.rowids[: np.searchsorted(only.rowids, last, "right")]
+    if not only.where.strip():
+        return None
+    sql = f"select rowid {from_clause(collection, only.where, f'rowid <= {last}')}"
+    cursor = cursor_of(conn).execute(sql, only.parameters)
     parts = [np.empty(0, np.int64)]
     while fetched := cursor.fetchmany(10_000):
         parts.append(np.fromiter((rowid for (rowid,) in fetched), np.int64, len(fetched)))
@@ -174,17 +185,21 @@ def warn_once(index: Index, reason: str) -> None:
 
 
 def scan(
-    conn: Connection, collection: Collection, where: str, parameters: Any, embed_dim: int, after: int | None = None
+    conn: Connection, collection: Collection, only: Only, embed_dim: int, after: int | None = None
 ) -> Iterator[list[tuple[int, Id, Any]]]:
-    """The rows of a collection for which `where` holds, in lists of (rowid, id, value of the vector's column).
+    """The rows of a collection that `only` leaves, in lists of (rowid, id, value of the vector's column).
 
     after: only rows with larger rowids. They are read by rowid, not by an index of the table.
     """
-    clause = from_clause(collection, where)
+    if only.rowids is not None:
+        rowids = only.rowids if after is None else only.rowids[only.rowids > after]
+        yield from (fetch_rows(conn, collection, part) for part in batches(rowids))
+        return
+    clause = from_clause(collection, only.where)
     if after is not None:
-        clause = from_clause(collection, where, f"rowid > {after}", hint=" not indexed")
+        clause = from_clause(collection, only.where, f"rowid > {after}", hint=" not indexed")
     cursor = cursor_of(conn).execute(
-        f"select rowid, {quoted_key(collection)}, {quoted(collection.vector)} {clause}", parameters
+        f"select rowid, {quoted_key(collection)}, {quoted(collection.vector)} {clause}", only.parameters
     )
     while chunk := cursor.fetchmany(max(64, CHUNK_BYTES // (4 * embed_dim))):
         yield chunk

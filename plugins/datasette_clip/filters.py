@@ -45,6 +45,11 @@ class RowFilters:
         dates = [(FROM, self.first), (TO, self.last)]
         return [(PREFIX + key, value) for key, value in self.metadata] + [(name, day) for name, day in dates if day]
 
+    @property
+    def counted_keys(self) -> list[str]:
+        """The keys of metadata that the filters read."""
+        return [key for key, _ in self.metadata] + [TAKEN] * bool(self.first or self.last)
+
     def values(self, key: str) -> list[str]:
         """The values of a key of metadata that are chosen."""
         return [value for name, value in self.metadata if name == key]
@@ -73,12 +78,12 @@ class RowFilters:
             parameters |= {f"clip_{number}": key, **names}
             among = ", ".join(f":{name}" for name in names)
             conditions.append(f"cast({value_of(collection, f':clip_{number}')} as text) in ({among})")
-        if self.first:
+        if self.first or self.last:  # any text is at least the empty one, and no number is
             conditions.append(f"{value_of(collection, ':clip_taken')} >= :clip_first")
-            parameters |= {"clip_taken": TAKEN, "clip_first": self.first.isoformat()}
+            parameters |= {"clip_taken": TAKEN, "clip_first": str(self.first or "")}
         if self.last:
             conditions.append(f"{value_of(collection, ':clip_taken')} < :clip_end")
-            parameters |= {"clip_taken": TAKEN, "clip_end": day_after(self.last)}
+            parameters["clip_end"] = day_after(self.last)
         if self.id is not None:
             conditions.append(f"{quoted_key(collection)} = :clip_id")
             parameters["clip_id"] = self.id

@@ -62,12 +62,16 @@ def classifier_of_list(engine: Engine, limits: Limits, labels: Sequence[str], te
     return engine.classifier(labels, templates)
 
 
-def matches_json(matches: Sequence[Match]) -> list[dict]:
-    """[{"label", "probability", "cosine"}...] as SQL and the endpoints return it."""
+def matches_json(matches: Sequence[Match], scores: str) -> list[dict]:
+    """[{"label", "probability", "cosine"}...] as SQL and the endpoints return it. scores: see Manifest.
+
+    Of a sigmoid DIGITS of a probability are kept from its first one on, because most are small and none is 0.
+    """
+    kind = "g" if scores == "sigmoid" else "f"
     return [
         {
             "label": match.label,
-            "probability": round(match.probability, DIGITS),
+            "probability": float(f"{match.probability:.{DIGITS}{kind}}"),
             "cosine": round(match.cosine, DIGITS),
         }
         for match in matches

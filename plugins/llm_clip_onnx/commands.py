@@ -1,7 +1,8 @@
-"""Defines the commands `llm clip bake`, `info`, `verify` and `labels`: their options and what they print."""
+"""Defines the commands `llm clip bake`, `models`, `info`, `verify` and `labels`: their options and what they print."""
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import sys
@@ -15,7 +16,7 @@ import click
 from .errors import ClipError, ModelDirError
 
 if TYPE_CHECKING:
-    from .model_dir import Manifest
+    from .model_dir import Manifest, Source
 
 
 class ClipCommand(click.Command):
@@ -31,7 +32,7 @@ class ClipCommand(click.Command):
         except ImportError as error:
             raise click.ClickException(
                 f"{error.name or error} is not installed; `llm clip {self.name}` needs the extra that has it: "
-                "in a clone of datasette-clip, pip install '.[bake]', or '.[reference]' to compare with llm-clip"
+                "in a clone of datasette-clip, pip install '.[bake]', or '.[reference]' to compare with other libraries"
             ) from error
 
 
@@ -57,24 +58,41 @@ def clip():
 
 
 @clip.command(cls=ClipCommand)
-@click.argument("source", default="sentence-transformers/clip-ViT-B-32")
+@click.argument("source", default="clip")
 @click.option(
     "--to",
     type=click.Path(path_type=Path),
     help="Model directory to write [default: $CLIP_MODEL_DIR, else clip-model beside llm's files]",
 )
 @click.option("--revision", help="Branch, tag or commit on the hub")
+@click.option("--images", help="For a text tower alone: the checkpoint of its images, a hub id or a folder")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "int8"]), default="auto", show_default=True)
 @click.option("--force", is_flag=True, help="Replace a model directory that is there")
-def bake(source: str, to: Path | None, revision: str | None, precision: str, force: bool):
+def bake(source: str, to: Path | None, revision: str | None, images: str | None, precision: str, force: bool):
     """Turn a CLIP checkpoint into a model directory
 
-    SOURCE is a hub id or a folder. A tower that does not agree with the reference is refused.
+    SOURCE is an id that llm clip models shows, a hub id, or a folder: ./clip if it has the name of an id. A tower that
+    does not agree with the reference is refused.
     """
     from .bake import bake as bake_it
     from .model_dir import default_path
 
-    bake_it(source, to or default_path(), precision, revision, force, timestamped_echo())
+    bake_it(source, to or default_path(), precision, revision, force, timestamped_echo(), images)
+
+
+@clip.command(cls=ClipCommand)
+@click.option("--json", "as_json", is_flag=True, help="The same and the sources of the figures as JSON")
+def models(as_json: bool):
+    "Show the models that llm clip bake knows by an id"
+    from .catalogue import CATALOGUE, published_lines
+
+    if as_json:
+        return click.echo(json.dumps([entry.to_dict() for entry in CATALOGUE], indent=2))
+    rows = [entry.cells() for entry in CATALOGUE]
+    widths = {title: max(len(title), *(len(row[title]) for row in rows)) for title in rows[0]}
+    for row in [{title: title for title in widths}, *rows]:
+        click.echo("  ".join(f"{cell:<{widths[title]}}" for title, cell in row.items()).rstrip())
+    return click.echo("\n".join(["", *published_lines()]))
 
 
 @clip.command(cls=ClipCommand)
@@ -95,13 +113,16 @@ def info(directory: Path | None, as_json: bool):
     source = manifest.source
     rows = [
         ("model directory", str(directory)),
+        *([("model id", manifest.id)] if manifest.id else []),
         ("source", source.id + (f" at {source.revision}" if source.revision else "")),
         *([("notice", source.notice)] if source.notice else []),
         *[(f"sha256 of {name}", sha256) for name, sha256 in source.weights_sha256.items()],
+        *(image_rows(manifest.images) if manifest.images else []),
         ("embed_dim", f"{manifest.embed_dim}"),
         ("context_length", f"{manifest.context_length} ids"),
         ("image side", f"{manifest.preprocess.crop} pixels"),
         ("logit_scale", f"{manifest.logit_scale:.2f}"),
+        *([] if manifest.logit_bias is None else [("logit_bias", f"{manifest.logit_bias:.2f}")]),
     ]
     for name, tower in manifest.towers.items():
         bytes_ = sum(manifest.files[file].bytes for file in tower_files(manifest, name, signed=False))
@@ -135,6 +156,15 @@ def chosen_directory(directory: Path | None) -> Path:
     return directory or models.path_of(models.default_id())
 
 
+def image_rows(source: Source) -> list[tuple[str, str]]:
+    """Where the image tower came from, if it is another checkpoint's."""
+    revision = f" at {source.revision}" if source.revision else ""
+    return [
+        ("images", f"{source.id}{revision}"),
+        *[(f"sha256 of its {name}", sha256) for name, sha256 in source.weights_sha256.items()],
+    ]
+
+
 def label_set_rows(directory: Path, manifest: Manifest) -> list[tuple[str, str]]:
     """Name of each label set, and its facts, or why it cannot be used."""
     from . import label_sets
@@ -156,15 +186,16 @@ def label_set_rows(directory: Path, manifest: Manifest) -> list[tuple[str, str]]
 @click.argument("directory", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--reference",
-    type=click.Choice(["llm-clip"]),
-    help="Compare with llm-clip itself, on the checkpoint that was baked",
+    type=click.Choice(["llm-clip", "sentence-transformers"]),
+    help="Compare with that library itself, on the checkpoint that was baked",
 )
 @click.option("--checkpoint", help="Where that checkpoint is now, if not where it was baked from: a hub id or a folder")
-def verify(directory: Path | None, reference: str | None, checkpoint: str | None):
+@click.option("--images", help="The same for the checkpoint of its images, where that is another one")
+def verify(directory: Path | None, reference: str | None, checkpoint: str | None, images: str | None):
     "Open the towers as the server does and check their fidelity; ends with 1 if anything fails"
     from .bake.verify import verify as checks_of
 
-    checks = checks_of(chosen_directory(directory), reference, checkpoint)
+    checks = checks_of(chosen_directory(directory), reference, checkpoint, images)
     width = max(len(check.name) for check in checks)
     for check in checks:
         verdict = click.style("ok    ", fg="green") if check.ok else click.style("FAILED", fg="red")

@@ -27,7 +27,7 @@ from .images.preprocess import Render, to_pixels
 from .lazy import Lazy
 from .text_readers import open_reader
 from .tokenizer import CLIP_TOKENS
-from .zero_shot import Classifier
+from .zero_shot import Classifier, Match
 
 CACHE_BYTES = 8_000_000  # about 3,700 texts with 512 dimensions
 ENTRY_BYTES = 300  # of Python objects, for each cached text, beside its characters and numbers
@@ -79,12 +79,11 @@ class Engine:
 
     def _open_text(self):
         graph, *weights = self.tower_files("text")
-        self._check((graph, *weights, model_dir.VOCAB, model_dir.MERGES))
-        vocab, merges = self.path / model_dir.VOCAB, self.path / model_dir.MERGES
+        self._check((graph, *weights, *model_dir.tokenizer_files(self.manifest.tokens)))
         # The tokenizer holds the GIL all the while it opens. onnxruntime releases it, once it has it: so it goes first.
         with ThreadPoolExecutor(1, thread_name_prefix="clip-tower") as beside:
             tower = beside.submit(towers.open_tower, self.path / graph, threads=1)
-            read = open_reader(vocab, merges, self.manifest.context_length, self.manifest.tokens or CLIP_TOKENS)
+            read = open_reader(self.path, self.manifest.context_length, self.manifest.tokens or CLIP_TOKENS)
             opened = read, tower.result()
         self._count("text", (graph, *weights))
         return opened
@@ -193,6 +192,11 @@ class Engine:
         vectors = zero_shot.class_vectors(self.embed_text, labels, templates)
         unrelated_cosine = zero_shot.unrelated_cosine(vectors, self.made_image_embeddings)
         return Classifier(labels, vectors, unrelated_cosine, templates)
+
+    def classify(self, classifier: Classifier, embedding: NDArray[np.float32], k: int = 5) -> list[Match]:
+        """The k labels that fit an embedding best, by this model's scale and bias. Raises as zero_shot.classify."""
+        facts = self.manifest
+        return zero_shot.classify(classifier, embedding, facts.logit_scale, k, facts.logit_bias)
 
     @property
     def made_image_embeddings(self) -> NDArray[np.float32]:

@@ -5,7 +5,9 @@
     image.onnx      graph of the image tower, its weights in image.bin
     probe.onnx      one 8-bit product, by which a server sees whether its processor multiplies signed levels exactly
     vocab.json      tokens to ids
-    merges.txt      the byte-pair merges, in order
+    merges.txt      the byte-pair merges, in order; for another tokenizer than CLIP's, instead of these two
+    tokenizer.json  the `tokenizers` library's file, without a limit on length
+    pairs.npy       instead of these, with characters.json, of a SigLIP 2: its merges, mapped, see byte_pairs.py
     text.npy        the reference's embeddings of the bake's fixed texts, float32, for `llm clip verify`
     image.npy       the same of its fixed images
     labels/         label sets, baked later or not at all, with facts of their own: label_sets.py
@@ -27,7 +29,7 @@ import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from .errors import ModelDirError, shortened
+from .errors import ModelDirError, cited, shortened
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -42,7 +44,16 @@ TEXT_REFERENCE, IMAGE_REFERENCE = "text.npy", "image.npy"
 LABELS = "labels"
 DEFAULT_NAME = "clip-model"  # beside the files of llm
 PIECE_BYTES = 8_000_000
-FILES = (TEXT_TOWER, TEXT_WEIGHTS, IMAGE_TOWER, IMAGE_WEIGHTS, PROBE, VOCAB, MERGES, TEXT_REFERENCE, IMAGE_REFERENCE)
+FILES = (TEXT_TOWER, TEXT_WEIGHTS, IMAGE_TOWER, IMAGE_WEIGHTS, PROBE, TEXT_REFERENCE, IMAGE_REFERENCE)  # of all
+TOKENIZER = "tokenizer.json"
+PAIRS, CHARACTERS = "pairs.npy", "characters.json"
+BYTE_PAIRS = (VOCAB, MERGES)  # the tokenizer's files, but for those of Tokens.library
+TOKENIZER_FILES = {"big_vision": (TOKENIZER,), "gemma": (PAIRS, CHARACTERS), "wordpiece": (TOKENIZER,)}
+READ: dict[str, tuple[str, ...]] = {  # keys of manifest.json -> the values that this version can follow
+    "preprocess.resize": ("shortest", "squash", "longest"),
+    "preprocess.library": ("transformers", "open_clip"),
+    "tokens.library": ("transformers", "open_clip", *TOKENIZER_FILES),
+}
 EIGHT_BIT_SUFFIXES = (UNSIGNED_SUFFIX, SIGNED_SUFFIX, SIGNED_TOWER_SUFFIX)  # of files beside FILES
 
 
@@ -88,14 +99,22 @@ class AddedToken:
 class Tokens:
     """The tokens that begin and end a text and stand for unknown characters, and all added ones, in order.
 
-    library: whose rules clean a text and find its words, "transformers" or "open_clip".
+    library: whose rules clean a text and find its words: "transformers", "open_clip", "big_vision", of a SigLIP, or
+    "wordpiece", which is BERT's. "gemma" is big_vision's with mapped merges.
+    pad: fills up a text, for a tower that reads all its positions; `start` and `added` are then empty.
     """
 
     start: str
     end: str
     unknown: str
     added: tuple[AddedToken, ...]
-    library: str = "transformers"
+    library: str = "transformers"  # these two are not in manifest.json where they have their defaults
+    pad: str | None = None
+
+    def to_dict(self) -> dict:
+        """The tokens as manifest.json has them."""
+        defaults = {field.name: field.default for field in fields(self)}
+        return {key: value for key, value in asdict(self).items() if value != defaults[key]}
 
     @classmethod
     def from_dict(cls, facts: dict) -> Tokens:
@@ -179,6 +198,9 @@ class Tower:
         )
 
 
+OPTIONAL = ("tokens", "id", "logit_bias", "images")  # keys that manifest.json has only where they are not null
+
+
 @dataclass(frozen=True)
 class Manifest:
     """The facts of a model directory."""
@@ -195,22 +217,30 @@ class Manifest:
     baked_at: str  # UTC, ISO 8601
     tokens: Tokens | None = None  # None, and no key of manifest.json, if they are CLIP's own
     id: str | None = None  # in the catalogue; None, and no key of manifest.json, for a checkpoint outside it
+    logit_bias: float | None = None  # of a model that answers yes or no to each label; None, and no key, for a softmax
+    images: Source | None = None  # of the image tower, where it is another checkpoint's; else None, and no key
 
     @property
     def logit_scale(self) -> float:
-        """The exponential of log_logit_scale: what cosines are multiplied by before a softmax."""
+        """The exponential of log_logit_scale: what cosines are multiplied by to be logits."""
         return math.exp(self.log_logit_scale)
+
+    @property
+    def scores(self) -> str:
+        """What makes probabilities of logits: "sigmoid", of each label on its own, or "softmax", among all labels."""
+        return "softmax" if self.logit_bias is None else "sigmoid"
+
+    @property
+    def even_cosine(self) -> float | None:
+        """The cosine at which a sigmoid's probability is 0.5; None for a softmax."""
+        return None if self.logit_bias is None else -self.logit_bias / self.logit_scale
 
     def to_dict(self) -> dict:
         """The facts as manifest.json has them."""
         facts = asdict(self) | {"preprocess": self.preprocess.to_dict()}
-        if self.tokens is None:
-            del facts["tokens"]
-        elif self.tokens.library == "transformers":
-            del facts["tokens"]["library"]
-        if self.id is None:
-            del facts["id"]
-        return facts
+        if self.tokens:
+            facts["tokens"] = self.tokens.to_dict()
+        return {key: value for key, value in facts.items() if value is not None or key not in OPTIONAL}
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
@@ -231,6 +261,7 @@ class Manifest:
             **facts
             | {
                 "source": Source(**facts["source"]),
+                "images": Source(**facts["images"]) if facts.get("images") else None,
                 "preprocess": Preprocess(**how | {"mean": tuple(how["mean"]), "std": tuple(how["std"])}),
                 "towers": {name: towers[name] for name in ("text", "image")},
                 "files": {name: File(**file) for name, file in facts["files"].items()},
@@ -261,7 +292,9 @@ def bake_hint(path: Path) -> str:
 
 def rebake_hint(path: Path, manifest: Manifest | None = None) -> str:
     """A sentence that says how to replace the unusable model directory at `path`."""
-    return f"bake again with llm clip bake {manifest.source.id if manifest else 'SOURCE'} --to {path} --force"
+    source = manifest.source.id if manifest else "SOURCE"
+    images = f" --images {manifest.images.id}" if manifest and manifest.images else ""
+    return f"bake again with llm clip bake {source}{images} --to {path} --force"
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -293,9 +326,27 @@ def read_manifest(path: Path) -> Manifest:
         raise ModelDirError(
             f"{file} says format {shortened(version)}, this version reads {FORMAT}: {rebake_hint(path)}"
         )
-    for name in (*FILES, *eight_bit_files(manifest)):
+    check_followed(path, manifest)
+    for name in (*FILES, *tokenizer_files(manifest.tokens), *eight_bit_files(manifest)):
         check_size(path, manifest, name)
     return manifest
+
+
+def tokenizer_files(tokens: Tokens | None) -> tuple[str, ...]:
+    """Names of the files that turn a text into ids, by the tokens of a manifest."""
+    return TOKENIZER_FILES.get(tokens.library, BYTE_PAIRS) if tokens else BYTE_PAIRS
+
+
+def check_followed(path: Path, manifest: Manifest) -> None:
+    """Raises ModelDirError naming the first key whose value this version cannot follow."""
+    for key, known in READ.items():
+        part, fact = key.split(".")
+        value = getattr(getattr(manifest, part), fact, known[0])  # tokens is None if they are CLIP's own
+        if value not in known:
+            raise ModelDirError(
+                f"{path / MANIFEST} says {key} {cited(value)}, this version reads {', '.join(known)}: update "
+                f"datasette-clip, or {rebake_hint(path, manifest)}"
+            )
 
 
 def eight_bit_files(manifest: Manifest) -> list[str]:

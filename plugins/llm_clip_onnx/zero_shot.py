@@ -38,7 +38,7 @@ class Classifier:
 
 @dataclass(frozen=True)
 class Match:
-    """A label with its probability among all labels of the classifier, 0 to 1, and its cosine, -1 to 1."""
+    """A label with its probability, 0 to 1, as `probabilities` has it, and its cosine, -1 to 1."""
 
     label: str
     probability: float
@@ -94,27 +94,43 @@ def unrelated_cosine(vectors: NDArray[np.float32], images: NDArray[np.float32]) 
     return round(float(np.median((unit(images) @ vectors.T).max(1))), 6)
 
 
-def probabilities(cosines: NDArray[np.floating], logit_scale: float) -> NDArray[np.float64]:
-    """Softmax of logit_scale * cosines [..., c] over the labels: the same shape, each row adds up to 1."""
+def probabilities(
+    cosines: NDArray[np.floating], logit_scale: float, logit_bias: float | None = None
+) -> NDArray[np.float64]:
+    """Softmax of logit_scale * cosines [..., c] over the labels: the same shape, each row adds up to 1.
+
+    With a bias, which SigLIP has, the sigmoid of logit_scale * cosine + logit_bias instead: each label on its own.
+    Source: SigLIP, arXiv 2303.15343.
+    """
     logits = logit_scale * cosines.astype(np.float64)
+    if logit_bias is not None:
+        return np.exp(-np.logaddexp(0, -(logits + logit_bias)))  # 1 / (1 + exp(-logit)) without an overflow
     powers = np.exp(logits - logits.max(-1, keepdims=True))
     return powers / powers.sum(-1, keepdims=True)
 
 
-def classify(classifier: Classifier, embedding: NDArray[np.float32], logit_scale: float, k: int = 5) -> list[Match]:
+def classify(
+    classifier: Classifier,
+    embedding: NDArray[np.float32],
+    logit_scale: float,
+    k: int = 5,
+    logit_bias: float | None = None,
+) -> list[Match]:
     """The k labels that fit an embedding [embed_dim] best, the most probable first.
 
-    A label that occurs more than once comes once, with its probabilities added and the best of its cosines. Raises
-    VectorError for an embedding of another size or without a direction, InputError for a k below 1.
+    A label that occurs more than once comes once, with the best of its cosines and its probabilities added, or with a
+    bias the best of them. Raises VectorError for an embedding of another size or without a direction, InputError for a
+    k below 1.
     """
     if k < 1:
         raise InputError(f"k is {k}; expected a whole number from 1, of the labels to answer")
     check_same_size(embedding.size, classifier.vectors.shape[1])
     cosines = np.clip(classifier.vectors.astype(np.float64) @ unit_embedding(embedding), -1, 1)
     merged: dict[str, Match] = {}
-    for label, probability, cosine in zip(classifier.labels, probabilities(cosines, logit_scale), cosines):
+    for label, probability, cosine in zip(classifier.labels, probabilities(cosines, logit_scale, logit_bias), cosines):
         known = merged.get(label, Match(label, 0.0, -1.0))
-        merged[label] = Match(label, known.probability + float(probability), max(known.cosine, float(cosine)))
+        both = (known.probability, float(probability))
+        merged[label] = Match(label, sum(both) if logit_bias is None else max(both), max(known.cosine, float(cosine)))
     return sorted(merged.values(), key=lambda match: (-match.probability, -match.cosine))[:k]
 
 

@@ -16,8 +16,10 @@ import pytest
 from datasette.app import Datasette
 
 from browser import chromium
+from changed_model import with_preprocess
 from clip_collections.collection import open_collection
-from datasette_clip import facets
+from datasette_clip import counts as counting
+from datasette_clip.api import search as search_api
 from page_forms import errors_in, get
 from serving import environment, serving
 from stored import llms_database, random_vectors
@@ -161,6 +163,56 @@ def test_further_rows_keep_the_filters(datasette):
     assert found == numbers(lambda fact: fact["stars"] == 1)
 
 
+ODD = [
+    *({"taken": 20180315}, {"taken": "2018-03-31"}, {"taken": "2018-03-32"}, {"taken": "2018-04"}, {"taken": None}),
+    *(
+        {"camera": True},
+        {"camera": 1.5},
+        {"camera": "1.5"},
+        {"camera": ["a"]},
+        {"camera": "x" * 100},
+        {"camera": "x" * 81},
+    ),
+]
+LONG = [{"meta.camera": "x" * length} for length in (80, 81, 100)]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [case[0] for case in CASES]
+    + [{"to": "2018-03-31"}, {"from": "2018-03-31"}, {"to": "2018-02-28"}, {"from": "2018-03-31", "to": "2018-03-31"}]
+    + [{"meta.camera": value} for value in ("1", "1.5", '["a"]')]
+    + LONG,
+)
+def test_what_is_counted_finds_the_rows_that_sql_finds(fields, file, datasette, monkeypatch):
+    monkeypatch.setattr(counting, "SETTLED_NS", -1)  # no write of this test is close to a count
+    with closing(sqlite3.connect(file)) as conn, conn:
+        conn.executemany(
+            "insert into embeddings (collection_id, id, embedding, metadata) select 1, ?, embedding, ? from embeddings"
+            " where id = 'p07'",
+            [(f"odd{number}", json.dumps(odd)) for number, odd in enumerate(ODD)],
+        )
+    asked = [{**fields, **more} for more in ({}, {"q": "id:p03"}, {"q": "id:p03", "offset": 2}, {"offset": 1})]
+    by_sql = [get(datasette, url(JSON, more)).json()["results"] for more in asked]
+    known = []
+    count = counting.counted_rowids
+    monkeypatch.setattr(search_api, "counted_rowids", lambda *about: known.append(count(*about)) or known[-1])
+    assert get(datasette, url(PAGE, fields)).status_code == 200
+    by_count = [get(datasette, url(JSON, more)).json()["results"] for more in asked]
+    assert by_count == by_sql
+    assert [rowids is None for rowids in known] == [fields in LONG[1:]] * 5
+
+
+def test_a_change_is_found_though_the_values_were_counted(file, datasette, monkeypatch):
+    monkeypatch.setattr(counting, "SETTLED_NS", -1)
+    assert get(datasette, PAGE).status_code == 200
+    assert "p00" in ids(datasette, {"meta.stars": "0"})
+    with closing(sqlite3.connect(file)) as conn, conn:
+        conn.execute("update embeddings set metadata = '{\"stars\": 1}' where id = 'p00'")
+    assert "p00" not in ids(datasette, {"meta.stars": "0"})
+    assert "p00" in ids(datasette, {"meta.stars": "1"})
+
+
 # On the page
 
 
@@ -277,11 +329,11 @@ def test_a_new_row_is_counted_at_once(datasette, file):
 
 
 def test_rows_are_not_counted_again_while_nobody_writes(datasette, file, monkeypatch):
-    monkeypatch.setattr(facets, "FRESH_S", -1.0)
-    monkeypatch.setattr(facets, "SETTLED_NS", -1)  # no write of this test is close to a count
+    monkeypatch.setattr(counting, "FRESH_S", -1.0)
+    monkeypatch.setattr(counting, "SETTLED_NS", -1)  # no write of this test is close to a count
     counted = []
-    count = facets.count_together
-    monkeypatch.setattr(facets, "count_together", lambda *given: counted.append(1) or count(*given))
+    count = counting.count_together
+    monkeypatch.setattr(counting, "count_together", lambda *given: counted.append(1) or count(*given))
     for q in ("red", "blue", "green"):
         assert counts(get(datasette, url(PAGE, {"q": q})).text)["stars"] == {"0": 15, "1": 15}
     assert len(counted) == 1
@@ -296,9 +348,9 @@ def test_keys_are_sampled_without_reading_all_rows():
         conn.execute("update embeddings set metadata = json_object('n', collection_id) where rowid > 4500")
         steps = []
         conn.set_progress_handler(lambda: steps.append(1), 100)
-        assert facets.sample(conn, open_collection(conn, "album")) == {"n": [2] * 600}
+        assert counting.sample(conn, open_collection(conn, "album")) == {"n": [2] * 600}
         one_pass = len(steps)
-        assert facets.sample(conn, open_collection(conn, "others")) == {"n": [1] * 600}
+        assert counting.sample(conn, open_collection(conn, "others")) == {"n": [1] * 600}
     assert one_pass < 1500  # 98,000 steps; 220,000 if all rows are sorted
 
 
@@ -380,6 +432,13 @@ def test_a_sign_without_its_space_gets_a_hint(q, meant, datasette):
 
 def test_the_page_says_that_the_model_reads_english(datasette):
     assert "This model reads English." in get(datasette, PAGE).text
+
+
+def test_the_page_says_by_what_the_model_shrinks_a_picture(datasette, demo_dir, monkeypatch, tmp_path):
+    assert 'data-side="224" data-resize="shortest"' in get(datasette, PAGE).text
+    model = with_preprocess(demo_dir, tmp_path / "model", resize="squash", crop=256)
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(model))
+    assert 'data-side="256" data-resize="squash"' in get(datasette, PAGE).text
 
 
 @chromium

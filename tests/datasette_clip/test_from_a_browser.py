@@ -131,9 +131,10 @@ def test_without_cors_no_other_origin_may_import_the_module(demo_dir, server, tm
     assert "access-control-allow-origin" not in response.headers
 
 
-AS_DATA = """const shrunk = async (image, side) => {
+WHOLE = ("squash", "longest")
+AS_DATA = """const shrunk = async (...how) => {
     const reader = new FileReader();
-    reader.readAsDataURL(await clip.shrink(image, side));
+    reader.readAsDataURL(await clip.shrink(...how));
     await new Promise(done => reader.onload = done);
     return reader.result;
 };
@@ -160,6 +161,34 @@ def test_shrink_makes_what_clip_looks_at(size, run, demo_engine):
     wanted = decode(picture, demo_engine.manifest.preprocess, None)
     difference = np.abs(np.asarray(found, np.float32) - np.asarray(wanted, np.float32))
     assert difference.mean() < 6
+
+
+@chromium
+@pytest.mark.parametrize("size", [(3000, 500), (200, 301), (40, 90), (900, 2000)])
+def test_shrink_makes_all_of_an_image_what_a_model_looks_at_that_reads_it_whole(size, run):
+    """As the test above, of both other ways to resize."""
+    picture = photo(60, 60).resize(size, Image.Resampling.BICUBIC)
+    uri = data_uri(saved(picture, "PNG"), "png")
+    squashed, longest = (as_image(run(AS_DATA + f"return shrunk(blob, 224, '{how}')", uri)) for how in WHOLE)
+    longer = max(size)
+    shape = tuple(round(224 * length / longer) for length in size)
+    for found, wanted in ((squashed, (224, 224)), (longest, shape)):
+        assert found.size == wanted
+        expected = np.asarray(picture.resize(wanted, Image.Resampling.BICUBIC), np.float32)
+        assert np.abs(np.asarray(found, np.float32) - expected).mean() < 6
+
+
+@chromium
+def test_embed_shrinks_as_it_is_told(run, demo_engine):
+    """By squash the ends of a wide picture change its embedding; the central square has none of them."""
+    ends = Image.new("RGB", (1500, 500), "red")
+    ends.paste("blue", (400, 0, 1100, 500))
+    script = """const blob = await (await fetch(argument)).blob();
+        const ways = [{}, { side: 224, resize: "squash" }];
+        return Promise.all(ways.map(async way => [...await clip.embed(server, blob, way)]))"""
+    plain, squashed = np.float32(run(script, data_uri(saved(ends, "PNG"), "png")))
+    wanted = demo_engine.embed_item(saved(ends.resize((224, 224), Image.Resampling.BICUBIC), "PNG"))
+    assert vectors.cosine(squashed, wanted) > 0.98 > vectors.cosine(plain, wanted)
 
 
 @chromium

@@ -16,10 +16,13 @@ import pytest
 from PIL import Image
 
 from browser import chromium, drop_or_paste, new_context, upload, wait_until
+from changed_model import with_preprocess
 from datasette_clip.items import base64url
 from datasette_clip.paths import CLASSIFY, COMPARE
 from drawings import FILES, LABELS, drawing
 from llm_clip_onnx import vectors
+from llm_clip_onnx.images.preprocess import decode
+from llm_clip_onnx.model_dir import read_manifest
 from nasty import photo, saved
 from page_forms import LONG, TOO_LONG, bars_in, cells_in, cosines, expected_bars, hidden_fields_in, jpegs_in
 from serving import environment, serving
@@ -88,6 +91,27 @@ def test_the_browser_makes_of_a_photo_what_the_server_makes_of_it(browser_page, 
     cosine = vectors.cosine(demo_engine.embed_item(jpeg), demo_engine.embed_item(large, "exif"))
     assert cosine > 0.99  # JPEG and another resampling filter differ a little
     assert cosine > vectors.cosine(demo_engine.embed_item(jpeg), demo_engine.embed_item(large))
+
+
+@chromium
+@pytest.mark.parametrize("resize", ["squash", "longest"])
+def test_a_model_that_reads_the_whole_picture_is_sent_all_of_it(resize, browser_page, demo_dir, tmp_path):
+    """Its central square is blue alone. One channel differs by at most 40 levels: JPEG, twice."""
+    model = with_preprocess(demo_dir, tmp_path / "model", resize=resize)
+    ends = Image.new("RGB", (1500, 500), "red")
+    ends.paste("blue", (400, 0, 1100, 500))
+    env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(model))
+    with serving("--memory", env=env, log=tmp_path / "log") as url:
+        assert f'data-side="224" data-resize="{resize}"' in httpx.get(url + COMPARE).text
+        browser_page.goto(url + CLASSIFY)
+        upload(browser_page, ("ends.png", saved(ends, "PNG")))
+        wait_for_text(browser_page, "The best 5 of")
+        [jpeg] = jpegs_in(browser_page.inner_html("#clip-result"))
+    seen, wanted = Image.open(io.BytesIO(jpeg)), decode(saved(ends, "PNG"), read_manifest(model).preprocess, None)
+    points = [(5, 112), (30, 112), (112, 112), (218, 112), (112, 20)]
+    assert [wanted.getpixel(point)[0] > 200 for point in points[:4]] == [True, True, False, True]
+    for point in points:
+        assert np.abs(np.subtract(seen.getpixel(point), wanted.getpixel(point))).max() < 40, point
 
 
 @chromium

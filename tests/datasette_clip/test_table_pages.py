@@ -12,7 +12,7 @@ import httpx
 import pytest
 from datasette.app import Datasette
 
-from datasette_clip.tables import cells
+from datasette_clip.tables import places
 from llm_clip_onnx.vectors import to_blob
 from nasty import photo, saved
 from serving import BIN, environment, serving
@@ -202,8 +202,8 @@ def test_a_stranger_filters_no_private_collection_and_reads_no_name(private):
 def test_a_page_asks_once_if_names_may_be_shown(vectors, demo_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
     llms_database(str(tmp_path / "l.db"), photos=vectors).close()
-    asked, ask = [], cells.may_view_table
-    monkeypatch.setattr(cells, "may_view_table", lambda *about: asked.append(about[2:]) or ask(*about))
+    asked, ask = [], places.may_view_table
+    monkeypatch.setattr(places, "may_view_table", lambda *about: asked.append(about[2:]) or ask(*about))
     page = asyncio.run(Datasette([str(tmp_path / "l.db")]).client.get("/l/embeddings"))
     assert page.text.count("more like this") == len(vectors)
     assert asked == [("l", "collections")]

@@ -16,11 +16,17 @@ import pytest
 from llm_clip_onnx import model_dir
 from llm_clip_onnx.engine import Engine, default_engine, engine_for
 from llm_clip_onnx.errors import ModelDirError
+from llm_clip_onnx.tokenizer import CLIP_TOKENS
 
 
 def rewritten(path: Path, **facts) -> None:
     manifest = json.loads((path / "manifest.json").read_text())
     (path / "manifest.json").write_text(json.dumps(manifest | facts))
+
+
+def rewritten_in(path: Path, part: str, **facts) -> None:
+    manifest = json.loads((path / "manifest.json").read_text())
+    rewritten(path, **{part: manifest[part] | facts})
 
 
 def flip_a_bit(file: Path) -> None:
@@ -50,6 +56,19 @@ CASES = [
         lambda p: rewritten(p, format=1),
         "{path}/manifest.json says format 1, this version reads 2: bake again with llm clip bake SOURCE --to {path} --force",
     ),
+    (
+        lambda p: rewritten_in(p, "preprocess", resize="crop"),
+        "{path}/manifest.json says preprocess.resize 'crop', this version reads shortest, squash, longest: update "
+        "datasette-clip, or bake again with llm clip bake ",
+    ),
+    (
+        lambda p: rewritten_in(p, "preprocess", library=["open_clip"]),
+        "{path}/manifest.json says preprocess.library ['open_clip'], this version reads transformers, open_clip: update",
+    ),
+    (
+        lambda p: rewritten(p, tokens=dataclasses.asdict(CLIP_TOKENS) | {"library": "sentencepiece"}),
+        "{path}/manifest.json says tokens.library 'sentencepiece', this version reads transformers, ",
+    ),
     (lambda p: rewritten(p, files={}), "{path}/manifest.json does not list text.onnx: bake again"),
     (lambda p: (p / "merges.txt").unlink(), "{path}/merges.txt cannot be read (No such file or directory): bake again"),
     (lambda p: os.truncate(p / "text.bin", 99), "{path}/text.bin has 99 bytes, its manifest says "),
@@ -64,6 +83,15 @@ def test_a_manifest_without_tokens_has_those_of_clip(tiny_dir):
     facts = json.loads((tiny_dir / "manifest.json").read_text())
     assert "tokens" not in facts
     assert model_dir.Manifest.from_dict(facts).tokens is None
+
+
+def test_a_bias_is_in_the_manifest_only_where_there_is_one(tiny_dir):
+    manifest = model_dir.read_manifest(tiny_dir)
+    assert (manifest.logit_bias, manifest.scores) == (None, "softmax")
+    assert "logit_bias" not in manifest.to_dict()
+    biased = dataclasses.replace(manifest, logit_bias=-16.5)
+    assert (biased.to_dict()["logit_bias"], biased.scores) == (-16.5, "sigmoid")
+    assert model_dir.Manifest.from_dict(json.loads(biased.to_json())) == biased
 
 
 def test_a_manifest_keeps_tokens_and_their_order(tiny_dir):

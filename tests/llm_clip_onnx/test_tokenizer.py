@@ -83,14 +83,12 @@ def test_a_text_with_too_much_before_a_space_is_refused(bpe):
 
 def test_without_ftfy_the_text_tower_of_an_open_clip_model_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ftfy", None)
-    files = DEMO_CHECKPOINT / "vocab.json", DEMO_CHECKPOINT / "merges.txt"
     with pytest.raises(ModelDirError, match=r"needs ftfy to read texts: pip install 'datasette-clip\[open-clip\]'"):
-        open_reader(*files, 77, Tokens(START, END, END, (), "open_clip"))
+        open_reader(DEMO_CHECKPOINT, 77, Tokens(START, END, END, (), "open_clip"))
 
 
 def test_a_text_of_an_open_clip_model_is_cut_and_refused_as_any_other():
-    files = DEMO_CHECKPOINT / "vocab.json", DEMO_CHECKPOINT / "merges.txt"
-    read = open_reader(*files, 16, Tokens(START, END, END, (), "open_clip"))
+    read = open_reader(DEMO_CHECKPOINT, 16, Tokens(START, END, END, (), "open_clip"))
     assert read("word " * 100_000).tolist() == [49406, *[2653] * 14, 49407]
     assert read("&amp;amp; Caf&eacute;").tolist() == read("& café").tolist()
     assert read("a \ud800 b").tolist() == read("a \ufffd b").tolist()

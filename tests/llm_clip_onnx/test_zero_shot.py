@@ -31,6 +31,35 @@ def test_probabilities_are_the_softmax_of_scaled_cosines():
     assert zero_shot.probabilities(np.array([1.0, -1.0]), 1e6).tolist() == [1, 0]  # no overflow
 
 
+def test_with_a_bias_probabilities_are_the_sigmoid_of_each_logit_on_its_own():
+    cosines = np.array([0.3, 0.2, 0.1])
+    expected = 1 / (1 + np.exp(-(100 * cosines - 20)))
+    np.testing.assert_allclose(zero_shot.probabilities(cosines, 100, -20), expected)
+    alone = [float(zero_shot.probabilities(cosines[[n]], 100, -20)[0]) for n in range(3)]
+    np.testing.assert_array_equal(alone, zero_shot.probabilities(cosines, 100, -20))
+
+
+def test_with_a_bias_no_probability_is_zero():
+    """As in transformers issue 38175, where float16 made zeros of them."""
+    unlikely, likely = zero_shot.probabilities(np.array([-1.0, 1.0]), 118, -17)
+    assert unlikely == pytest.approx(np.exp(-135.0))
+    assert likely == 1  # nearer to it than float64 can say
+
+
+def test_with_a_bias_labels_of_one_name_have_the_best_probability():
+    thrice = classifier(("missile", "dog", "missile"), ((1, 0), (0.8, 0.6), (0.6, 0.8)))
+    found = zero_shot.classify(thrice, np.array([1, 0], np.float32), logit_scale=2, logit_bias=-2)
+    assert [(match.label, round(match.probability, 6)) for match in found] == [("missile", 0.5), ("dog", 0.401312)]
+
+
+def test_a_bias_ranks_labels_as_their_cosines_do():
+    vectors = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    many = classifier([f"{n}" for n in range(50)], vectors)
+    by_share, alone = (zero_shot.classify(many, vectors[0] + vectors[1], 100, 50, bias) for bias in (None, -12.0))
+    assert [match.label for match in by_share] == [match.label for match in alone]
+
+
 def test_the_best_come_first_with_probability_and_cosine():
     found = zero_shot.classify(classifier(), np.array([3, 4], np.float32), logit_scale=10)
     dog = 1 / (1 + np.exp(-2))

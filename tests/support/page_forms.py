@@ -88,7 +88,8 @@ def jpegs_in(page: str) -> list[bytes]:
 
 def expected_bars(engine, classifier, jpeg: bytes, k: int = 5) -> list[tuple[str, str, str]]:
     """The bars that the page must show for a JPEG."""
-    matches = zero_shot.classify(classifier, engine.embed_item(jpeg), engine.manifest.logit_scale, k)
+    facts = engine.manifest
+    matches = zero_shot.classify(classifier, engine.embed_item(jpeg), facts.logit_scale, k, facts.logit_bias)
     percent = [f"{100 * m.probability:.1f} %" if m.probability >= 0.0005 else "< 0.1 %" for m in matches]
     return [(m.label, p, f"{m.cosine:.3f}") for m, p in zip(matches, percent)]
 

@@ -1,8 +1,8 @@
 """Writes a CLIP checkpoint of any shape with random weights: latency, memory and rounding errors are real, cosines not.
 
-    python tests/support/random_checkpoint.py FOLDER [SHAPE]      writes one of ViT-B/32's shape, 605 MB, or of SHAPE
+    python tests/support/random_checkpoint.py FOLDER [SHAPE] [--half]     one of ViT-B/32's shape, 605 MB, or of SHAPE
 
-It needs numpy but not torch.
+--half writes the tensors in float16. It needs numpy but not torch.
 """
 
 from __future__ import annotations
@@ -16,14 +16,29 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from llm_clip_onnx.bake.checkpoint import ClipConfig, expected_shapes
 from llm_clip_onnx.bake.families.hugging_face import read_config
+from llm_clip_onnx.bake.towers.clip import ClipConfig, expected_shapes
 
 TOKENIZER = Path(__file__).parents[2] / "demo" / "checkpoint"
 VIT_B_32: dict = {}  # every value is transformers' default
-SHAPES: dict[str, dict[str, dict]] = {
+VIT_L_14: dict = {
+    "text": {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12},
+    "vision": {
+        **{"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16},
+        "patch_size": 14,
+    },
+    "embed_dim": 768,
+}
+TINYCLIP: dict = {
+    "text": {"num_hidden_layers": 6},
+    "vision": {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8},
+}
+SHAPES: dict[str, dict] = {
     "ViT-B-32": {"text": VIT_B_32, "vision": VIT_B_32},
     "ViT-B-32-256": {"text": {"hidden_act": "gelu"}, "vision": {"hidden_act": "gelu", "image_size": 256}},
+    "ViT-B-16": {"text": VIT_B_32, "vision": {"patch_size": 16}},
+    "ViT-L-14": VIT_L_14,
+    "TinyCLIP-40M-32": TINYCLIP,
 }
 TINY = {
     "text": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},
@@ -94,9 +109,16 @@ def random_tensors(config: ClipConfig, seed: int) -> dict[str, NDArray[np.float3
     return tensors
 
 
+def halve(tensors: dict[str, NDArray]) -> None:
+    """Make float16 of all tensors, in place, as many checkpoints are stored."""
+    for name, values in tensors.items():
+        tensors[name] = values.astype(np.float16)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("shape", nargs="?", default="ViT-B-32", choices=SHAPES)
+    parser.add_argument("--half", action="store_true")
     arguments = parser.parse_args()
-    print(write_checkpoint(arguments.folder, **SHAPES[arguments.shape]))
+    print(write_checkpoint(arguments.folder, **SHAPES[arguments.shape], change=halve if arguments.half else None))

@@ -142,18 +142,19 @@ def embed(engine: Engine, config: Config, request: EmbedRequest) -> tuple[dict, 
 def classify(engine: Engine, config: Config, request: EmbedRequest) -> tuple[dict, AnswerItem]:
     """Endpoint: an item's answer is {"matches", "none_of_these", "vector"}. A later request may send that vector."""
     classifier = labels.classifier_of(engine, config.limits, request.labels, request.templates)
+    scores = engine.manifest.scores
 
     def answer_item(item: Item) -> dict:
         embedding = item_embedding(engine, config, item, request.orient)
-        matches = zero_shot.classify(classifier, embedding, engine.manifest.logit_scale, request.k)
+        matches = engine.classify(classifier, embedding, request.k)
         return {
-            "matches": labels.matches_json(matches),
+            "matches": labels.matches_json(matches, scores),
             "none_of_these": zero_shot.is_none_of_these(classifier, matches[0]),
             "vector": base64url(vectors.to_blob(embedding)),
         }
 
     common = {"model": request.model, "labels": len(classifier.labels), "unrelated_cosine": classifier.unrelated_cosine}
-    return common, answer_item
+    return common | ({"scores": scores} if scores == "sigmoid" else {}), answer_item
 
 
 OPTIONS: dict[Endpoint, tuple[str, ...]] = {embed: EMBED_OPTIONS, classify: CLASSIFY_OPTIONS}

@@ -44,6 +44,7 @@ from llm_clip_onnx.images.signatures import BOM
 
 from ..collection_refs import CollectionRef, visible_collection
 from ..config import Config, config_of
+from ..counts import counted_rowids, kept_of
 from ..failures import (
     WITH_SENTENCE,
     MayNotRunSql,
@@ -224,9 +225,15 @@ async def run_search(datasette, request, ref: CollectionRef, search_request: Sea
     is_of_words = not search_request.images and all(term.kind == "text" for term in terms)
     has_floor = is_of_words and model_id == own  # which was measured with the texts of the collection's model
     made = await may_view_made(datasette, request.actor, ref.database)
+
+    def among(conn) -> NDArray[np.int64] | None:
+        filters = search_request.filters
+        is_counted = filters and not search_request.where
+        return counted_rowids(kept_of(datasette), ref, filters, conn) if is_counted else None
+
     rows, filling, floor = await database.execute_fn(
         lambda conn: (
-            read_rows(conn, limit_ms, ref.collection, embedding, search_request, made),
+            read_rows(conn, limit_ms, ref.collection, embedding, search_request, made, among(conn)),
             filling_of(conn, ref.collection),
             floor_of(conn, ref.collection, embedding) if embedding is not None and has_floor else None,
         )
@@ -281,16 +288,23 @@ def next_path(datasette, ref: CollectionRef, search_request: SearchRequest, vect
 
 
 def read_rows(
-    conn, limit_ms: int, collection: Collection, embedding, search_request: SearchRequest, made: bool
+    conn,
+    limit_ms: int,
+    collection: Collection,
+    embedding,
+    search_request: SearchRequest,
+    made: bool,
+    among: NDArray[np.int64] | None = None,
 ) -> list[dict]:
     """The k + 1 rows most like an embedding, or the first rows if it is None, each with the facts of `row_facts`.
 
+    among: the rowids for which the filters hold, None if they are not known.
     Raises InputError if `where` is no SQL condition, and if the search takes too long.
     """
     wanted, columns = search_request.k + 1, [column for column in (collection.content, collection.metadata) if column]
     try:
         with sqlite_timelimit(conn, limit_ms):
-            hits = telling(find_rows)(conn, collection, embedding, wanted, search_request)
+            hits = telling(find_rows)(conn, collection, embedding, wanted, search_request, among)
             facts = row_facts(conn, collection, [hit.rowid for hit in hits], columns)
             pictured = rowids_with_picture(conn, collection, [hit.rowid for hit in hits], made)
             starts = rowids_with_direction(conn, collection, [hit.rowid for hit in hits if hit.score is None])
@@ -318,19 +332,26 @@ def read_rows(
     ]
 
 
-def find_rows(conn, collection: Collection, embedding, wanted: int, search_request: SearchRequest) -> list[search.Hit]:
+def find_rows(
+    conn, collection: Collection, embedding, wanted: int, search_request: SearchRequest, among: NDArray[np.int64] | None
+) -> list[search.Hit]:
     """The rows most like an embedding, or the first rows if it is None."""
-    if embedding is None:
-        return first_rows(conn, collection, wanted, search_request)
     where, parameters = search_request.filters.condition(collection, search_request.where)
-    return search.search(conn, collection, embedding, wanted, where, parameters, offset=search_request.offset)
+    offset = search_request.offset
+    if embedding is not None:
+        return search.search(conn, collection, embedding, wanted, where, parameters, offset=offset, among=among)
+    if among is not None:
+        where, parameters = f"rowid in ({','.join(map(str, among[offset : offset + wanted].tolist()))})", {}
+        offset = 0
+    return first_rows(conn, collection, wanted, offset, where, parameters)
 
 
-def first_rows(conn, collection: Collection, wanted: int, search_request: SearchRequest) -> list[search.Hit]:
+def first_rows(
+    conn, collection: Collection, wanted: int, offset: int, where: str, parameters: dict
+) -> list[search.Hit]:
     """The first rows in the order of the table, without a score."""
-    where, parameters = search_request.filters.condition(collection, search_request.where)
-    key, source = quoted_key(collection), from_clause(collection, where)
-    sql = f"select {key}, rowid {source} order by rowid limit {wanted} offset {search_request.offset}"
+    sql = f"select {quoted_key(collection)}, rowid {from_clause(collection, where)}"
+    sql += f" order by rowid limit {wanted} offset {offset}"
     return [search.Hit(id, None, rowid) for id, rowid in rows(conn, sql, parameters)]  # type: ignore[arg-type]
 
 

@@ -19,7 +19,7 @@ from ..config import PLUGIN, Config, config_of
 from ..items import FormFields, check_text, read_k
 from ..model import embedding_queue, in_thread
 from ..paths import CLASSIFY
-from .form_page import LINE, K, Page, chosen_engine, model_fields, read_page_pictures, render_form
+from .form_page import LINE, K, Page, chosen_engine, model_fields, read_page_pictures, render_form, shrinking
 from .links import curl_command, fitting_path, sql_page_path, sql_text
 from .samples import pictures_to_try, read_sample
 
@@ -110,12 +110,12 @@ def read_list(text: str) -> list[str]:
 
 
 def label_choices(engine: Engine, page: Page) -> Page:
-    """The label sets with their sizes, the chosen one, and the side in pixels of the square that CLIP looks at."""
+    """The label sets with their sizes, the chosen one, and `shrinking` of the model."""
     sets = {name: len(engine.label_set(name).labels) for name in labels.sets_of(engine)}
     chosen = page["chosen"]
     if chosen is None:
         chosen = labels.default_set(engine) if sets else ""
-    return {"sets": sets, "chosen": chosen, "side": engine.manifest.preprocess.crop}
+    return {"sets": sets, "chosen": chosen, **shrinking(engine.manifest.preprocess)}
 
 
 def best_labels(engine: Engine, config: Config, page: Page) -> Page:
@@ -128,9 +128,10 @@ def best_labels(engine: Engine, config: Config, page: Page) -> Page:
             f"(plugins.{PLUGIN}.limits.prompts): bake a label set of them"
         )
     classifier = labels.classifier_of(engine, config.limits, page["chosen"] or own)
-    matches = zero_shot.classify(classifier, page["pictures"][0].embedding, engine.manifest.logit_scale, k)
+    matches = engine.classify(classifier, page["pictures"][0].embedding, k)
     none_of_these = zero_shot.is_none_of_these(classifier, matches[0])
     facts: Page = {"count": len(classifier.labels), "unrelated_cosine": classifier.unrelated_cosine}
+    facts |= {"scores": engine.manifest.scores, "even_cosine": engine.manifest.even_cosine}
     facts |= {
         "prompt": zero_shot.prompts_of(matches[0].label, classifier.templates[:1])[0],
         "prompts": len(classifier.templates),

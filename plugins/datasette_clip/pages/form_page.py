@@ -26,6 +26,7 @@ from .pictures import pictures_of, read_pictures
 
 if TYPE_CHECKING:
     from llm_clip_onnx.engine import Engine
+    from llm_clip_onnx.model_dir import Preprocess
 
 K = "5"
 LINE = re.compile(r"\S[^\r\n]*")
@@ -40,7 +41,7 @@ async def render_form(datasette, request, template: str, fill: Fill) -> Response
     if sentence := unknown_method(request, "page"):
         return Response.text(sentence, status=405)
     status, config = 200, config_of(datasette)
-    page: Page = {"paths": paths, "errors": [], "pictures": [], "side": 224, "sets": {}, "k": K}
+    page: Page = {"paths": paths, "errors": [], "pictures": [], "sets": {}, "k": K, **shrinking(None)}
     page |= {"models": model_choices(config), "model": default_model(config)}
     try:
         chunks, content_type = await receive_body(request), request.headers.get("content-type", "")
@@ -54,6 +55,11 @@ async def render_form(datasette, request, template: str, fill: Fill) -> Response
         collect_soon()  # the body and the decoded images are large
     page["pictures"] = [picture for picture in page["pictures"] if picture.img or picture.vector]
     return Response.html(await datasette.render_template(template, page, request=request), status=status)
+
+
+def shrinking(preprocess: Preprocess | None) -> Page:
+    """What clip.js shrinks a picture by: `side` in pixels and `resize` of the model, or those of most without one."""
+    return {"side": preprocess.crop, "resize": preprocess.resize} if preprocess else {"side": 224, "resize": "shortest"}
 
 
 async def chosen_engine(config: Config, fields: FormFields, page: Page) -> Engine:

@@ -33,7 +33,7 @@ from ..filters import TAKEN, is_filter, readable_filters
 from ..items import FormFields
 from ..model import default_model, embedding_queue, in_thread, model_choices
 from ..sql.search import collection_engine, exchangeable_models
-from .form_page import Page
+from .form_page import Page, shrinking
 from .links import curl_command, sql_paths, sql_text
 from .pictures import Picture, file_bytes, read_pictures
 
@@ -96,12 +96,11 @@ async def empty_page(datasette, request, ref: CollectionRef) -> Page:
         "q": "",
         "kept": [],
         "where": "",
-        "side": 224,
         "own": own,
         "model": "",
         "models": exchangeable_models(config, ref.collection),
         "several": bool(model_choices(config)),
-        "reads_english": reads_english(own),
+        **facts_of_model(own),
         "may_sql": await may(datasette, request.actor, "execute-sql", ref.database),
     }
 
@@ -110,7 +109,7 @@ async def fill_search(datasette, request, ref: CollectionRef, page: Page) -> Non
     """Fill the page with the query, then with the rows. Raises MayNotRunSql and the exceptions of WITH_SENTENCE."""
     fields = await read_search_fields(datasette, request)
     page |= typed_fields(fields) | {"asked": fields}
-    page["reads_english"] = reads_english(page["model"] or page["own"])
+    page |= facts_of_model(page["model"] or page["own"])
     page |= spaced_query(page, fields)
     fields.options.setdefault("k", [str(ROWS)])
     picture = await read_picture(datasette, request, ref, fields, page)
@@ -124,6 +123,8 @@ async def fill_search(datasette, request, ref: CollectionRef, page: Page) -> Non
         page["kept"] = [f"vector:{picture.vector}"]  # it replaces a kept one
     terms = [*words, *terms_in(page["kept"])]
     search_request.terms = query.check_terms(terms) if terms else ()
+    # Before the search: what is counted says which rows have the filters' values.
+    facets = await facets_of(datasette, ref, search_request.filters, search_request.where)
     content = await run_search(datasette, request, ref, search_request)
     page |= {name: value for name, value in content.items() if name != "model"}  # which the page has as it was asked
     page |= query_links(page, words, search_request)
@@ -135,7 +136,6 @@ async def fill_search(datasette, request, ref: CollectionRef, page: Page) -> Non
     page["weak_from"] = weak_from(page)
     page["rows_said"] = rows_said(page)
     page |= await other_ways(datasette, request, ref, page, search_request)
-    facets = await facets_of(datasette, ref, search_request.filters, search_request.where)
     page |= facet_chips(page, facets, search_request.where)
 
 
@@ -186,7 +186,7 @@ async def read_picture(datasette, request, ref: CollectionRef, fields: FormField
     else:
         return None
     _, engine = await in_thread(collection_engine, config, ref.collection, fields.last("model"))
-    page["side"] = engine.manifest.preprocess.crop
+    page |= shrinking(engine.manifest.preprocess)
     with embedding_queue(datasette).slot():
         good, sentences = await read_pictures(request, engine, config, [picture])
     fields.items.clear()
@@ -268,20 +268,21 @@ def spaced(q: str) -> str | None:
     return " ".join(better.split()) if better != q and not set('"[{') & set(q) else None
 
 
-def reads_english(model_id: str) -> bool:
-    """True if a model was trained on English texts: its tokens are CLIP's own. False if there is no such model."""
+def facts_of_model(model_id: str) -> Page:
+    """`shrinking` of a model, and reads_english: it was trained on English texts, so its tokens are CLIP's own."""
     try:
         path = models.path_of(model_id)
-        return is_english(path, (path / model_dir.MANIFEST).stat().st_mtime_ns)
+        return facts_of_manifest(path, (path / model_dir.MANIFEST).stat().st_mtime_ns)
     except (ClipError, OSError):
-        return False
+        return shrinking(None) | {"reads_english": False}
 
 
 @lru_cache(maxsize=64)
-def is_english(path: Path, written_ns: int) -> bool:
-    """As reads_english. written_ns: when the manifest was written, so that a new one is read."""
+def facts_of_manifest(path: Path, written_ns: int) -> Page:
+    """As facts_of_model. written_ns: when the manifest was written, so that a new one is read."""
     manifest = model_dir.read_manifest(path)
-    return manifest.tokens is None and not MANY_LANGUAGES.search(manifest.source.id)
+    is_english = manifest.tokens is None and not MANY_LANGUAGES.search(manifest.source.id)
+    return shrinking(manifest.preprocess) | {"reads_english": is_english}
 
 
 def search_url(page: Page, fields: list[tuple[str, Any]], path: str = "path") -> str:

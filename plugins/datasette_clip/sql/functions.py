@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasette_guard import with_sentence
-from llm_clip_onnx import MODEL_ID, models, vectors, zero_shot
+from llm_clip_onnx import MODEL_ID, models, vectors
 from llm_clip_onnx.errors import ClipError, InputError, VectorError, cited
 from llm_clip_onnx.images.signatures import format_of
 from llm_clip_onnx.lazy import Lazy
@@ -138,8 +138,8 @@ def clip_classify(
     engine = get_engine(model_id)
     classifier = classifier_of(engine, config.limits, labels)
     embedding = embedding_of_value(config, engine, item)
-    matches = zero_shot.classify(classifier, embedding, engine.manifest.logit_scale, number)
-    return json.dumps(matches_json(matches), ensure_ascii=False)
+    matches = engine.classify(classifier, embedding, number)
+    return json.dumps(matches_json(matches, engine.manifest.scores), ensure_ascii=False)
 
 
 def number_of(value: object) -> object:

@@ -6,20 +6,29 @@
 
 const LARGEST = 40000; // bytes of a JPEG, so that base64url of it fits a URL of 60,000
 
-/** The part of an image that CLIP looks at: its central square, upright, on white, `side` pixels wide, as a JPEG Blob. */
-export async function shrink(image, side = 224) {
+/**
+ * What CLIP looks at of an image, upright, on white, as a JPEG Blob. By the `resize` of the model's preprocessing:
+ * "shortest" is its central square, "squash" all of it made a square, both `side` pixels wide, and "longest" all of it in
+ * its shape, `side` pixels long.
+ */
+export async function shrink(image, side = 224, resize = "shortest") {
   let from = image instanceof Blob ? await createImageBitmap(image) : image;
   const [width, height] = [from.naturalWidth || from.width, from.naturalHeight || from.height];
-  let square = Math.min(width, height);
-  let [x, y] = [(width - square) / 2, (height - square) / 2];
+  const square = Math.min(width, height);
+  let [across, down] = resize === "shortest" ? [square, square] : [width, height];
+  let [x, y] = [(width - across) / 2, (height - down) / 2];
+  const longest = resize === "longest" ? Math.max(width, height) : 0;
+  const target = (length) => (longest ? Math.max(1, Math.round((side * length) / longest)) : side);
+  const [right, bottom] = [target(across), target(down)];
+  const step = (length, to) => (length / 2 > to ? Math.ceil(length / 2) : to); // a canvas averages 4 pixels at most
   do {
-    const to = square / 2 > side ? Math.ceil(square / 2) : side; // a canvas averages 4 pixels at most, so halve at most
-    const canvas = Object.assign(document.createElement("canvas"), { width: to, height: to });
+    const canvas = document.createElement("canvas");
+    Object.assign(canvas, { width: step(across, right), height: step(down, bottom) });
     const context = Object.assign(canvas.getContext("2d"), { fillStyle: "white" });
-    context.fillRect(0, 0, to, to);
-    context.drawImage(from, x, y, square, square, 0, 0, to, to);
-    [from, square, x, y] = [canvas, to, 0, 0];
-  } while (square !== side);
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    context.drawImage(from, x, y, across, down, 0, 0, canvas.width, canvas.height);
+    [from, across, down, x, y] = [canvas, canvas.width, canvas.height, 0, 0];
+  } while (across !== right || down !== bottom);
   for (const quality of [0.9, 0.7, 0.4]) {
     const jpeg = await new Promise((done) => from.toBlob(done, "image/jpeg", quality));
     if (jpeg.size <= LARGEST || quality === 0.4) return jpeg;
@@ -33,25 +42,27 @@ export async function base64url(blob) {
 }
 
 // Of a private instance: every function takes its `token`, which is sent as a header and never in a URL.
+// `side` and `resize` are as `shrink` has them, of the server's model.
 
 /**
  * The labels that fit an image best: {matches: [{label, probability, cosine}...], none_of_these, vector, ...}.
+ * `scores` is "sigmoid" where each probability is of its label alone; without it they are shares among the labels.
  *
  * labels: the name of a label set, or a list of labels; without it the server's default set. templates: a list of prompt
  * templates for a list of labels. k: how many labels come back. method: GET, with the image in the URL, or POST. The
  * image may also be the `vector` of an earlier response, to try other labels.
  */
-export async function classify(server, image, { labels, templates = [], k = 5, method = "GET", token } = {}) {
+export async function classify(server, image, { labels, templates = [], k = 5, method = "GET", token, side, resize } = {}) {
   const list = Array.isArray(labels) ? JSON.stringify(labels) : labels;
   const fields = [...(list ? [["labels", list]] : []), ...templates.map((template) => ["templates", template]), ["k", k]];
-  const item = typeof image === "string" ? ["vector", image] : ["img", await shrink(image)];
+  const item = typeof image === "string" ? ["vector", image] : ["img", await shrink(image, side, resize)];
   const { results, ...common } = await ask(server, "classify", [item, ...fields], method, token);
   return { ...common, ...results[0] };
 }
 
 /** The embedding of an image or of a text (a string): a Float32Array; of norm 1 where `normalize` is true. */
-export async function embed(server, item, { normalize = false, method = "GET", token } = {}) {
-  const field = typeof item === "string" ? ["text", item] : ["img", await shrink(item)];
+export async function embed(server, item, { normalize = false, method = "GET", token, side, resize } = {}) {
+  const field = typeof item === "string" ? ["text", item] : ["img", await shrink(item, side, resize)];
   const fields = [field, ["format", "base64"], ["normalize", normalize ? 1 : 0]];
   const { results } = await ask(server, "embed", fields, method, token);
   return new Float32Array(Uint8Array.from(atob(results[0].embedding), (letter) => letter.charCodeAt(0)).buffer);

@@ -19,9 +19,11 @@ let replaced = []; // nodes that a preview has replaced
 async function take(files, from) {
   for (const input of form.querySelectorAll("input[type=file]")) if (input !== from) input.value = "";
   const mine = ++takes;
-  const side = Number(form.dataset.side);
+  const { side, resize } = form.dataset;
   const taken = [];
-  for (const file of [...files].slice(several ? 0 : -1)) taken.push([file.name, await shrink(file, side).catch(() => file)]);
+  for (const file of [...files].slice(several ? 0 : -1)) {
+    taken.push([file.name, await shrink(file, Number(side), resize).catch(() => file)]);
+  }
   if (!several && mine !== takes) return; // the user has chosen another one meanwhile
   pending = several ? [...pending, ...taken] : taken;
   if (!several && taken[0][1].type === "image/jpeg") preview(...taken[0]);

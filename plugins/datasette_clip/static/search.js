@@ -207,7 +207,7 @@ async function take(files, from) {
   const mine = begin();
   const file = files[files.length - 1];
   for (const input of form.querySelectorAll("input[type=file]")) if (input !== from) input.value = "";
-  const small = await shrink(file, Number(form.dataset.side)).catch(() => null);
+  const small = await shrink(file, Number(form.dataset.side), form.dataset.resize).catch(() => null);
   if (mine !== newest) return;
   for (const input of form.querySelectorAll("input[type=file]")) input.value = "";
   const body = new FormData();

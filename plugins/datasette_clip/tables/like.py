@@ -35,6 +35,7 @@ from ..failures import WITH_SENTENCE, status_of
 from ..model import embedding_queue, in_thread
 from ..paths import search_path
 from ..sql.search import MAX_K, collection_engine, embed_query, open_collection, read_stored
+from .places import page_of, read_thumbnails
 
 K = 100
 LIKE, LIKE_ID, LIKE_K = "_like", "_like_id", "_like_k"
@@ -156,9 +157,13 @@ async def nearest_rows(datasette, database: str, of: Collection, terms: Sequence
         _, engine = collection_engine(config, of)
         return embed_query(engine, config, terms, stored, partial(engine.embed_item, orient=of.orient))
 
+    page = page_of(datasette, database)
+
     def find(conn, embedding):
         with sqlite_timelimit(conn, limit_ms):
-            return search.search(conn, of, embedding, k)
+            hits = search.search(conn, of, embedding, k)
+            read_thumbnails(conn, page, of.name, [hit.id for hit in hits])  # at once, and not for each cell
+        return hits
 
     stored = await db.execute_fn(lambda conn: read_stored(conn, of, terms))
     with embedding_queue(datasette).slot():

@@ -6,16 +6,17 @@ reference, write the facts, put the directory in place.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
 from .. import __version__, label_sets, model_dir
+from ..catalogue import entry_of
 from ..errors import CheckpointError, ModelDirError
 from ..model_dir import File, Manifest, Tower
 from ..tokenizer import CLIP_TOKENS
@@ -23,27 +24,42 @@ from . import fidelity
 from .checkpoint import Checkpoint
 from .eight_bit import bake_8_bit_tower, check_signed
 from .families import read_checkpoint
+from .families.text_tower import IMAGES, TextCheckpoint
 from .install import check_target, install, utc_now, work_folder
 from .tower_plan import Say, TowerPlan, plan_image, plan_text
 
 PACKAGES = ("onnx", "onnxruntime", "numpy", "tokenizers", "pillow")  # in the manifest, beside this one
 
 
-def bake(
-    source: str, to: Path, precision: str = "auto", revision: str | None = None, force: bool = False, say: Say = print
-) -> Manifest:
-    """Bake `source`, a hub id or a folder, to the model directory `to`, and return its manifest.
+def silent(_line: str) -> None:
+    """Hear a line of a bake and say nothing."""
 
+
+def bake(
+    source: str,
+    to: Path,
+    precision: str = "auto",
+    revision: str | None = None,
+    force: bool = False,
+    say: Say = print,
+    images: str | None = None,
+) -> Manifest:
+    """Bake `source`, an id of the catalogue, a hub id or a folder, to the model directory `to`; return its manifest.
+
+    images: for a text tower alone, the checkpoint whose images it searches.
     precision: "fp32", "int8", or "auto", which takes int8 for each tower that agrees with its float32 form in it, else
     float32. In an int8 tower, matrices that 8 bits harm too much stay float32. `say` hears each step as a line.
     Raises CheckpointError, or FidelityError if a tower does not agree with its reference; `to` is then as it was.
     """
     to = Path(os.path.realpath(to))
     check_target(to, force)
-    say(f"reading {source}")
-    checkpoint = open_checkpoint(source, revision)
+    entry = entry_of(source)
+    if entry and entry.id == source and Path(source).is_dir():
+        say(f"{source} is the catalogue's; the folder of that name is ./{source}")
+    say(f"reading {entry.source if entry else source}")
+    checkpoint = open_checkpoint(source, revision, images or (entry.images if entry else None), say)
     with work_folder(to) as work:
-        manifest = bake_into(work, checkpoint, precision, say)
+        manifest = replace(bake_into(work, checkpoint, precision, say), id=entry.id if entry else None)
         install(work, to, manifest)
     say(f"{to} is ready, {sum(f.bytes for f in manifest.files.values()) / 1e6:.1f} MB")
     for name in label_sets.list_names(to):
@@ -54,16 +70,59 @@ def bake(
     return manifest
 
 
-def open_checkpoint(source: str, revision: str | None = None) -> Checkpoint:
-    """Find or fetch the checkpoint, and check that it is a CLIP that can be baked. Raises CheckpointError."""
-    if Path(source).is_dir():
+def open_checkpoint(
+    source: str, revision: str | None = None, images: str | None = None, say: Say = silent
+) -> Checkpoint:
+    """Find or fetch the checkpoint, and check that it can be baked; a text tower with the checkpoint of its images.
+
+    source, images: ids of the catalogue, hub ids, or folders. Raises CheckpointError.
+    """
+    found = read_source(source, revision)
+    if isinstance(found, TextCheckpoint):
+        return with_images(found, images, say)
+    if images:
+        raise CheckpointError(f"--images {images} goes with a text tower alone; {source} has an image tower")
+    return found
+
+
+def read_source(source: str, revision: str | None) -> Checkpoint | TextCheckpoint:
+    entry = entry_of(source)
+    if entry is None and Path(source).is_dir():
         if revision:
             raise CheckpointError(f"--revision {revision} goes with a hub id; {source} is a folder")
         return read_checkpoint(Path(source), source, None)
     from .hub import fetch
 
-    root, commit = fetch(source, revision)
-    return read_checkpoint(root, source, commit)
+    hub_id = entry.source if entry else source
+    root, commit = fetch(hub_id, revision)
+    return read_checkpoint(root, hub_id, commit)
+
+
+def with_images(text: TextCheckpoint, images: str | None, say: Say) -> Checkpoint:
+    """The text tower with the image tower of the checkpoint `images`. Raises CheckpointError where they do not fit."""
+    source = text.source.id
+    if not images:
+        say(f"{source} is a text tower; its images are those of {IMAGES}, as --images says none")
+    say(f"reading {images or IMAGES} for its image tower")
+    other = read_source(images or IMAGES, None)
+    if isinstance(other, TextCheckpoint):
+        raise CheckpointError(
+            f"{images} is a text tower, as {source} is; expected a checkpoint with images in --images"
+        )
+    if other.embed_dim != text.embed_dim:
+        raise CheckpointError(
+            f"{source} makes vectors of {text.embed_dim} numbers and {other.source.id} of {other.embed_dim}; expected "
+            "in --images the checkpoint whose vectors the text tower was trained for"
+        )
+    return replace(
+        other,
+        source=text.source,
+        images=other.source,
+        text=text.text,
+        tokenizer=text.tokenizer,
+        tokens=text.tokens,
+        context_length=text.context_length,
+    )
 
 
 def bake_into(work: Path, checkpoint: Checkpoint, precision: str, say: Say) -> Manifest:
@@ -80,9 +139,9 @@ def bake_into(work: Path, checkpoint: Checkpoint, precision: str, say: Say) -> M
     return Manifest(
         format=model_dir.FORMAT,
         source=checkpoint.source,
-        embed_dim=checkpoint.config.embed_dim,
+        embed_dim=checkpoint.embed_dim,
         context_length=checkpoint.context_length,
-        log_logit_scale=float(checkpoint.tensors["logit_scale"]),
+        log_logit_scale=checkpoint.log_logit_scale,
         preprocess=checkpoint.preprocess,
         towers=towers,
         files={f.name: File(f.stat().st_size, model_dir.sha256_of(f)) for f in sorted(work.iterdir())},
@@ -93,13 +152,14 @@ def bake_into(work: Path, checkpoint: Checkpoint, precision: str, say: Say) -> M
         },
         baked_at=utc_now(),
         tokens=None if checkpoint.tokens == CLIP_TOKENS else checkpoint.tokens,
+        logit_bias=checkpoint.logit_bias,
+        images=checkpoint.images,
     )
 
 
 def write_tokenizer(work: Path, checkpoint: Checkpoint) -> None:
-    vocab = json.dumps(checkpoint.vocab, ensure_ascii=False, separators=(",", ":"))
-    (work / model_dir.VOCAB).write_text(vocab, encoding="utf-8")
-    (work / model_dir.MERGES).write_text("\n".join(["#version: 0.2", *checkpoint.merges, ""]), encoding="utf-8")
+    for name, content in checkpoint.tokenizer.items():
+        (work / name).write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def bake_tower(plan: TowerPlan, work: Path, precision: str, say: Say) -> Tower:
@@ -108,7 +168,7 @@ def bake_tower(plan: TowerPlan, work: Path, precision: str, say: Say) -> Tower:
     The files of the smaller one that agrees stay in `work`. Raises FidelityError if the float32 tower does not agree,
     or the 8-bit one that was asked for.
     """
-    float32 = plan.write_and_embed(work / "fp32", plan.tensors, ())
+    float32 = plan.write_and_embed(work / "fp32", plan.tower.tensors, ())
     with_reference = fidelity.agreement(float32, plan.reference, plan.inputs)
     say(f"{plan.name} tower: fp32, {fidelity.summary(with_reference)} with the reference")
     if not fidelity.float32_agrees(with_reference):

@@ -20,7 +20,8 @@ from ..model_dir import Agreement, Matrix
 from ..towers import multiplies_signed
 from . import fidelity, smooth
 from .quantize import rows_error
-from .tower_plan import Say, Tensors, TowerPlan
+from .tower_plan import Say, TowerPlan
+from .towers import Tensors
 
 
 def bake_8_bit_tower(
@@ -32,7 +33,7 @@ def bake_8_bit_tower(
     every matrix in 8 bits, the matrices that it needs for that stay float32.
     """
     say(f"{plan.name} tower: fitting its linear layers to 8 bits")
-    tensors, choices = smooth.smooth_tensors(plan.tensors, plan.prefix, plan.config, calibration_inputs(plan))
+    tensors, choices = smooth.smooth_tensors(plan.tower.tensors, plan.tower.linears, calibration_inputs(plan))
     matrices = matrix_facts(plan, tensors, choices)
 
     @cache
@@ -114,13 +115,15 @@ def matrix_facts(plan: TowerPlan, tensors: Tensors, choices: Mapping[str, smooth
     def fact(size: int, strength: float | None, error: float, as_it_was: float) -> Matrix:
         return Matrix("int8", size, strength, round(error, 6), round(as_it_was, 6))
 
-    sizes = {name: sum(tensors[f"{part}.weight"].size for part in smooth.tensor_names(name)) for name in choices}
+    sizes = {
+        linear.name: sum(tensors[f"{name}.weight"].size for name in linear.tensors) for linear in plan.tower.linears
+    }
     facts = {
         name: fact(sizes[name], choice.strength, choice.error, choice.error_as_it_was)
         for name, choice in choices.items()
     }
-    if plan.name == "text":
-        table = tensors[f"{plan.prefix}.embeddings.token_embedding.weight"]
+    if plan.tower.token_table:
+        table = tensors[plan.tower.token_table]
         error = rows_error(table)
         facts[TOKEN_TABLE] = fact(table.size, None, error, error)
     return facts

@@ -1,19 +1,15 @@
-"""Computes CLIP's forward pass in plain numpy from named tensors: the reference for a float32 tower.
+"""Computes the steps of a tower's forward pass in plain numpy from named tensors: the reference for float32 towers.
 
-It shares no step with the graphs: no fused operators, no joined q, k and v, and one text at a time without padding.
+They have nothing in common with the graphs: no fused operators, no joined q, k and v. The towers are in towers/.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .checkpoint import ClipConfig, TowerConfig
-
-Array = NDArray[np.float32]
-Watch = Callable[[str, Array], None]  # is called with the name and the input [n, t, in] of each linear layer
+from .towers import Array, TowerConfig, Watch
 
 
 def layer_norm(x: Array, tensors: Mapping[str, Array], name: str, epsilon: float) -> Array:
@@ -41,29 +37,53 @@ def gelu(x: Array) -> Array:
     return (x * (1 + erf) / 2).astype(np.float32)
 
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"quick_gelu": quick_gelu, "gelu": gelu}
+def tanh_gelu(x: Array) -> Array:
+    """gelu by a hyperbolic tangent (Hendrycks and Gimpel, arXiv 1606.08415), off by up to 5e-4 from `gelu`."""
+    return x / 2 * (1 + np.tanh(np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x * x * x)))
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "quick_gelu": quick_gelu,
+    "gelu": gelu,
+    "gelu_pytorch_tanh": tanh_gelu,
+}
+
+
+def patches(pixels: Array, patch: int) -> Array:
+    """Pixels [n, 3, side, side] as rows of patches [n, patches, 3 * patch * patch]; an unfilled edge is left out."""
+    grid = pixels.shape[-1] // patch
+    used = pixels[:, :, : grid * patch, : grid * patch].reshape(-1, 3, grid, patch, grid, patch)
+    return used.transpose(0, 2, 4, 1, 3, 5).reshape(-1, grid * grid, 3 * patch * patch)
 
 
 def attention(
-    x: Array, tensors: Mapping[str, Array], name: str, heads: int, causal: bool, watch: Watch | None
+    x: Array,
+    tensors: Mapping[str, Array],
+    name: str,
+    heads: int,
+    causal: bool,
+    watch: Watch | None,
+    query: Array | None = None,
 ) -> Array:
-    n, t, width = x.shape
+    """Attention of x [n, t, width] with itself, or with a query [n, q, width] of its own: [n, q, width]."""
+    n, _, width = x.shape
     q, k, v = (
-        linear(x, tensors, f"{name}.{part}_proj", watch).reshape(n, t, heads, width // heads).transpose(0, 2, 1, 3)
-        for part in "qkv"
+        linear(rows, tensors, f"{name}.{part}_proj", watch).reshape(n, -1, heads, width // heads).transpose(0, 2, 1, 3)
+        for part, rows in zip("qkv", (x if query is None else query, x, x))
     )  # [n, heads, t, head width]
     scores = q @ k.transpose(0, 1, 3, 2) / np.float32(np.sqrt(width // heads))
     if causal:
-        scores = np.where(np.tri(t, dtype=bool), scores, -np.inf)
+        scores = np.where(np.tri(x.shape[1], dtype=bool), scores, -np.inf)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     mixed = (weights / weights.sum(-1, keepdims=True)) @ v
-    joined = mixed.transpose(0, 2, 1, 3).reshape(n, t, width).astype(np.float32)
+    joined = mixed.transpose(0, 2, 1, 3).reshape(n, -1, width).astype(np.float32)
     return linear(joined, tensors, f"{name}.out_proj", watch)
 
 
 def layers(
     x: Array, tensors: Mapping[str, Array], prefix: str, tower: TowerConfig, causal: bool, watch: Watch | None
 ) -> Array:
+    """All pre-norm layers on x [n, t, width]: [n, t, width]."""
     for n in range(tower.layers):
         layer, epsilon = f"{prefix}.encoder.layers.{n}", tower.layer_norm_eps
         normed = layer_norm(x, tensors, f"{layer}.layer_norm1", epsilon)
@@ -71,39 +91,3 @@ def layers(
         hidden = linear(layer_norm(x, tensors, f"{layer}.layer_norm2", epsilon), tensors, f"{layer}.mlp.fc1", watch)
         x = x + linear(ACTIVATIONS[tower.activation](hidden), tensors, f"{layer}.mlp.fc2", watch)
     return x
-
-
-def embed_text(
-    config: ClipConfig, tensors: Mapping[str, Array], texts: Sequence[NDArray[np.int64]], watch: Watch | None = None
-) -> Array:
-    """ids of each text [t] to embeddings [n, embed_dim] float32."""
-    tensors = {name: tensors[name] for name in tensors if name.startswith("text_")}
-    tokens = tensors["text_model.embeddings.token_embedding.weight"]
-    positions = tensors["text_model.embeddings.position_embedding.weight"]
-    embeddings = []
-    for ids in texts:
-        x = (tokens[ids] + positions[: len(ids)])[None]
-        x = layers(x, tensors, "text_model", config.text, causal=True, watch=watch)[0]
-        end = ids.argmax() if config.end_is_highest_id else (ids == config.end_id).argmax()
-        x = layer_norm(x[end], tensors, "text_model.final_layer_norm", config.text.layer_norm_eps)
-        embeddings.append(tensors["text_projection.weight"] @ x)
-    return np.stack(embeddings)
-
-
-def embed_images(config: ClipConfig, tensors: Mapping[str, Array], pixels: Array, watch: Watch | None = None) -> Array:
-    """pixels [n, 3, side, side] to embeddings [n, embed_dim] float32."""
-    tensors = {name: tensors[name] for name in tensors if name.startswith("visi") or name.startswith("visual_")}
-    width, patch, grid = config.image.width, config.patch, config.side // config.patch
-    used = pixels[:, :, : grid * patch, : grid * patch]
-    patches = (
-        used.reshape(-1, 3, grid, patch, grid, patch)
-        .transpose(0, 2, 4, 1, 3, 5)
-        .reshape(-1, grid * grid, 3 * patch * patch)
-    )
-    x = patches @ tensors["vision_model.embeddings.patch_embedding.weight"].reshape(width, -1).T
-    first = np.broadcast_to(tensors["vision_model.embeddings.class_embedding"], (len(x), 1, width))
-    x = np.concatenate([first, x], 1) + tensors["vision_model.embeddings.position_embedding.weight"]
-    x = layer_norm(x, tensors, "vision_model.pre_layrnorm", config.image.layer_norm_eps)
-    x = layers(x, tensors, "vision_model", config.image, causal=False, watch=watch)[:, 0]
-    x = layer_norm(x, tensors, "vision_model.post_layernorm", config.image.layer_norm_eps)
-    return x @ tensors["visual_projection.weight"].T

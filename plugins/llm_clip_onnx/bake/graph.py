@@ -1,15 +1,13 @@
-"""Writes the ONNX graph of a tower from named tensors, node by node, with onnxruntime's fused operators.
+"""Writes ONNX graphs from named tensors, node by node, with onnxruntime's fused operators: the steps that towers share.
 
-Both towers are the same pre-norm transformer. Text attends only backwards and is read at its <|endoftext|>; an image
-attends everywhere and is read at its class token. After the last attention only that row is computed. The graphs take
-any batch and any text length, and run on any processor. Weights lie beside the graph, in a file that onnxruntime maps.
-Each linear layer, and the token table, is float32 or 8-bit. The patch convolution and the projection are small and
-sensitive, so they stay float32.
+The graphs take any batch and any text length, and run on any processor. Weights lie beside the graph, in a file that
+onnxruntime maps. Each linear layer, and the token table, is float32 or 8-bit. A patch convolution and a projection are
+small and sensitive, so they stay float32. The towers themselves are in towers/.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,18 +18,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..model_dir import SIGN_BIT, SIGNED_SUFFIX, SIGNED_TOWER_SUFFIX, UNSIGNED_SUFFIX
 from ..towers import PROBE_LEVEL, PROBE_WIDTH
-from .checkpoint import ClipConfig, TowerConfig
 from .quantize import quantize_columns, quantize_rows
 from .smooth import INPUT_SCALE
+from .towers import Names, Tensors, TowerConfig
 
 OPSET, IR_VERSION = 17, 8
 ALIGNMENT_BYTES = 4096  # a page, so that a tensor can be mapped
 PIECE_BYTES = 8_000_000  # copied at once
 
-Tensors = Mapping[str, NDArray]
 Reader = Callable[[str], str]
-Names = Collection[str]  # of linear layers, as smooth.linears has them, and TOKEN_TABLE
-TOKEN_TABLE = "token_table"
+TOKEN_TABLE = "token_table"  # in Names
 
 
 class Graph:
@@ -147,14 +143,26 @@ def add_norm(g: Graph, tensors: Tensors, name: str, x: str, skip: str, bias: str
 
 
 def transformer(
-    g: Graph, tensors: Tensors, prefix: str, tower: TowerConfig, eight_bit: Names, x: str, last_norm: str, read: Reader
+    g: Graph,
+    tensors: Tensors,
+    prefix: str,
+    tower: TowerConfig,
+    eight_bit: Names,
+    x: str,
+    last_norm: str,
+    read: Reader,
+    *,
+    causal: bool,
 ) -> str:
-    """All layers and the norm `last_norm` on x [n, t, width]: [n, width]. `read` picks the row that is read."""
+    """All pre-norm layers and the norm `last_norm` on x [n, t, width]: [n, width]. `read` picks the row that is read.
+
+    Behind the last attention only that row is computed. causal: attention looks only backwards.
+    """
     norms = [f"{prefix}.encoder.layers.{n}.layer_norm1" for n in range(tower.layers)] + [last_norm]
     normed = norm(g, tensors, norms[0], x, tower.layer_norm_eps)
     for n in range(tower.layers):
         layer = f"{prefix}.encoder.layers.{n}"
-        mixed = attention(g, tensors, layer, tower, eight_bit, normed, causal=prefix == "text_model")
+        mixed = attention(g, tensors, layer, tower, eight_bit, normed, causal=causal)
         if n == tower.layers - 1:
             mixed, x = read(mixed), read(x)  # [n, width]
         out = linear(g, eight_bit, f"{layer}.out", mixed, tensors[f"{layer}.self_attn.out_proj.weight"].T)
@@ -181,12 +189,17 @@ def feed_forward(g: Graph, tensors: Tensors, layer: str, tower: TowerConfig, eig
     """The two linear layers of a layer with the activation between them, without the bias of the second."""
     bias = tensors[f"{layer}.mlp.fc1.bias"]
     hidden = linear(g, eight_bit, f"{layer}.fc1", x, tensors[f"{layer}.mlp.fc1.weight"].T, bias)
-    quick = tower.activation == "quick_gelu"
-    hidden = g.fused("QuickGelu", hidden, alpha=1.702) if quick else g.fused("Gelu", hidden)
+    hidden = activation(g, tower.activation, hidden)
     scale = tensors.get(f"{layer}.mlp.fc2.{INPUT_SCALE}")
     if scale is not None:
         hidden = g.node("Mul", hidden, g.weight(f"{layer}.fc2.{INPUT_SCALE}", scale))
     return linear(g, eight_bit, f"{layer}.fc2", hidden, tensors[f"{layer}.mlp.fc2.weight"].T)
+
+
+def activation(g: Graph, name: str, x: str) -> str:
+    if name == "quick_gelu":
+        return g.fused("QuickGelu", x, alpha=1.702)
+    return g.fused({"gelu": "Gelu", "gelu_pytorch_tanh": "FastGelu"}[name], x)
 
 
 def token_rows(g: Graph, table: NDArray, ids: str, eight_bit: Names) -> str:
@@ -198,59 +211,40 @@ def token_rows(g: Graph, table: NDArray, ids: str, eight_bit: Names) -> str:
     return g.node("Mul", rows, g.node("Gather", g.weight(f"{TOKEN_TABLE}.scale", scale), ids))
 
 
-def write_text_tower(config: ClipConfig, tensors: Tensors, eight_bit: Names, graph: Path) -> None:
-    """The text tower: ids [n, t] int64 to embedding [n, embed_dim] float32.
-
-    Source: encode_text, openai/CLIP clip/model.py; transformers' CLIPTextTransformer for the position of the end.
-    """
-    g, text = Graph(graph), config.text
-    x = token_rows(g, tensors["text_model.embeddings.token_embedding.weight"], "ids", eight_bit)
-    positions = g.weight("positions", tensors["text_model.embeddings.position_embedding.weight"])
+def first_positions(g: Graph, table: NDArray) -> str:
+    """The first t rows of the table of positions, for ids [n, t]: [t, width]."""
+    positions = g.weight("positions", table)
     length = g.node(
         "Slice", g.node("Shape", "ids"), *(g.constant(k, np.array([v])) for k, v in (("one", 1), ("two", 2)))
     )
-    x = g.node("Add", x, g.node("Slice", positions, g.constant("zero", np.array([0])), length))  # [n, t, width]
-    # eos_token_id 2 means the highest id, as in openai/CLIP; any other means its own first position.
-    ends = "ids" if config.end_is_highest_id else g.node("Equal", "ids", g.constant("end_id", np.array(config.end_id)))
-    end = g.node("ArgMax", g.node("Cast", ends, to=TensorProto.INT32), axis=1, keepdims=1)  # [n, 1] int64
-
-    def read(rows: str) -> str:
-        return g.node("GatherND", rows, end, batch_dims=1)
-
-    x = transformer(g, tensors, "text_model", text, eight_bit, x, "text_model.final_layer_norm", read)
-    g.node("MatMul", x, g.weight("projection", tensors["text_projection.weight"].T), outputs=["embedding"])
-    g.finish("text tower", helper.make_tensor_value_info("ids", TensorProto.INT64, ["n", "t"]), config.embed_dim)
+    return g.node("Slice", positions, g.constant("zero", np.array([0])), length)
 
 
-def write_image_tower(config: ClipConfig, tensors: Tensors, eight_bit: Names, graph: Path) -> None:
-    """The image tower: pixels [n, 3, side, side] float32 to embedding [n, embed_dim] float32.
+def patch_rows(g: Graph, filters: NDArray, bias: NDArray | None = None) -> str:
+    """The convolution of `pixels` by filters [width, 3, patch, patch]: [n, patches, width]."""
+    width, patch = len(filters), filters.shape[-1]
+    weights = [g.weight("patches", filters)] + ([] if bias is None else [g.weight("patches.bias", bias)])
+    x = g.node("Conv", "pixels", *weights, strides=[patch] * 2, kernel_shape=[patch] * 2)
+    x = g.node("Reshape", x, g.constant("by_patch", np.array([0, width, -1])))
+    return g.node("Transpose", x, perm=[0, 2, 1])
 
-    The patch convolution stays float32: it is 2.7 % of ViT-B/32's weights.
-    Source: VisionTransformer, openai/CLIP clip/model.py.
-    """
-    g, image = Graph(graph), config.image
-    filters = g.weight("patches", tensors["vision_model.embeddings.patch_embedding.weight"])
-    x = g.node("Conv", "pixels", filters, strides=[config.patch] * 2, kernel_shape=[config.patch] * 2)
-    x = g.node("Reshape", x, g.constant("by_patch", np.array([0, image.width, -1])))
-    x = g.node("Transpose", x, perm=[0, 2, 1])  # [n, patches, width]
+
+def one_row_each(g: Graph, row: str, width: int) -> str:
+    """A row of `width` numbers for each image of `pixels`: [n, 1, width]."""
     n = g.node(
         "Slice", g.node("Shape", "pixels"), *(g.constant(k, np.array([v])) for k, v in (("zero", 0), ("one", 1)))
     )
-    shape = g.node("Concat", n, g.constant("one_row", np.array([1, image.width])), axis=0)
-    class_token = g.weight("class_token", tensors["vision_model.embeddings.class_embedding"])
-    x = g.node("Concat", g.node("Expand", class_token, shape), x, axis=1)
-    x = g.node("Add", x, g.weight("positions", tensors["vision_model.embeddings.position_embedding.weight"]))
-    x = norm(g, tensors, "vision_model.pre_layrnorm", x, image.layer_norm_eps)  # [n, 1 + patches, width]
+    return g.node("Expand", row, g.node("Concat", n, g.constant("one_row", np.array([1, width])), axis=0))
 
-    first = g.constant("first", np.array(0))
 
-    def read(rows: str) -> str:
-        return g.node("Gather", rows, first, axis=1)
+def ids_input() -> onnx.ValueInfoProto:
+    """The input of a text tower: `ids` [n, t] int64."""
+    return helper.make_tensor_value_info("ids", TensorProto.INT64, ["n", "t"])
 
-    x = transformer(g, tensors, "vision_model", image, eight_bit, x, "vision_model.post_layernorm", read)
-    g.node("MatMul", x, g.weight("projection", tensors["visual_projection.weight"].T), outputs=["embedding"])
-    given = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", 3, config.side, config.side])
-    g.finish("image tower", given, config.embed_dim)
+
+def pixels_input(side: int) -> onnx.ValueInfoProto:
+    """The input of an image tower: `pixels` [n, 3, side, side] float32."""
+    return helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", 3, side, side])
 
 
 def write_probe(graph: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from ..errors import CheckpointError, cited, shortened
 from ..model_dir import sha256_of
 from . import layout
-from .families import hugging_face, is_open_clip, open_clip
+from .families import in_transformers, is_open_clip, open_clip, text_tower
 from .keys import CONFIG, MODULES
 
 
@@ -42,11 +42,14 @@ def fetch(source: str, revision: str | None) -> tuple[Path, str | None]:
     with layout.as_checkpoint_error(source):
         if open_clip.CONFIG in files and MODULES not in files:
             get(open_clip.CONFIG)
-        if is_open_clip(root, source):
+        if text_tower.has_several_modules(root, source):
+            paths = text_tower.needed_files(root, set(files), get, source)
+        elif is_open_clip(root, source):
             paths = open_clip.needed_files(set(files), root / open_clip.CONFIG, source)
         else:
             folder = PurePosixPath(layout.clip_folder(root, source))
-            hugging_face.read_config(get(str(folder / CONFIG)), source)
+            config = get(str(folder / CONFIG))
+            in_transformers(root, source).read_config(config, source)
             paths = layout.needed_files(set(files), folder, get, source)
         for path in paths:
             get(path)

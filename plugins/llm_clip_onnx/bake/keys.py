@@ -176,14 +176,19 @@ HARMLESS: dict[str, tuple[str, ...]] = {
 
 
 def check_keys(
-    content: Mapping, file: str, source: str, shown: str = "", kinds: Mapping[str, Kind] | None = None
+    content: Mapping,
+    file: str,
+    source: str,
+    shown: str = "",
+    kinds: Mapping[str, Kind] | None = None,
+    refused: Mapping[str, tuple] | None = None,
 ) -> None:
     """Raises CheckpointError naming the first key of `content`, read from `file`, that a bake cannot follow.
 
     It has a value of another kind, or changes results. `shown` is the file's path, where that is another than `file`;
-    `kinds` are those of its keys, where they are not all that `file` may have.
+    `kinds` are those of its keys and `refused` the values that change nothing, where they are not all that `file` has.
     """
-    for key, values in REFUSED.get(file, {}).items():
+    for key, values in (REFUSED.get(file, {}) if refused is None else refused).items():
         if key in content and not any(content[key] is value or content[key] == value for value in values):
             raise unfollowed(shown or file, key, content[key], source, *values)
     for key, kind in (FOLLOWED[file] if kinds is None else kinds).items():

@@ -50,6 +50,7 @@ OTHER_WEIGHTS = {  # a pattern of names -> what such a file is, and what to do
     "*.ckpt": "a file of torch without a config; take a checkpoint that was converted for transformers",
     "*.bin": "a name that transformers does not read; rename the weights of a CLIP to pytorch_model.bin",
 }
+MODULES_EXPECTED = "expected CLIPModel alone, or Transformer, Pooling and Dense"
 LFS = b"version https://git-lfs.github.com/spec/"
 LAYOUTS = "expected a checkpoint in Hugging Face's, sentence-transformers' or open_clip's layout"
 
@@ -83,7 +84,7 @@ def read_modules(root: Path, source: str) -> dict:
     modules = modules if isinstance(modules, list) else [modules]
     kinds = ", ".join(str(m.get("type") if isinstance(m, dict) else m).rsplit(".", 1)[-1] for m in modules)
     if len(modules) != 1 or not isinstance(modules[0], dict):
-        raise CheckpointError(f"{source}: {MODULES} lists {shortened(kinds) or 'nothing'}; expected CLIPModel alone")
+        raise CheckpointError(f"{source}: {MODULES} lists {shortened(kinds) or 'nothing'}; {MODULES_EXPECTED}")
     check_keys(modules[0], MODULES, source)
     return modules[0]
 

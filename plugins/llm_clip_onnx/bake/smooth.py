@@ -3,9 +3,9 @@
 8-bit activations share one scale over a whole call. CLIP has outlier channels: a few that carry a large constant, and
 beside them that scale is much too coarse for all others. So the input x of a linear layer becomes (x - shift) / scale,
 with one shift and one scale per channel; its matrix W becomes scale * W, and its bias b becomes b + shift @ W. The
-layer norm before it, or the values of the attention before it, give the new x without another step. Only fc2, which
-follows an activation, needs a product for the scale and has no shift. The measured error chooses the layers and the
-strength.
+layer norm before it, or the values of the attention before it, give the new x without another step. A layer behind an
+activation needs a product for the scale and has no shift. Where a residual reads x too, the layer norm is computed
+twice. The measured error chooses the layers and the strength.
 
 It keeps no quantized matrix and knows no graph. Source: SmoothQuant (arXiv 2211.10438) for the scale, Outlier
 Suppression+ (arXiv 2304.09145) for the shift.
@@ -17,18 +17,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .checkpoint import TowerConfig
 from .quantize import product_in_8_bits
+from .towers import Array, Linear
 
-Array = NDArray[np.float32]
-Inputs = Mapping[str, Sequence[Array]]  # linear layer -> its inputs, [t, in] for each text or image
+Inputs = Mapping[str, Sequence[Array]]  # tensor of a linear layer -> its inputs, [t, in] for each text or image
 
 # Share of a channel's range that moves into the matrix. Of 0.3 to 0.85 the best lay between these two.
 STRENGTHS = (0.5, 0.75)
-FC2_ERROR_SHARE = 0.7  # the error of fc2 must fall to this share, because its scale costs a product
-INPUT_SCALE = "input_scale"  # name of the tensor that multiplies fc2's input, if it is rewritten
+STEP_ERROR_SHARE = 0.7  # the error must fall to this share where a rewritten layer costs another step
+INPUT_SCALE = "input_scale"  # name of the tensor by which the input of such a layer is multiplied, if it is rewritten
+OWN_NORM = "norm"  # behind the name of a layer that has a norm of its own: the name of that norm
 
 
 @dataclass(frozen=True)
@@ -42,38 +41,24 @@ class Choice:
     scale: Array  # [in]
 
 
-def linear_names(prefix: str, tower: TowerConfig) -> list[str]:
-    """Names of a tower's linear layers in order, four a layer; `qkv` joins three that have the same input."""
-    return [f"{prefix}.encoder.layers.{n}.{part}" for n in range(tower.layers) for part in ("qkv", "out", "fc1", "fc2")]
-
-
-def tensor_names(linear: str) -> list[str]:
-    """The checkpoint's names, without .weight and .bias, of the tensors of a linear layer."""
-    layer, part = linear.rsplit(".", 1)
-    if part == "qkv":
-        return [f"{layer}.self_attn.{letter}_proj" for letter in "qkv"]
-    return [f"{layer}.self_attn.out_proj" if part == "out" else f"{layer}.mlp.{part}"]
-
-
 def smooth_tensors(
-    tensors: Mapping[str, Array], prefix: str, tower: TowerConfig, inputs: Inputs
+    tensors: Mapping[str, Array], linears: Sequence[Linear], inputs: Inputs
 ) -> tuple[dict[str, Array], dict[str, Choice]]:
-    """The tensors, some of them rewritten, and the choice for each linear layer.
+    """The tensors, some of them rewritten, and the choice for each linear layer by its name.
 
     inputs: measured on the original tensors, because rewriting one layer does not change the products of the next.
     """
     tensors, choices = dict(tensors), {}
-    for linear in linear_names(prefix, tower):
-        choices[linear] = choice = choose(linear, tensors, inputs[tensor_names(linear)[0]])
+    for linear in linears:
+        choices[linear.name] = choice = choose(linear, tensors, inputs[linear.tensors[0]])
         if choice.strength is not None:
             rewrite(tensors, linear, choice)
     return tensors, choices
 
 
-def choose(linear: str, tensors: Mapping[str, Array], inputs: Sequence[Array]) -> Choice:
+def choose(linear: Linear, tensors: Mapping[str, Array], inputs: Sequence[Array]) -> Choice:
     """The choice with the smallest error: to leave a linear layer as it is, or to rewrite it by one of STRENGTHS."""
-    weight = np.concatenate([tensors[f"{name}.weight"] for name in tensor_names(linear)]).T  # [in, out]
-    behind_activation = linear.endswith(".fc2")
+    weight = np.concatenate([tensors[f"{name}.weight"] for name in linear.tensors]).T  # [in, out]
     rows = np.concatenate(inputs)  # [all t, in]
     exact = rows @ weight
     varies = max(float(np.linalg.norm(exact - exact.mean(0))), 1e-30)
@@ -85,8 +70,9 @@ def choose(linear: str, tensors: Mapping[str, Array], inputs: Sequence[Array]) -
     no_shift, no_scale = np.zeros(len(weight), np.float32), np.ones(len(weight), np.float32)
     as_it_was = error(no_shift, no_scale)
     best = Choice(None, as_it_was, as_it_was, no_shift, no_scale)
-    limit = as_it_was * FC2_ERROR_SHARE if behind_activation else as_it_was
-    shift = no_shift if behind_activation else ((rows.max(0) + rows.min(0)) / 2).astype(np.float32)
+    costs_a_step = linear.before is None or linear.shared
+    limit = as_it_was * STEP_ERROR_SHARE if costs_a_step else as_it_was
+    shift = ((rows.max(0) + rows.min(0)) / 2).astype(np.float32) if linear.before else no_shift
     for strength in STRENGTHS:
         scale = scales(np.abs(rows - shift).max(0), np.abs(weight).max(1), strength)
         if (new_error := error(shift, scale)) < min(limit, best.error):
@@ -104,18 +90,17 @@ def scales(activations: Array, weights: Array, strength: float) -> Array:
     return np.exp(logs - logs.mean()).astype(np.float32)
 
 
-def rewrite(tensors: dict[str, Array], linear: str, choice: Choice) -> None:
+def rewrite(tensors: dict[str, Array], linear: Linear, choice: Choice) -> None:
     """Replace the tensors of a linear layer and of the step before it as `choice` says. Exact but for rounding."""
-    layer, part = linear.rsplit(".", 1)
     shift, scale = choice.shift, choice.scale
-    for name in tensor_names(linear):
+    for name in linear.tensors:
         weight = tensors[f"{name}.weight"]  # [out, in]
         tensors[f"{name}.bias"] = tensors[f"{name}.bias"] + weight @ shift
         tensors[f"{name}.weight"] = weight * scale
-    if part == "fc2":
-        tensors[f"{layer}.mlp.fc2.{INPUT_SCALE}"] = np.reciprocal(scale)
+    if linear.before is None:
+        tensors[f"{linear.tensors[0]}.{INPUT_SCALE}"] = np.reciprocal(scale)
         return
-    before = {"qkv": "layer_norm1", "out": "self_attn.v_proj", "fc1": "layer_norm2"}[part]
-    by_channel = tensors[f"{layer}.{before}.weight"].T / scale  # a gain [in], or the values' matrix [width, in]
-    tensors[f"{layer}.{before}.weight"] = by_channel.T
-    tensors[f"{layer}.{before}.bias"] = (tensors[f"{layer}.{before}.bias"] - shift) / scale
+    to = f"{linear.name}.{OWN_NORM}" if linear.shared else linear.before
+    by_channel = tensors[f"{linear.before}.weight"].T / scale  # a gain [in], or the values' matrix [width, in]
+    tensors[f"{to}.weight"] = by_channel.T
+    tensors[f"{to}.bias"] = (tensors[f"{linear.before}.bias"] - shift) / scale

@@ -85,6 +85,14 @@ def read_tokenizer(folder: Path, config: Mapping, source: str) -> CheckpointToke
     return CheckpointTokenizer(vocab, merges, tokens, limit, call_length, end, pad, highest, highest_id, highest_file)
 
 
+def bpe_files(vocab: Mapping[str, int], merges: Iterable[str]) -> dict[str, str]:
+    """The files of a byte-pair tokenizer in a model directory: name -> content."""
+    return {
+        model_dir.VOCAB: json.dumps(vocab, ensure_ascii=False, separators=(",", ":")),
+        model_dir.MERGES: "\n".join(["#version: 0.2", *merges, ""]),
+    }
+
+
 def files_with_tokens(folder: Path, settings: Mapping, serialized: Mapping, source: str) -> dict[str, object]:
     """The files that name added tokens, in the order in which they win, and what is in them."""
     files: dict[str, object] = {TOKENIZER_CONFIG: settings}
@@ -150,9 +158,15 @@ Named = dict[str, AddedToken | str]  # tokens by their keys
 
 
 def read_tokens(
-    folder: Path, settings: Mapping, serialized: Mapping, source: str
+    folder: Path,
+    settings: Mapping,
+    serialized: Mapping,
+    source: str,
+    defaults: Mapping[str, AddedToken | str] = DEFAULTS,
 ) -> tuple[Named, tuple[model_dir.AddedToken, ...]]:
     """The named tokens, by their keys, and all added tokens in the order in which they are added.
+
+    defaults: the tokenizer's own named tokens, where no file says others.
 
     The steps, and their order, are those of transformers' PreTrainedTokenizerBase._from_pretrained.
     """
@@ -178,7 +192,7 @@ def read_tokens(
     named = {
         key: as_token(key, found[key], file_of_key(key), source) for key in TOKEN_KEYS if found.get(key) is not None
     }
-    named = {**DEFAULTS, **{key: by_content.get(str(token), token) for key, token in named.items()}}
+    named = {**defaults, **{key: by_content.get(str(token), token) for key, token in named.items()}}
     others = {key: value for key, value in found.items() if is_own_name(key) and is_token(value)} | own
     extra = found[EXTRA] if EXTRA in found else found.get(OLD_EXTRA)
     named |= {key: as_token(key, value, file_of_key(key), source) for key, value in others.items()}

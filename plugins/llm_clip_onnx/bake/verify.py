@@ -1,4 +1,4 @@
-"""Checks a model directory as a server opens it: files, fidelity, published embeddings, and llm-clip itself.
+"""Checks a model directory as a server opens it: files, fidelity, published embeddings, and other libraries themselves.
 
 The fixed inputs go through the engine, as text and as images. Their embeddings are compared with the reference's, which
 the bake left in the directory.
@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from .. import label_sets, model_dir, zero_shot
 from ..engine import Engine
 from ..errors import CheckpointError, ModelDirError, cited
+from ..model_dir import Source
 from . import fidelity
 from .samples import TEXTS, made_images
 
@@ -29,10 +31,13 @@ class Check:
     found: str
 
 
-def verify(path: Path, reference: str | None = None, checkpoint: str | None = None) -> list[Check]:
+def verify(
+    path: Path, reference: str | None = None, checkpoint: str | None = None, images: str | None = None
+) -> list[Check]:
     """All checks of the model directory at `path`. Raises ModelDirError if it does not open.
 
-    reference: "llm-clip" also compares with llm-clip, on `checkpoint`, or else on the source of the bake.
+    reference: "llm-clip" or "sentence-transformers" also compares with that library, on `checkpoint` and on `images`,
+    the checkpoint of a text tower's images, or else on the sources of the bake.
     """
     engine = Engine(path)
     manifest = engine.manifest
@@ -66,11 +71,9 @@ def verify(path: Path, reference: str | None = None, checkpoint: str | None = No
     for name in label_sets.list_names(path):
         checks += label_set_checks(engine, name, is_openai)
     if reference:
-        if not checkpoint and manifest.source.revision is None and not Path(manifest.source.id).is_dir():
-            raise CheckpointError(
-                f"the folder {manifest.source.id} that was baked is not here; --checkpoint says where it is"
-            )
-        theirs = llm_clip_embeddings(checkpoint or manifest.source.id, manifest.source.revision, list(pngs.values()))
+        text = found_source(manifest.source, checkpoint, "--checkpoint")
+        of_images = found_source(manifest.images, images, "--images") if manifest.images else text
+        theirs = REFERENCES[reference](text, of_images, list(pngs.values()))
         checks += [compare(tower, reference, expected) for tower, expected in theirs.items()]
     return checks
 
@@ -137,22 +140,67 @@ def png_bytes(image) -> bytes:
     return stream.getvalue()
 
 
-def llm_clip_embeddings(source: str, revision: str | None, images: list[bytes]) -> dict[str, NDArray[np.float32]]:
-    """llm-clip's own embeddings of the fixed inputs, [n, embed_dim] float32 each, with its model loaded from `source`.
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a checkpoint is now, a folder or a hub id, and its revision there."""
 
-    Raises CheckpointError if `source` cannot be loaded, ImportError if llm-clip is not installed.
+    source: str
+    revision: str | None
+
+
+def found_source(source: Source, given: str | None, option: str) -> Checkpoint:
+    """Where the checkpoint of a bake is now. Raises CheckpointError if it was a folder that is not here."""
+    where = given or source.id
+    if not given and source.revision is None and not Path(where).is_dir():
+        raise CheckpointError(f"the folder {where} that was baked is not here; {option} says where it is")
+    return Checkpoint(where, None if Path(where).is_dir() else source.revision)
+
+
+def load(checkpoint: Checkpoint, library: str, option: str):
+    """The checkpoint as sentence-transformers loads it.
+
+    Raises CheckpointError if it cannot be loaded, ImportError if the library is not installed.
     """
-    import llm_clip
     from sentence_transformers import SentenceTransformer
 
-    model = llm_clip.ClipEmbeddingModel()
     try:
-        model._model = SentenceTransformer(source, revision=None if Path(source).is_dir() else revision, device="cpu")
+        return SentenceTransformer(checkpoint.source, revision=checkpoint.revision, device="cpu")
     except Exception as error:  # transformers raises many kinds, with many lines
         raise CheckpointError(
-            f"llm-clip cannot load {source}: {str(error).splitlines()[0]}; --checkpoint says where it is now"
+            f"{library} cannot load {checkpoint.source}: {str(error).splitlines()[0]}; {option} says where it is now"
         ) from error
+
+
+def llm_clip_embeddings(text: Checkpoint, of_images: Checkpoint, images: list[bytes]) -> dict[str, NDArray[np.float32]]:
+    """llm-clip's own embeddings of the fixed inputs, [n, embed_dim] float32 each, with its model loaded from `text`.
+
+    Raises CheckpointError for a text tower whose images are another checkpoint's, because llm-clip has one for both.
+    """
+    import llm_clip
+
+    if text != of_images:
+        raise CheckpointError(
+            f"{text.source} embeds no images, so llm-clip cannot load it; expected --reference sentence-transformers"
+        )
+    model = llm_clip.ClipEmbeddingModel()
+    model._model = load(text, "llm-clip", "--checkpoint")
     return {
         kind: np.array(model.embed_batch(items), np.float32)
         for kind, items in (("text", list(TEXTS)), ("image", images))
     }
+
+
+def sentence_transformers_embeddings(
+    text: Checkpoint, of_images: Checkpoint, images: list[bytes]
+) -> dict[str, NDArray[np.float32]]:
+    """sentence-transformers' embeddings of the fixed inputs, [n, embed_dim] float32 each, one at a time."""
+    towers = {"text": load(text, "sentence-transformers", "--checkpoint")}
+    towers["image"] = towers["text"] if text == of_images else load(of_images, "sentence-transformers", "--images")
+    items: dict[str, list] = {"text": list(TEXTS), "image": [Image.open(io.BytesIO(image)) for image in images]}
+    return {
+        kind: np.stack([np.asarray(tower.encode(item), np.float32) for item in items[kind]])
+        for kind, tower in towers.items()
+    }
+
+
+REFERENCES = {"llm-clip": llm_clip_embeddings, "sentence-transformers": sentence_transformers_embeddings}

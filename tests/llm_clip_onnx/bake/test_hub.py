@@ -27,6 +27,9 @@ from llm_clip_onnx.model_dir import Source, read_manifest
 from open_clip_checkpoint import write_open_clip
 from patience import PATIENCE_S
 from random_checkpoint import TINY, write_checkpoint
+from siglip_checkpoint import write_siglip
+from text_tower_checkpoint import TINY as TINY_TEXT
+from text_tower_checkpoint import write_text_tower
 
 ID = "owner/name"
 CLIP_FILES = {
@@ -95,7 +98,9 @@ def hub(plain):
         yield hub
 
 
-def bake(home: Path, endpoint: str, *args: str, limit_bytes: int | None = None, **env: str):
+def bake(
+    home: Path, endpoint: str, *args: str, limit_bytes: int | None = None, cwd: Path | None = None, **env: str
+) -> subprocess.CompletedProcess:
     """Run `llm clip bake` as users do, with its files under `home` and only our plugin loaded."""
     own = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING", "LLM_", "CLIP_"))}
     own |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -106,9 +111,8 @@ def bake(home: Path, endpoint: str, *args: str, limit_bytes: int | None = None, 
         if limit_bytes:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
 
-    return subprocess.run(
-        [*command, *args], env=own | env, preexec_fn=limit, capture_output=True, text=True, timeout=PATIENCE_S
-    )
+    how = {"preexec_fn": limit, "capture_output": True, "text": True, "timeout": PATIENCE_S}
+    return subprocess.run([*command, *args], env=own | env, cwd=cwd, **how)
 
 
 def check_refused(result: subprocess.CompletedProcess, home: Path, sentence: str) -> None:
@@ -151,6 +155,34 @@ def test_a_bake_fetches_what_it_needs_and_says_what_it_got(layout, needed, weigh
     assert {request.authorization for request in hub.requests} == {"Bearer hf_secret"}
     expected = Source(ID, COMMIT, {name: sha256(folder / name) for name in weights}, None)
     assert read_manifest(tmp_path / "out" / "model").source == expected
+
+
+TEXT_TOWER_FILES = {
+    *("modules.json", "config.json", "sentence_bert_config.json", "tokenizer_config.json", "vocab.txt"),
+    *("1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors", "model.safetensors"),
+}
+
+
+def test_of_a_text_tower_the_three_modules_are_fetched(plain, tmp_path):
+    folder = with_decoys(write_text_tower(tmp_path / "repository", TINY_TEXT))
+    with HubStandIn(folder) as hub:
+        result = bake(tmp_path, hub.url, ID, "--images", str(plain))
+    assert result.returncode == 0, result.stderr
+    assert sorted(hub.asked("GET")) == sorted(TEXT_TOWER_FILES)  # each once
+    manifest = read_manifest(tmp_path / "out" / "model")
+    weights = ("model.safetensors", "2_Dense/model.safetensors")
+    assert manifest.source == Source(ID, COMMIT, {name: sha256(folder / name) for name in weights}, None)
+    assert manifest.images == Source(str(plain), None, {weights[0]: sha256(plain / weights[0])}, None)
+
+
+def test_a_text_tower_that_cannot_be_baked_is_refused_before_its_weights_are_fetched(plain, tmp_path):
+    folder = write_text_tower(tmp_path / "repository", TINY_TEXT)
+    pooling = folder / "1_Pooling/config.json"
+    pooling.write_text(json.dumps({"pooling_mode": "cls"}))
+    with HubStandIn(folder) as hub:
+        result = bake(tmp_path, hub.url, ID, "--images", str(plain))
+    assert "1_Pooling/config.json says pooling_mode" in result.stderr
+    assert not [path for path in hub.asked("GET") if path.endswith(".safetensors")]
 
 
 def test_a_download_whose_connection_closes_goes_on_where_it_was(hub, tmp_path):
@@ -286,12 +318,35 @@ def test_a_file_with_a_bit_flipped_is_a_sentence_and_gone_from_the_cache(hub, tm
     assert [blob for blob in (tmp_path / "hf" / "hub").rglob("blobs/*") if blob.stat().st_size == len(content)] == []
 
 
-def test_what_is_no_clip_is_refused_before_its_weights_are_fetched(plain, tmp_path):
+@pytest.mark.parametrize("source", ["tinyclip-40m-32", "wkcn/TinyCLIP-ViT-40M-32-Text-19M-LAION400M"])
+def test_a_model_of_the_catalogue_is_fetched_by_its_id_or_hub_id_and_the_manifest_has_its_id(source, hub, tmp_path):
+    (tmp_path / "tinyclip-40m-32").mkdir()  # a folder of that name is not what the id means
+    hub.id = "wkcn/TinyCLIP-ViT-40M-32-Text-19M-LAION400M"
+    result = bake(tmp_path, hub.url, source, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    told = "tinyclip-40m-32 is the catalogue's; the folder of that name is ./tinyclip-40m-32"
+    assert (told in result.stderr) == (source == "tinyclip-40m-32")
+    manifest = read_manifest(tmp_path / "out" / "model")
+    assert (manifest.id, manifest.source.id, manifest.source.revision) == ("tinyclip-40m-32", hub.id, COMMIT)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("blip", "config.json says 'blip'; only 'clip' and 'siglip', with both their towers, can be baked"),
+        (
+            "siglip2",
+            "config.json says model_type siglip2, which reads images of any shape (NaFlex); a bake reads one size; "
+            "expected a SigLIP 2 with its size in its name, such as google/siglip2-base-patch32-256",
+        ),
+    ],
+)
+def test_what_is_no_clip_is_refused_before_its_weights_are_fetched(kind, sentence, plain, tmp_path):
     shutil.copytree(plain, tmp_path / "repository")
-    (tmp_path / "repository" / "config.json").write_text('{"model_type": "siglip"}')
+    (tmp_path / "repository" / "config.json").write_text(f'{{"model_type": "{kind}"}}')
     with HubStandIn(tmp_path / "repository") as hub:
         result = bake(tmp_path, hub.url, ID)
-    check_refused(result, tmp_path, f"{ID}: config.json says 'siglip'; only 'clip', with both its towers, can be baked")
+    check_refused(result, tmp_path, f"{ID}: {sentence}")
     assert hub.asked("GET") == ["config.json"]
 
 
@@ -383,3 +438,12 @@ def test_pickled_weights_are_not_fetched_where_torch_is_not(monkeypatch):
     monkeypatch.setattr(layout.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(CheckpointError, match=r"the weights are in pytorch_model.bin, which only torch reads"):
         needed_files({"config.json", "pytorch_model.bin"}, PurePosixPath(""), get=None, source=ID)
+
+
+def test_a_siglip_is_fetched_and_baked(tmp_path):
+    write_siglip(tmp_path / "repository", 2)
+    (tmp_path / "repository" / "spiece.model").write_bytes(b"not read")
+    with HubStandIn(tmp_path / "repository") as hub:
+        result = bake(tmp_path, hub.url, ID)
+    assert result.returncode == 0, result.stderr
+    assert not any("spiece.model" in path for path in hub.asked("GET"))

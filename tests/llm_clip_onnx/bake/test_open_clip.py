@@ -35,16 +35,14 @@ def layout(tiny_checkpoint, tmp_path_factory) -> Path:
 def check_against_oracle(folder: Path, path: Path) -> None:
     """Compare all embeddings of the bake's fixed inputs with those of tests/reference.py, computed in float64."""
     checkpoint, engine = open_checkpoint(str(folder)), Engine(path)
-    config, sd = checkpoint.config, reference.openai_names(checkpoint.tensors)
-    act, read = (
-        ACTS[config.text.activation],
-        open_reader(path / "vocab.json", path / "merges.txt", 77, checkpoint.tokens),
-    )
-    texts = [reference.encode_text(sd, read(text), config.text.heads, act) for text in TEXTS]
+    sd = reference.openai_names(checkpoint.text.tensors)
+    text, image = checkpoint.text.config, checkpoint.image.config
+    act, read = ACTS[text.activation], open_reader(path, 77, checkpoint.tokens)
+    texts = [reference.encode_text(sd, read(t), text.heads, act) for t in TEXTS]
     np.testing.assert_allclose(engine.embed_text(TEXTS), texts, atol=1e-5)
     images = [*made_images().values()][:6]
-    pixels = [to_pixels(image, checkpoint.preprocess).astype(np.float64) for image in images]
-    expected = [reference.encode_image(sd, p, config.image.heads, act) for p in pixels]
+    pixels = [to_pixels(i, checkpoint.preprocess).astype(np.float64) for i in images]
+    expected = [reference.encode_image(sd, p, image.heads, act) for p in pixels]
     np.testing.assert_allclose(engine.embed_images(images), expected, atol=1e-5)
 
 
@@ -63,7 +61,7 @@ def test_float32_towers_match_the_oracle(activation, prefix, tmp_path):
 
 
 def test_the_same_weights_have_the_same_tensors_in_both_layouts(tiny_checkpoint, layout):
-    ours, theirs = open_checkpoint(str(layout)).tensors, open_checkpoint(str(tiny_checkpoint)).tensors
+    ours, theirs = (open_checkpoint(str(path)).text.tensors for path in (layout, tiny_checkpoint))
     assert {*ours} == {*theirs}
     for name in theirs:
         if name != "logit_scale":
@@ -88,8 +86,8 @@ def test_a_pickle_is_read_as_open_clip_reads_it(layout, tmp_path):
         {k: torch.from_numpy(v) for k, v in tensors.items()}, tmp_path / "checkpoint/open_clip_pytorch_model.bin"
     )
     expected, found = open_checkpoint(str(layout)), open_checkpoint(str(tmp_path / "checkpoint"))
-    for name in expected.tensors:
-        np.testing.assert_array_equal(found.tensors[name], expected.tensors[name])
+    for name in expected.text.tensors:
+        np.testing.assert_array_equal(found.text.tensors[name], expected.text.tensors[name])
 
 
 def test_merges_in_the_folder_do_where_the_package_is_not_installed(layout, monkeypatch, tmp_path):
@@ -101,7 +99,7 @@ def test_merges_in_the_folder_do_where_the_package_is_not_installed(layout, monk
     shutil.copytree(layout, tmp_path / "checkpoint")
     shutil.copy(DEMO_CHECKPOINT / "merges.txt", tmp_path / "checkpoint")
     vocab = json.loads((DEMO_CHECKPOINT / "vocab.json").read_text(encoding="utf-8"))
-    found = open_checkpoint(str(tmp_path / "checkpoint")).vocab
+    found = json.loads(open_checkpoint(str(tmp_path / "checkpoint")).tokenizer["vocab.json"])
     assert [*found][:-2] == sorted(vocab, key=vocab.__getitem__)[:-2]
     assert [*found][-2:] == ["<start_of_text>", "<end_of_text>"]
 
@@ -195,7 +193,8 @@ def test_keys_that_change_no_vector_are_followed(edit, layout, tmp_path):
     folder = shutil.copytree(layout, tmp_path / "checkpoint")
     edit(folder)
     found, expected = open_checkpoint(str(folder)), open_checkpoint(str(layout))
-    assert (found.config, found.preprocess) == (expected.config, expected.preprocess)
+    assert (found.text.config, found.image.config) == (expected.text.config, expected.image.config)
+    assert found.preprocess == expected.preprocess
 
 
 def test_where_transformers_config_is_there_too_it_is_read(tiny_checkpoint, layout, tmp_path):

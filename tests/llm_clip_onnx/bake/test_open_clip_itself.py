@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,8 +47,7 @@ def both(request, tmp_path_factory):
 
 def test_ids_are_open_clips(both):
     engine, theirs = both
-    path: Path = engine.path
-    read = open_reader(path / "vocab.json", path / "merges.txt", 77, engine.manifest.tokens)
+    read = open_reader(engine.path, 77, engine.manifest.tokens)
     for text, expected in zip([*TEXTS, *NASTY], theirs["ids"], strict=True):
         found = read(text)
         assert np.pad(found, (0, 77 - len(found))).tolist() == expected.tolist(), repr(text)

@@ -9,11 +9,12 @@ import pytest
 from onnx import TensorProto, helper
 
 from conftest import quiet
-from llm_clip_onnx.bake import bake, fidelity, forward, open_checkpoint, smooth, write_tokenizer
+from llm_clip_onnx.bake import bake, fidelity, open_checkpoint, smooth, write_tokenizer
 from llm_clip_onnx.bake import graph as graphs
 from llm_clip_onnx.bake.eight_bit import calibration_inputs, choose_float32
 from llm_clip_onnx.bake.quantize import product_in_8_bits, quantize_columns
 from llm_clip_onnx.bake.samples import CALIBRATION_TEXTS, TEXTS, calibration_images, made_images
+from llm_clip_onnx.bake.towers import Linear
 from llm_clip_onnx.engine import Engine
 from llm_clip_onnx.errors import FidelityError
 from llm_clip_onnx.images.preprocess import to_pixels
@@ -22,6 +23,8 @@ from llm_clip_onnx.towers import open_tower
 from plain_quantisation import TOWERS, mean_cosine, per_tensor
 from planted import plant_outliers
 from random_checkpoint import TINY, VIT_B_32, write_checkpoint
+
+FC1, FC2 = Linear("l.fc1", ("l.mlp.fc1",), "l.layer_norm2"), Linear("l.fc2", ("l.mlp.fc2",), None)
 
 
 def plans(folder: Path, work: Path):
@@ -59,8 +62,8 @@ def test_calibration_inputs_are_none_of_those_that_fidelity_is_measured_on():
 @pytest.mark.parametrize("name", TOWERS)
 def test_rewritten_it_computes_the_same_in_float32(name, small, tmp_path):
     """The plain forward pass has no scale for fc2's input, so the test undoes that scale first."""
-    plan, checkpoint = plans(small, tmp_path)[name], open_checkpoint(str(small))
-    tensors, choices = smooth.smooth_tensors(plan.tensors, plan.prefix, plan.config, calibration_inputs(plan))
+    plan = plans(small, tmp_path)[name]
+    tensors, choices = smooth.smooth_tensors(plan.tower.tensors, plan.tower.linears, calibration_inputs(plan))
     rewritten = {linear.rsplit(".", 1)[1] for linear, choice in choices.items() if choice.strength is not None}
     assert rewritten == {"qkv", "out", "fc1", "fc2"}  # so that each kind is tried
     for linear in choices:
@@ -69,18 +72,17 @@ def test_rewritten_it_computes_the_same_in_float32(name, small, tmp_path):
             tensors[f"{linear.replace('.fc2', '.mlp.fc2')}.weight"] *= scale
     assert not [tensor for tensor in tensors if smooth.INPUT_SCALE in tensor]
     if name == "text":
-        ids = [np.array([49406, 320, 2368, 49407]), np.array([49406, 1929, 49407])]
-        found, expected = (forward.embed_text(checkpoint.config, t, ids) for t in (tensors, checkpoint.tensors))
+        given = [np.array([49406, 320, 2368, 49407]), np.array([49406, 1929, 49407])]
     else:
-        pixels = np.random.default_rng(0).standard_normal((2, 3, 224, 224)).astype(np.float32)
-        found, expected = (forward.embed_images(checkpoint.config, t, pixels) for t in (tensors, checkpoint.tensors))
+        given = [*np.random.default_rng(0).standard_normal((2, 3, 224, 224)).astype(np.float32)]
+    found, expected = (plan.tower.embed(t, given, None) for t in (tensors, plan.tower.tensors))
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("name", TOWERS)
 def test_the_graph_of_rewritten_tensors_agrees_with_the_reference_in_float32(name, small, tmp_path):
     plan = plans(small, tmp_path)[name]
-    tensors, _ = smooth.smooth_tensors(plan.tensors, plan.prefix, plan.config, calibration_inputs(plan))
+    tensors, _ = smooth.smooth_tensors(plan.tower.tensors, plan.tower.linears, calibration_inputs(plan))
     result = fidelity.agreement(plan.write_and_embed(tmp_path / "graph", tensors, ()), plan.reference, plan.inputs)
     assert fidelity.float32_agrees(result)
 
@@ -93,10 +95,10 @@ def test_a_choice_has_the_least_error_of_what_was_tried():
     shifted = [x + np.array([0, 0, 0, 90, 0, 0, 0, 0], np.float32) for x in even]
     tensors = {"l.mlp.fc1.weight": weight.T, "l.mlp.fc1.bias": np.zeros(24, np.float32)}
     for inputs, gain in ((uneven, 2), (shifted, 5)):
-        choice = smooth.choose("l.fc1", tensors, inputs)
+        choice = smooth.choose(FC1, tensors, inputs)
         assert choice.strength in smooth.STRENGTHS
         assert choice.error * gain < choice.error_as_it_was
-    assert smooth.choose("l.fc1", tensors, shifted).shift.argmax() == 3
+    assert smooth.choose(FC1, tensors, shifted).shift.argmax() == 3
 
 
 def test_a_scale_of_fc2_must_be_worth_its_step():
@@ -104,8 +106,8 @@ def test_a_scale_of_fc2_must_be_worth_its_step():
     weight = random.standard_normal((24, 8)).astype(np.float32)
     tensors = {"l.mlp.fc2.weight": weight, "l.mlp.fc2.bias": np.zeros(24, np.float32)}
     even = [random.standard_normal((5, 8)).astype(np.float32) for _ in range(3)]
-    assert smooth.choose("l.fc2", tensors, even).strength is None
-    choice = smooth.choose("l.fc2", tensors, [x * np.array([1] * 7 + [300], np.float32) for x in even])
+    assert smooth.choose(FC2, tensors, even).strength is None
+    choice = smooth.choose(FC2, tensors, [x * np.array([1] * 7 + [300], np.float32) for x in even])
     assert choice.strength is not None
     assert not choice.shift.any()
 
@@ -140,9 +142,9 @@ def test_planted_outliers_are_like_the_real_ones_and_break_plain_8_bit_towers(pl
     alike = {"text": (0.75, 0.85), "image": (0.4, 0.7)}
     for name, plan in plans(planted, tmp_path).items():
         assert alike[name][0] < mean_cosine(plan.reference) < alike[name][1]
-        everything = {graphs.TOKEN_TABLE, *smooth.linear_names(plan.prefix, plan.config)}
+        everything = {graphs.TOKEN_TABLE, *(linear.name for linear in plan.tower.linears)}
         monkeypatch.setattr(graphs, "quantize_columns", per_tensor)
-        plain = plan.write_and_embed(tmp_path / name, plan.tensors, everything)
+        plain = plan.write_and_embed(tmp_path / name, plan.tower.tensors, everything)
         result = fidelity.agreement(plain, plan.reference, plan.inputs)
         assert not fidelity.int8_agrees(name, result)
         assert result.worst > 0.995  # which plain cosine hides
@@ -183,11 +185,8 @@ def test_matrices_that_8_bits_harm_stay_float32_and_their_cost_is_told(tmp_path)
     # What was written is what was measured, with those matrices in float32 and in no other precision.
     found = Engine(tmp_path / "model").embed_images(list(made_images().values()))
     checkpoint = open_checkpoint(str(folder))
-    expected = forward.embed_images(
-        checkpoint.config,
-        checkpoint.tensors,
-        np.stack([to_pixels(picture, checkpoint.preprocess) for picture in made_images().values()]),
-    )
+    pixels = [to_pixels(picture, checkpoint.preprocess) for picture in made_images().values()]
+    expected = checkpoint.image.embed(checkpoint.image.tensors, pixels, None)
     result = fidelity.agreement(found, expected, list(made_images()))
     assert result.worst_centred == pytest.approx(image.fidelity["int8 with fp32"].worst_centred, abs=1e-4)
 

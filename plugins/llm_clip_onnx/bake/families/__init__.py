@@ -1,4 +1,4 @@
-"""Reads a checkpoint in any layout that can be baked, a file a layout: transformers' and open_clip's."""
+"""Reads a checkpoint of any family and layout that can be baked: CLIP, SigLIP, or a text tower for another's images."""
 
 from __future__ import annotations
 
@@ -7,14 +7,23 @@ from pathlib import Path
 from ..checkpoint import Checkpoint
 from ..keys import CONFIG, MODULES
 from ..layout import as_checkpoint_error, read_object
-from . import hugging_face, open_clip
+from . import hugging_face, open_clip, siglip, text_tower
+from .text_tower import TextCheckpoint
 
 
-def read_checkpoint(root: Path, source: str, commit: str | None) -> Checkpoint:
-    """The checkpoint in the folder `root`. Raises CheckpointError."""
+def read_checkpoint(root: Path, source: str, commit: str | None) -> Checkpoint | TextCheckpoint:
+    """The checkpoint in the folder `root`, or a text tower for another one's images. Raises CheckpointError."""
     with as_checkpoint_error(source):
-        layout = open_clip if is_open_clip(root, source) else hugging_face
-        return layout.read_checkpoint(root, source, commit)
+        if text_tower.has_several_modules(root, source):
+            return text_tower.read_checkpoint(root, source, commit)
+        if is_open_clip(root, source):
+            return open_clip.read_checkpoint(root, source, commit)
+        return in_transformers(root, source).read_checkpoint(root, source, commit)
+
+
+def in_transformers(root: Path, source: str):
+    """The reader of a folder in transformers' layout, by its config. In sentence-transformers' layout it is CLIP's."""
+    return siglip if not (root / MODULES).is_file() and siglip.is_siglip(root, source) else hugging_face
 
 
 def is_open_clip(root: Path, source: str) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ...errors import CheckpointError, cited, shortened
 from ...model_dir import Source, sha256_of
-from ..checkpoint import Checkpoint, ClipConfig, TowerConfig, check_shapes
+from ..checkpoint import Checkpoint, check_shapes, clip_checkpoint
 from ..image_processor import read_preprocess
 from ..keys import (
     CONFIG,
@@ -29,7 +29,9 @@ from ..kinds import NO_LIMIT, Kind
 from ..layout import SHARDS, clip_folder, read_modules, read_notice, read_object, read_shards, weight_files
 from ..modules import read_max_length
 from ..tensors import open_tensors
-from ..tokenizer_files import CheckpointTokenizer, read_tokenizer
+from ..tokenizer_files import CheckpointTokenizer, bpe_files, read_tokenizer
+from ..towers import TowerConfig
+from ..towers.clip import ClipConfig, expected_shapes
 
 # The defaults of transformers' CLIPTextConfig and CLIPVisionConfig.
 TEXT_DEFAULTS = {
@@ -52,14 +54,15 @@ def read_checkpoint(root: Path, source: str, commit: str | None) -> Checkpoint:
     names = {file.name for file in folder.iterdir()}
     weights = [folder / name for name in weight_files(names, lambda: read_shards(folder / SHARDS, source), source)]
     tensors = open_tensors(weights, source)
-    check_shapes(config, tensors, CONFIG, source)
+    check_shapes(expected_shapes(config), tensors, CONFIG, source)
     tokenizer = read_tokenizer(folder, settings, source)
     check_ends(config, tokenizer, source)
     length = read_context_length(root, folder, settings, config, tokenizer, source)
     preprocess = read_preprocess(folder, settings, config.side, source)
     sha256 = {str(file.relative_to(root)): sha256_of(file) for file in weights}
     origin = Source(source, commit, sha256, read_notice(root, source))
-    return Checkpoint(origin, config, tensors, preprocess, tokenizer.vocab, tokenizer.merges, tokenizer.tokens, length)
+    files = bpe_files(tokenizer.vocab, tokenizer.merges)
+    return clip_checkpoint(origin, config, tensors, preprocess, files, tokenizer.tokens, length)
 
 
 def check_ends(config: ClipConfig, tokenizer: CheckpointTokenizer, source: str) -> None:
@@ -108,7 +111,9 @@ def read_config(file: Path, source: str) -> ClipConfig:
     if config.get("model_type") != "clip":
         kind, names = config.get("model_type"), config.get("architectures")
         kind = kind or (", ".join(map(str, names)) if isinstance(names, list) else names) or "no model_type"
-        raise CheckpointError(f"{source}: {CONFIG} says {cited(kind)}; only 'clip', with both its towers, can be baked")
+        raise CheckpointError(
+            f"{source}: {CONFIG} says {cited(kind)}; only 'clip' and 'siglip', with both their towers, can be baked"
+        )
     check_keys(config, CONFIG, source, kinds=CONFIG_KEYS)
     text = part_of(config, "text_config", TEXT_DEFAULTS, TEXT_KEYS, source)
     image = part_of(config, "vision_config", IMAGE_DEFAULTS, VISION_KEYS, source)

@@ -16,12 +16,15 @@ from PIL import Image
 
 from ...errors import CheckpointError, shortened
 from ...model_dir import Preprocess, Source, Tokens, sha256_of
-from ..checkpoint import Checkpoint, ClipConfig, TowerConfig, check_shapes
+from ..checkpoint import Checkpoint, check_shapes, clip_checkpoint
 from ..image_processor import three_numbers
 from ..keys import misfit, unfollowed
 from ..kinds import DEVIATIONS, MEANS, OBJECT, POSITIVE, SQUARE, SWITCH, TEXT, WHOLE, Kind, is_whole
 from ..layout import MERGES, NOTICE, other_weights, read_notice, read_object, read_text, require_torch
 from ..tensors import Part, RenamedTensors, open_tensors
+from ..tokenizer_files import bpe_files
+from ..towers import TowerConfig
+from ..towers.clip import ClipConfig, expected_shapes
 
 CONFIG = "open_clip_config.json"
 SAFETENSORS, PICKLE = "open_clip_model.safetensors", "open_clip_pytorch_model.bin"
@@ -103,13 +106,14 @@ def read_checkpoint(root: Path, source: str, commit: str | None) -> Checkpoint:
     config = read_config(root / CONFIG, source)
     file = root / weights_name({file.name for file in root.iterdir()}, source)
     tensors = rename(config, open_tensors([file], source), file.name, source)
-    check_shapes(config, tensors, CONFIG, source)
+    check_shapes(expected_shapes(config), tensors, CONFIG, source)
     vocab, merges = read_vocab(root, source)
     if len(vocab) > config.vocab_size:
         raise misfit(CONFIG, "text_cfg.vocab_size", config.vocab_size, source, f"at least CLIP's {len(vocab)}")
     preprocess = read_preprocess(content, config.side, source)
     origin = Source(source, commit, {file.name: sha256_of(file)}, read_notice(root, source))
-    return Checkpoint(origin, config, tensors, preprocess, vocab, merges, TOKENS, config.context_length)
+    files = bpe_files(vocab, merges)
+    return clip_checkpoint(origin, config, tensors, preprocess, files, TOKENS, config.context_length)
 
 
 def needed_files(names: set[str], config: Path, source: str) -> list[str]:
