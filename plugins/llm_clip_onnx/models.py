@@ -155,7 +155,7 @@ def listed(known: Iterable[str]) -> str:
 
 def image_source(manifest: Manifest) -> Source:
     """The checkpoint of a model's image tower."""
-    return getattr(manifest, "images", None) or manifest.source
+    return manifest.images or manifest.source
 
 
 def exchangeable(manifest: Manifest, other: Manifest) -> bool:

@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 import pytest
 
+from datasette_clip.pages.search import languages_of
 from llm_clip_onnx.engine import Engine
 from nasty import photo, saved
 from serving import DATASETTES_LIMIT, environment, serving
@@ -188,6 +189,15 @@ def test_the_search_page_offers_the_models_whose_vectors_can_be_compared(server)
     refused = server.get("/-/clip/search/words/words?q=blue&model=tiny")
     assert refused.status_code == 400
     assert REFUSED["another model's vectors"][1] in html.unescape(refused.text)
+
+
+def test_a_choice_says_the_languages_of_a_model_of_the_catalogue(demo_dir, tmp_path, monkeypatch):
+    for id in ("clip", "multilingual"):
+        shutil.copytree(demo_dir, tmp_path / id)
+        facts = json.loads((tmp_path / id / "manifest.json").read_text())
+        (tmp_path / id / "manifest.json").write_text(json.dumps(facts | {"id": id}))
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(tmp_path))
+    assert [languages_of(id) for id in ("clip", "multilingual", "none")] == ["English", "50 languages", ""]
 
 
 def test_the_lists_name_models(server):
