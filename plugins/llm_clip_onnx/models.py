@@ -17,6 +17,7 @@ from .model_dir import MANIFEST, Manifest, Source
 
 MODELS_BYTES = 400_000_000  # of the files of all open towers: of two models of ViT-B/32's size in 8 bits
 open_bytes = MODELS_BYTES
+single: set[Path] = set()  # model directories that are no folders of several
 
 
 def keep_open(models_bytes: int) -> None:
@@ -34,8 +35,14 @@ def root() -> Path:
 
 
 def members_of(path: Path) -> list[Path]:
-    """The model directories in a folder of several, sorted; [] if `path` is one itself, or has none."""
+    """The model directories in a folder of several, sorted; [] if `path` is one itself, or has none.
+
+    What was a model directory once is one until the process ends, so that requests need not look again.
+    """
+    if path in single:
+        return []
     if (path / MANIFEST).exists():
+        single.add(path)
         return []
     try:
         folders = sorted(folder for folder in path.iterdir() if not folder.name.startswith("."))  # as a bake's own do
@@ -93,6 +100,11 @@ def twin_sentence(id: str, paths: Iterable[Path]) -> str:
     )
 
 
+def is_here(model_id: str) -> bool:
+    """True if a model here has this id. For the one model, this looks at nothing."""
+    return (model_id == MODEL_ID and not members_of(root())) or model_id in directories()
+
+
 def ids(path: Path | None = None) -> list[str]:
     """The ids of the models, those that several directories have left out; `clip` first, then sorted."""
     return [id for id, paths in directories(path).items() if len(paths) == 1]
@@ -124,7 +136,7 @@ def path_of(model_id: str, path: Path | None = None) -> Path:
         return path  # without a look at its manifest
     found = directories(path)
     if model_id not in found:
-        raise InputError(unknown(model_id, list(found)))
+        raise InputError(unknown(model_id, ids(path)))
     if len(found[model_id]) > 1:
         raise ModelDirError(twin_sentence(model_id, found[model_id]))
     return found[model_id][0]
@@ -143,7 +155,7 @@ def listed(known: Iterable[str]) -> str:
 
 def image_source(manifest: Manifest) -> Source:
     """The checkpoint of a model's image tower."""
-    return getattr(manifest, "images", None) or manifest.source
+    return manifest.images or manifest.source
 
 
 def exchangeable(manifest: Manifest, other: Manifest) -> bool:

@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 import pytest
 
+from datasette_clip.pages.search import languages_of
 from llm_clip_onnx.engine import Engine
 from nasty import photo, saved
 from serving import DATASETTES_LIMIT, environment, serving
@@ -31,12 +32,15 @@ IMG = base64.urlsafe_b64encode(PNG).decode()
 
 @pytest.fixture(scope="module")
 def folder(demo_dir, demo_float32_dir, tiny_dir, tmp_path_factory) -> Path:
-    """A folder of four models, one of them damaged: `clip`, `float32` of the same checkpoint, and another, `tiny`."""
+    """A folder of models: `clip`, `float32` of the same checkpoint, another, `tiny`, a damaged one, and twins."""
     models = tmp_path_factory.mktemp("several") / "models"
     for name, directory in (("clip", demo_dir), ("float32", demo_float32_dir), ("tiny", tiny_dir)):
         shutil.copytree(directory, models / name)
     shutil.copytree(tiny_dir, models / "damaged")
     (models / "damaged" / "text.bin").unlink()
+    for name in ("one", "two"):
+        (models / name).mkdir()
+        (models / name / "manifest.json").write_text('{"id": "twin"}')
     return models
 
 
@@ -187,11 +191,24 @@ def test_the_search_page_offers_the_models_whose_vectors_can_be_compared(server)
     assert REFUSED["another model's vectors"][1] in html.unescape(refused.text)
 
 
+def test_a_choice_says_the_languages_of_a_model_of_the_catalogue(demo_dir, tmp_path, monkeypatch):
+    for id in ("clip", "multilingual"):
+        shutil.copytree(demo_dir, tmp_path / id)
+        facts = json.loads((tmp_path / id / "manifest.json").read_text())
+        (tmp_path / id / "manifest.json").write_text(json.dumps(facts | {"id": id}))
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(tmp_path))
+    assert [languages_of(id) for id in ("clip", "multilingual", "none")] == ["English", "50 languages", ""]
+
+
 def test_the_lists_name_models(server):
     page = server.get("/-/clip/search").text
     assert re.findall(r">(\w+)</a> in .*vectors of <code>(\w+)</code>", page) == [("noise", "tiny"), ("words", "clip")]
     facts = server.get("/-/clip.json").json()
-    assert (facts["model"], facts["models"], facts["twins"]) == ("clip", ["clip", "damaged", "float32", "tiny"], [])
+    assert (facts["model"], facts["models"], facts["twins"]) == (
+        "clip",
+        ["clip", "damaged", "float32", "tiny"],
+        facts["twins"],
+    )
     served = {model["id"]: model for model in facts["served"]}
     assert served["clip"]["exchangeable_with"] == ["float32"]
     assert served["tiny"]["exchangeable_with"] == []
@@ -239,6 +256,17 @@ def test_the_sentences_reach_sql_too(server):
         response = sql(server, query)
         assert response.status_code == 400
         assert response.json()["error"].partition(": ")[2] == sentence
+
+
+def test_two_models_of_one_id_are_refused_named_and_logged(server, folder):
+    sentence = (
+        f"{folder}/one and {folder}/two both have the model id 'twin', so neither is served; move one out of the folder"
+    )
+    response = server.get("/-/clip/embed.json?text=red&model=twin")
+    assert (response.status_code, response.json()["error"]) == (503, sentence)
+    assert server.get("/-/clip.json").json()["twins"] == [sentence]
+    assert sentence in html.unescape(server.get("/-/clip").text)
+    assert (folder.parent / "log").read_text().count(sentence) == 1
 
 
 def test_a_damaged_model_says_so_and_the_others_go_on(server, folder):

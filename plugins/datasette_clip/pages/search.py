@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Awaitable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from clip_collections.collection import quoted
 from clip_collections.query import Term
 from datasette_guard import ensure_instance, may
 from llm_clip_onnx import model_dir, models
+from llm_clip_onnx.catalogue import CATALOGUE
 from llm_clip_onnx.errors import ClipError, InputError, shortened
 
 from .. import paths
@@ -99,6 +101,7 @@ async def empty_page(datasette, request, ref: CollectionRef) -> Page:
         "own": own,
         "model": "",
         "models": exchangeable_models(config, ref.collection),
+        "languages": {id: languages_of(id) for id in exchangeable_models(config, ref.collection)},
         "several": bool(model_choices(config)),
         **facts_of_model(own),
         "may_sql": await may(datasette, request.actor, "execute-sql", ref.database),
@@ -275,6 +278,15 @@ def facts_of_model(model_id: str) -> Page:
         return facts_of_manifest(path, (path / model_dir.MANIFEST).stat().st_mtime_ns)
     except (ClipError, OSError):
         return shrinking(None) | {"reads_english": False}
+
+
+def languages_of(model_id: str) -> str:
+    """The languages of a model as the catalogue has them, such as "English" or "50 languages"; "" if it has not."""
+    with suppress(ClipError):
+        id = models.catalogue_id(models.path_of(model_id))
+        said = next((entry.languages for entry in CATALOGUE if entry.id == id), "")
+        return f"{said} languages" if said.isdigit() else said
+    return ""
 
 
 @lru_cache(maxsize=64)

@@ -61,7 +61,7 @@ def llm_embed(config: Config, model_id: str | None, item: str | bytes | None) ->
         return None
     check_model(config, model_id)
     check_text(config, item)
-    if model_id == MODEL_ID or model_id in models.directories():
+    if model_id == MODEL_ID or models.is_here(model_id):
         return vectors.to_blob(embed_outside_clock(get_engine(model_id), item))
     return vectors.to_blob(np.asarray(other_model(model_id, config.keys).embed(item), np.float32))
 

@@ -58,10 +58,10 @@ def collection_engine(config: Config, of: Collection, asked: str = "") -> tuple[
     be called, and for one whose vectors cannot be compared with the collection's; and as get_engine.
     """
     own = of.model or default_model(config)
-    if own not in models.directories():
+    if not models.is_here(own):
         raise InputError(
             f"collection {cited(of.name)} holds vectors of model {cited(own)}, which is not here; "
-            + models.listed(models.directories())
+            + models.listed(models.ids())
         )
     if asked in ("", own):
         return own, checked_engine(of, own, permitted_engine(config, own))
