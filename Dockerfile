@@ -16,14 +16,18 @@ ARG CLIP_MODEL=sentence-transformers/clip-ViT-B-32
 ARG CLIP_MODELS=
 # A branch, tag or commit on the hub, of one model.
 ARG CLIP_REVISION=
+# Where CLIP_MODEL is a text tower alone: the checkpoint of its images, as CLIP_MODEL has it.
+ARG CLIP_IMAGES=
 ARG CLIP_PRECISION=auto
 # Label sets: imagenet, and files with one label a line, demo/emoji.txt or deploy/labels/NAME.txt, with spaces between. Of
 # several models only clip gets imagenet, which takes minutes, and those that are named: imagenet@datacomp-b32-256.
 ARG LABELS=imagenet
 # A mirror of the Hugging Face hub, in place of the hub itself.
 ARG HF_ENDPOINT
-# 0 skips the comparison with llm-clip, and with it the download of torch; the bake's own checks are never skipped.
+# 0 skips the comparison with another library, and with it the download of torch; the bake's own checks are never skipped.
 ARG VERIFY=1
+# That library: own is the one that the model is for, llm-clip, sentence-transformers or open_clip.
+ARG REFERENCE=own
 # From the index without CUDA; of one release, for torchvision imports beside no other torch.
 ARG TORCH="torch==2.13.0 torchvision==0.28.0 --index-url https://download.pytorch.org/whl/cpu"
 # The server ends after so long without a request: 90s, 10m, 2h; empty: never. The environment variable overrules it.
@@ -73,13 +77,15 @@ ENV HF_HOME=/src/hub
 ARG CLIP_MODEL
 ARG CLIP_MODELS
 ARG CLIP_REVISION
+ARG CLIP_IMAGES
 ARG CLIP_PRECISION
 ARG HF_ENDPOINT
 RUN set -e; set -- ${CLIP_MODELS:-$CLIP_MODEL}; \
-    test $# = 1 || test -z "$CLIP_REVISION" || { echo "CLIP_REVISION is of one model, CLIP_MODELS has $#"; exit 1; }; \
+    test $# = 1 || test -z "$CLIP_REVISION$CLIP_IMAGES" || { echo "CLIP_REVISION and CLIP_IMAGES are of one model, not of $#"; exit 1; }; \
     for model in "$@"; do \
       to=/model; test $# = 1 || to="/model/$(basename "$model")"; \
-      python -m llm_clip_onnx bake "$model" ${CLIP_REVISION:+--revision "$CLIP_REVISION"} --precision "$CLIP_PRECISION" --to "$to"; \
+      python -m llm_clip_onnx bake "$model" ${CLIP_REVISION:+--revision "$CLIP_REVISION"} \
+        ${CLIP_IMAGES:+--images "$CLIP_IMAGES"} --precision "$CLIP_PRECISION" --to "$to"; \
     done
 COPY demo/emoji.txt demo/
 COPY deploy/labels deploy/labels
@@ -108,8 +114,9 @@ COPY --from=bake /src ./
 COPY --from=bake /model /model
 ENV HF_HOME=/src/hub
 ARG VERIFY
+ARG REFERENCE
 ARG HF_ENDPOINT
-RUN test "$VERIFY" = 0 || find /model -name manifest.json -printf '%h\n' | xargs -n 1 python -m llm_clip_onnx verify --reference own
+RUN test "$VERIFY" = 0 || find /model -name manifest.json -printf '%h\n' | xargs -n 1 python -m llm_clip_onnx verify --reference "$REFERENCE"
 
 # The recipe as people run it, for who wants it or wants to compare: same URLs, same vectors, none of our plugins.
 # torch wants a /tmp to write to: docker run --read-only --tmpfs /tmp.

@@ -91,6 +91,10 @@ demo/model/manifest.json: demo/checkpoint/model.safetensors $(shell find plugins
 demo/model/labels/emoji.json: demo/model/manifest.json demo/emoji.txt
 	.venv/bin/llm clip labels bake emoji demo/model --labels demo/emoji.txt --force
 
+# The demo's texts in many languages, over the same images, so over the same collection.
+demo/multilingual-model/manifest.json: demo/multilingual/model.safetensors demo/model/manifest.json
+	.venv/bin/llm clip bake demo/multilingual --images demo/checkpoint --to demo/multilingual-model --force
+
 # A copy of demo/emoji.db, with the embeddings in it: made again where the model directory or the pictures changed. A
 # journal that a killed run left would undo what the next one copies.
 demo/served/emoji.db: demo/emoji.db demo/model/manifest.json

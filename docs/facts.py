@@ -89,6 +89,7 @@ ROW_FORMATS = {
     "JSON": "a list of objects, one object, or an answer of Datasette in any `_shape` that has names or ids",
     "JSONL": "an object on each line",
 }
+TEXT_TOWER = "bake.md#a-text-tower-for-vectors-that-exist-already"
 CHECKPOINT_FILES = {
     "config.json": "the shapes of both towers; `text_config_dict` and `vision_config_dict` win, with their defaults",
     "tokenizer_config.json": "the named tokens, added tokens, and the limit on length",
@@ -97,7 +98,7 @@ CHECKPOINT_FILES = {
     "special_tokens_map.json": "the same; its named tokens win over those of `tokenizer_config.json`",
     "preprocessor_config.json": "the steps from an image to pixels",
     "processor_config.json": "the same, in `image_processor`, which wins over `preprocessor_config.json`",
-    "modules.json": "sentence-transformers' layout: one module, a CLIP",
+    "modules.json": f"sentence-transformers' layout: one module, a CLIP; or three, a [text tower]({TEXT_TOWER})",
     "sentence_bert_config.json": "`max_seq_length` wins over `model_max_length`; only beside `modules.json`",
     "config_sentence_transformers.json": "only beside `modules.json`; a default prompt must be empty",
 }
@@ -106,10 +107,12 @@ BUILD_ARGUMENTS = {
     "`deploy/checkpoints/`",
     "CLIP_MODELS": "several of them, with spaces, in place of `CLIP_MODEL`: `clip multilingual`",
     "CLIP_REVISION": "a branch, tag or commit of the model, if it is one",
+    "CLIP_IMAGES": f"where `CLIP_MODEL` is a [text tower alone]({TEXT_TOWER}): the checkpoint of its images",
     "CLIP_PRECISION": "as [the bake](bake.md#precision) has it",
     "LABELS": "[label sets](label-sets.md), with spaces: `imagenet`, `demo/emoji.txt`, files in `deploy/labels/`; "
     "of several models only `clip` gets `imagenet`, and those that are named: `imagenet@datacomp-b32-256`",
-    "VERIFY": "`0` skips the comparison with the library that the model is for, and the download of torch for it",
+    "VERIFY": "`0` skips the comparison with another library, and the download of torch for it",
+    "REFERENCE": "that library: `own`, the one that the model is for, `llm-clip`, `sentence-transformers` or `open_clip`",
     "HF_ENDPOINT": "a mirror of the hub",
     "SLEEP_AFTER": "the idle time after which the server [exits](#sleep); empty: never",
     "TORCH": "what pip installs for the comparison",

@@ -14,8 +14,8 @@ hookimpl = HookimplMarker("llm")  # as llm.hookimpl is
 def register_commands(cli):
     from llm_clip_onnx.commands import clip
 
-    from .commands import embed, forget, index
+    from .commands import convert, embed, forget, index
     from .photo_commands import search, serve
 
-    for command in (embed, forget, index, search, serve):
+    for command in (convert, embed, forget, index, search, serve):
         clip.add_command(command)

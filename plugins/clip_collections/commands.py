@@ -59,6 +59,7 @@ def read_delimiter(context: click.Context, parameter: click.Parameter, given: st
 @click.option(
     "-c", "--collection", required=True, callback=check_name, help="Collection to embed into; made if there is none"
 )
+@click.option("--model", "model_id", help="Model, where there are several [default: the collection's, else clip]")
 @click.option("--model-dir", type=click.Path(path_type=Path), help="Model directory [default: $CLIP_MODEL_DIR, ...]")
 @click.option("--sql", help="Query for the rows, where SOURCE is a SQLite file")
 @click.option("--image", help="Column with images: paths of files, relative to SOURCE's folder, BLOBs or data URIs")
@@ -85,6 +86,7 @@ def embed(
     source: Path,
     database: Path,
     collection: str,
+    model_id: str | None,
     model_dir: Path | None,
     sql: str | None,
     image: str | None,
@@ -110,18 +112,19 @@ def embed(
 
     from llm_clip_onnx.engine import Engine
     from llm_clip_onnx.images.limits import OWN_MACHINE
-    from llm_clip_onnx.llm_model import CLIP
-    from llm_clip_onnx.model_dir import default_path
+    from llm_clip_onnx.llm_model import model_of
     from llm_clip_onnx.towers import available_cores
 
     from .fill import Fill
+    from .model_choice import chosen_model
     from .origin import model_key
     from .sources import Reading, read_source
     from .writer import CollectionWriter, Embedder
 
-    engine = Engine(model_dir or default_path(), OWN_MACHINE)
+    model_id, path = chosen_model(model_dir, database, collection, model_id)
+    engine = Engine(path, OWN_MACHINE)
     embed_item, model = engine.embed_item, model_key(engine.manifest)
-    embedder = Embedder(CLIP, engine.manifest.embed_dim, embed_item, available_cores(), embed_item, model)
+    embedder = Embedder(model_of(model_id), engine.manifest.embed_dim, embed_item, available_cores(), embed_item, model)
     try:
         with connected(database) as connection:
             to = Database(connection)
@@ -246,16 +249,18 @@ def index(
 
 
 def measure_floor(conn: sqlite3.Connection, collection: Collection) -> None:
-    """Measure the floor of a collection of the model clip, if that model is here; search works without."""
-    from llm_clip_onnx import MODEL_ID
-    from llm_clip_onnx.engine import default_engine
+    """Measure the floor of a collection, if its model is here; search works without."""
+    from llm_clip_onnx import models
+    from llm_clip_onnx.engine import engine_of
     from llm_clip_onnx.errors import ModelDirError
 
     from .floor import write_floor
 
     with suppress(ModelDirError, ImportError):
-        if collection.model == MODEL_ID and default_engine().manifest.embed_dim == collection.embed_dim:
-            write_floor(conn, collection, default_engine().embed_item)
+        if collection.model in models.ids():
+            engine = engine_of(collection.model)
+            if engine.manifest.embed_dim == collection.embed_dim:
+                write_floor(conn, collection, engine.embed_item)
 
 
 def index_one(conn: sqlite3.Connection, collection: Collection, with_thumbnails: bool, noun: str = "row") -> None:
@@ -303,6 +308,80 @@ def make_thumbnails(conn: sqlite3.Connection, collection: Collection) -> None:
         click.echo(f"{collection.name}: {counted(len(wanted), 'thumbnail')} made {took}", err=True)
     if bad := thumbnails.count_unreadable(conn, collection):
         click.echo(f"{collection.name}: no thumbnail of {counted(bad, 'image')} that cannot be read", err=True)
+
+
+@click.command(cls=ClipCommand)
+@click.argument("collection")
+@click.option("--model", "model_id", required=True, help="Model to embed with from now on")
+@click.option(
+    "-d",
+    "--database",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="SQLite file [default: the one in which `llm clip serve` keeps COLLECTION]",
+)
+@click.option("--model-dir", type=click.Path(path_type=Path), help="Folder of models [default: $CLIP_MODEL_DIR, ...]")
+@click.option(
+    "--folder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of the files [default: the one that `llm clip serve` remembers]",
+)
+def convert(collection: str, model_id: str, database: Path | None, model_dir: Path | None, folder: Path | None):
+    """Embed a collection anew with another model
+
+    COLLECTION is the name of a collection, or the folder of photos that it was made of. Rows are embedded from their
+    stored contents, else from their files, else from their thumbnails, whose vectors are less faithful. A run that was
+    ended goes on where it was. The collection keeps its vectors until all are embedded.
+    """
+    from .index.build import connect
+    from .photo_search import find_collection
+
+    found = find_collection(collection, database)
+    with closing(connect(str(found.database))) as conn:
+        run_conversion(conn, found.name, model_id, model_dir, folder or found.folder)
+
+
+def run_conversion(
+    conn: sqlite3.Connection, name: str, model_id: str, model_dir: Path | None, folder: Path | None
+) -> None:
+    """Convert a collection, say from what, and build its index again if it had one."""
+    from llm_clip_onnx.engine import engine_for
+    from llm_clip_onnx.images.limits import OWN_MACHINE
+    from llm_clip_onnx.towers import available_cores
+
+    from .collection import open_collection
+    from .convert import Conversion, Target
+    from .floor import write_floor
+    from .index.store import read_facts
+    from .model_choice import chosen_model
+    from .origin import model_key
+
+    model_id, path = chosen_model(model_dir, named=model_id)
+    engine = engine_for(path, OWN_MACHINE)
+    target = Target(model_id, model_key(engine.manifest), engine.embed_item, available_cores())
+    conversion = Conversion(conn, name, target, folder)
+    before = conversion.collection
+    has_index = before.embed_dim is not None and read_facts(conn, before, before.embed_dim) is not None
+    with click.progressbar(
+        length=conversion.count(), label=f"{name}: embedding", file=sys.stderr, show_pos=True
+    ) as bar:
+        for count in conversion.embed():
+            bar.update(count)
+    say_converted(name, model_id, conversion.swap())
+    if has_index:
+        after = open_collection(conn, name)
+        index_one(conn, after, with_thumbnails=False)
+        write_floor(conn, after, engine.embed_item)
+
+
+def say_converted(name: str, model_id: str, made_from: Counter[str]) -> None:
+    """Say which model a collection is of now, and from what its rows were embedded."""
+    words = {
+        "content": "from stored contents",
+        "file": "from files",
+        "thumbnail": "from thumbnails, whose vectors are less faithful",
+    }
+    told = ", ".join(f"{made_from[key]:,} {words[key]}" for key in words if made_from[key])
+    click.echo(f"{name}: {counted(made_from.total(), 'row')} embedded with {model_id}: {told}", err=True)
 
 
 @click.command(cls=ClipCommand)

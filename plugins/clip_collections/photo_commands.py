@@ -108,13 +108,14 @@ def search(
     """
     from llm_clip_onnx.engine import Engine
     from llm_clip_onnx.images.limits import OWN_MACHINE
-    from llm_clip_onnx.model_dir import default_path
 
+    from .model_choice import chosen_model
     from .photo_search import find_collection, find_rows, read_terms
 
     file, terms = find_collection(collection, database), read_terms(query, images, likes)
-    engine = Engine(model_dir or default_path(), OWN_MACHINE)
-    rows = find_rows(file, terms, number, engine.embed_item, engine.manifest.embed_dim)
+    model_id, path = chosen_model(model_dir, file.database, file.name)
+    engine = Engine(path, OWN_MACHINE)
+    rows = find_rows(file, terms, number, engine.embed_item, engine.manifest.embed_dim, model_id)
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     elif paths or null:

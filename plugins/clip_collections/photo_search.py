@@ -97,7 +97,14 @@ def read_image(file: Path) -> bytes:
     return content
 
 
-def find_rows(file: CollectionFile, terms: Sequence[Term], count: int, embed_item: EmbedItem, dim: int) -> list[dict]:
+def find_rows(
+    file: CollectionFile,
+    terms: Sequence[Term],
+    count: int,
+    embed_item: EmbedItem,
+    dim: int,
+    model_id: str = MODEL_ID,
+) -> list[dict]:
     """The rows most like the terms, best first: {"id", "score", "path", "metadata"}, path None if it is not known.
 
     Each has "floor" too, the score below which a match is weak, if the terms are words and it was measured.
@@ -105,7 +112,7 @@ def find_rows(file: CollectionFile, terms: Sequence[Term], count: int, embed_ite
     """
     with closing(connect(str(file.database), reads_only=True)) as conn:
         collection = open_collection(conn, file.name)
-        check_model(collection, MODEL_ID, dim)
+        check_model(collection, model_id, dim)
         embed = partial(embed_term, conn, collection, lambda item: embed_item(item, collection.orient), dim)
         embedding = query.combine(terms, embed)
         hits = search.search(conn, collection, embedding, count)

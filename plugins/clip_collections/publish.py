@@ -26,7 +26,7 @@ from llm_clip_onnx import __version__
 from llm_clip_onnx.errors import InputError, cited, counted
 from llm_clip_onnx.images.limits import OWN_MACHINE
 from llm_clip_onnx.images.preprocess import open_image
-from llm_clip_onnx.model_dir import MANIFEST, Manifest, read_manifest
+from llm_clip_onnx.model_dir import MANIFEST, Manifest, Source, read_manifest
 
 from .collection import columns_of, llm_collection_names, open_collection, rows
 from .entry import read_file
@@ -138,13 +138,25 @@ def bake_arguments(manifest: Manifest, to: Path) -> dict[str, str]:
     source = manifest.source
     if source.weights_sha256.get("model.safetensors") == sha256_of(CLONE / DEMO / "model.safetensors"):
         return {"CLIP_MODEL": DEMO.as_posix(), "LABELS": "demo/emoji.txt", "VERIFY": "0"}
+    arguments = {"CLIP_MODEL": checkpoint_argument(source, to, "")}
+    if source.revision:
+        arguments["CLIP_REVISION"] = source.revision
+    if manifest.images:
+        images = checkpoint_argument(manifest.images, to, "-images")
+        arguments |= {"CLIP_IMAGES": images, "REFERENCE": "sentence-transformers"}
+    return arguments
+
+
+def checkpoint_argument(source: Source, to: Path, suffix: str) -> str:
+    """A checkpoint as the Dockerfile names it. A local one is copied, `suffix` behind its name. Raises InputError."""
     checkpoint = Path(source.id)
     if checkpoint.is_dir():
-        shutil.copytree(checkpoint, to / "deploy" / "checkpoints" / checkpoint.name, dirs_exist_ok=True)
-        return {"CLIP_MODEL": f"deploy/checkpoints/{checkpoint.name}"}
+        name = f"{checkpoint.name}{suffix}"
+        shutil.copytree(checkpoint, to / "deploy" / "checkpoints" / name, dirs_exist_ok=True)
+        return f"deploy/checkpoints/{name}"
     if checkpoint.is_absolute():
         raise InputError(f"the model was baked from {source.id}, which is gone: bake it again")
-    return {"CLIP_MODEL": source.id} | ({"CLIP_REVISION": source.revision} if source.revision else {})
+    return source.id
 
 
 def sha256_of(file: Path) -> str:

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING
 import click
 
 from llm_clip_onnx.errors import ClipError, InputError, ModelDirError
-from llm_clip_onnx.llm_model import CLIP
+from llm_clip_onnx.llm_model import model_of
 from llm_clip_onnx.model_dir import default_path, read_manifest
 
 from .local_server import LocalServer, database_names, free_port, tilde_encode
+from .model_choice import chosen_model
 from .origin import model_key
 from .photo_folders import PhotoFolder, create, folders_of, home, only_writer, photo_folder, remember
 
@@ -77,7 +78,7 @@ def serve_until_signal(paths: Sequence[Path], options: Options) -> None:
     if options.publish is not None:
         check_publishing(options.publish, folders, files, options.with_originals)
     with stop_by_signal() as stop, ExitStack() as stack:
-        photos = [prepare(folder, options) for folder in folders]
+        photos = [prepare(folder, model_dir, options) for folder in folders]
         databases = unique([*(one.database for one in photos), *files])
         if options.publish is not None:
             return publish_photos(databases, photos, model_dir, options, stop)
@@ -89,7 +90,7 @@ def serve_until_signal(paths: Sequence[Path], options: Options) -> None:
         if not photos or any(map(has_rows, photos)):
             announcement.begin()
         lower_priority()
-        follower = Follower(only_ours(stack, photos), open_model(model_dir), options, stop)
+        follower = Follower(only_ours(stack, photos), model_dir, options, stop)
         follower.look(announcement.begin)
         if len(folders) == len(paths) and not (options.watch or stop.is_set() or any(map(has_rows, photos))):
             raise InputError("there is nothing to search: no photo has been embedded")
@@ -126,40 +127,50 @@ def publish_photos(
 
     assert options.publish
     with ExitStack() as stack:
-        Follower(only_ours(stack, photos), open_model(model_dir), options, stop).look(lambda: None)
+        Follower(only_ours(stack, photos), model_dir, options, stop).look(lambda: None)
         if not stop.is_set():
-            publish(databases, photos, model_dir, options.publish, options.with_originals)
+            model = published_model(model_dir, photos)
+            publish(databases, photos, model, options.publish, options.with_originals)
 
 
-def prepare(folder: Path, options: Options) -> PhotoFolder:
+def published_model(model_dir: Path, photos: Sequence[PhotoFolder]) -> Path:
+    """The directory of the one model that the collections are of. Raises InputError if they are of several."""
+    paths = {chosen_model(model_dir, one.database, one.collection)[1] for one in photos}
+    if len(paths) > 1:
+        raise InputError(f"the collections are of {len(paths)} models; publish those of one model at a time")
+    return paths.pop() if paths else chosen_model(model_dir)[1]
+
+
+def prepare(folder: Path, model_dir: Path, options: Options) -> PhotoFolder:
     """A folder with its database and its collection, which exist from now on."""
     photos = photo_folder(folder, options.database, options.collection)
-    create(photos, CLIP)
+    create(photos, model_of(chosen_model(model_dir, photos.database, photos.collection)[0]))
     remember(photos)
     return photos
 
 
 def checked_model_dir(model_dir: Path | None) -> Path:
-    """The model directory, whose manifest can be read. Raises ModelDirError."""
+    """The model directory, whose manifest can be read, or a folder of several. Raises ModelDirError."""
     path = (model_dir or default_path()).resolve()
     try:
-        read_manifest(path)
+        read_manifest(chosen_model(path)[1])
     except ModelDirError as error:
         raise ModelDirError(f"{error}{DEMO_HINT if (CLONE / DEMO).is_dir() else ''}") from error
     return path
 
 
-def open_model(model_dir: Path) -> Embedder:
-    """The model, whose towers are opened when they are needed. Raises ModelDirError."""
-    from llm_clip_onnx.engine import Engine  # here: Datasette starts before onnxruntime is imported
+def open_model(model_dir: Path, photos: PhotoFolder) -> Embedder:
+    """The model of a collection, whose towers are opened when they are needed. Raises ModelDirError."""
+    from llm_clip_onnx.engine import engine_for  # here: Datasette starts before onnxruntime is imported
     from llm_clip_onnx.images.limits import OWN_MACHINE
     from llm_clip_onnx.towers import available_cores
 
     from .writer import Embedder
 
-    engine = Engine(model_dir, OWN_MACHINE)
+    model_id, path = chosen_model(model_dir, photos.database, photos.collection)
+    engine = engine_for(path, OWN_MACHINE)
     embed, sha256 = engine.embed_item, model_key(engine.manifest)
-    return Embedder(CLIP, engine.manifest.embed_dim, embed, available_cores(), embed, sha256)
+    return Embedder(model_of(model_id), engine.manifest.embed_dim, embed, available_cores(), embed, sha256)
 
 
 @contextmanager
@@ -241,8 +252,8 @@ def lower_priority() -> None:
 class Follower:
     """Keeps collections up to date with their folders, where no other `llm clip serve` does it already."""
 
-    def __init__(self, photos: Sequence[PhotoFolder], embedder: Embedder, options: Options, stop: Event):
-        self.photos, self.embedder, self.stop = photos, embedder, stop
+    def __init__(self, photos: Sequence[PhotoFolder], model_dir: Path, options: Options, stop: Event):
+        self.photos, self.model_dir, self.stop = photos, model_dir, stop
         self.exclude, self.watches, self.force = options.exclude, options.watch, options.force
         self.states: dict[PhotoFolder, list[tuple] | None] = {}  # at the last look
 
@@ -266,9 +277,10 @@ class Follower:
         if state is not None and state == self.states.get(photos):
             return
         self.states[photos] = state
-        fill(photos, self.embedder, self.exclude, self.force, self.stop, begin)
+        embedder = open_model(self.model_dir, photos)
+        fill(photos, embedder, self.exclude, self.force, self.stop, begin)
         if not self.stop.is_set():
-            index_photos(photos, self.embedder)
+            index_photos(photos, embedder)
 
     def watch(self, server: LocalServer) -> None:
         """Look again and again until the end."""

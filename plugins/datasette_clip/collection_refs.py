@@ -64,12 +64,16 @@ async def named_collection(datasette, actor, database: str, name: str) -> Collec
 
 
 async def searchable_collections(datasette, actor, within: str | None = None) -> list[dict[str, str]]:
-    """The collections that an actor may search, in all databases or within one: database, table, name and path."""
+    """The collections that an actor may search, in all databases or within one: database, table, name, model, path.
+
+    The model is "" if it is not known.
+    """
     return [
         {
             "database": ref.database,
             "table": ref.collection.table,
             "name": ref.collection.name,
+            "model": ref.collection.model or "",
             "path": search_path(datasette, ref.database, ref.collection.name),
         }
         for ref in await searchable_refs(datasette, actor, within)

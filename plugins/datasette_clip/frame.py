@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from datasette_guard import SIGN_OUT
-from llm_clip_onnx import model_dir
+from llm_clip_onnx import model_dir, models
 from llm_clip_onnx.errors import ClipError
 
 from .config import Config, config_of
@@ -80,7 +80,7 @@ class Frame:
     def notice(self) -> str:
         """What the checkpoint's maker says about it, "" if nothing, or if there is no model."""
         try:
-            path = model_dir.default_path()
+            path = models.path_of(models.default_id())
             return notice_in(path, (path / model_dir.MANIFEST).stat().st_mtime_ns)
         except (ClipError, OSError):
             return ""

@@ -13,7 +13,9 @@ from .errors import CheckpointError, cited
 
 OPEN_CLIP = "openclip_results.csv and openclip_retrieval_results.csv in open_clip's docs"
 TINY_CLIP = "the README of TinyCLIP in microsoft/Cream"
-ENGLISH = "English"
+BIG_VISION = "README_siglip2 of google-research/big_vision"
+ENGLISH, MANY = "English", "36 measured"
+APACHE = "Apache-2.0"
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,10 @@ class Entry:
     source: str  # hub id of the checkpoint, of its text tower where `images` is given
     family: str
     licence: str
-    imagenet: float | None  # zero-shot, the first label of 1000
-    coco_image: float | None  # recall@1 from a caption to its picture
-    coco_text: float | None  # recall@1 from a picture to one of its captions
-    published: str
+    imagenet: float | None = None  # zero-shot, the first label of 1000
+    coco_image: float | None = None  # recall@1 from a caption to its picture
+    coco_text: float | None = None  # recall@1 from a picture to one of its captions
+    published: str | None = None
     languages: str = ENGLISH
     images: str | None = None  # hub id of the image tower's checkpoint, if it is another one
     exchangeable: str | None = None  # the id of the entry that gives the same vectors for images; None: no other
@@ -61,19 +63,26 @@ CATALOGUE = (
     Entry("laion2b-b32", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "CLIP", "MIT", 66.6, 39.3, 56.3, OPEN_CLIP),
     Entry("datacomp-b32", "laion/CLIP-ViT-B-32-DataComp.XL-s13B-b90K", "CLIP", "MIT", 69.2, 37.1, 53.5, OPEN_CLIP),
     Entry(
-        *("datacomp-b32-256", "laion/CLIP-ViT-B-32-256x256-DataComp-s34B-b86K", "CLIP", "MIT"),
-        *(72.8, 39.9, 57.9, OPEN_CLIP),
+        "datacomp-b32-256", "laion/CLIP-ViT-B-32-256x256-DataComp-s34B-b86K", "CLIP", "MIT", 72.8, 39.9, 57.9, OPEN_CLIP
     ),
     Entry("clip-b16", "openai/clip-vit-base-patch16", "CLIP", "MIT", 68.3, 33.1, 52.4, OPEN_CLIP),
     Entry("datacomp-b16", "laion/CLIP-ViT-B-16-DataComp.XL-s13B-b90K", "CLIP", "MIT", 73.5, 40.2, 57.4, OPEN_CLIP),
     Entry("clip-l14", "openai/clip-vit-large-patch14", "CLIP", "MIT", 75.5, 36.5, 56.3, OPEN_CLIP),
     Entry("datacomp-l14", "laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K", "CLIP", "MIT", 79.2, 45.7, 63.3, OPEN_CLIP),
+    Entry("tinyclip-40m-32", "wkcn/TinyCLIP-ViT-40M-32-Text-19M-LAION400M", "CLIP", "MIT", 59.8, None, None, TINY_CLIP),
     Entry(
-        *("tinyclip-40m-32", "wkcn/TinyCLIP-ViT-40M-32-Text-19M-LAION400M", "CLIP", "MIT"),
-        *(59.8, None, None, TINY_CLIP),
+        id="multilingual",
+        source="sentence-transformers/clip-ViT-B-32-multilingual-v1",
+        family="DistilBERT text",
+        licence=APACHE,
+        languages="50",
+        images="sentence-transformers/clip-ViT-B-32",
+        exchangeable="clip",
     ),
+    Entry("siglip2-b32-256", "google/siglip2-base-patch32-256", "SigLIP 2", APACHE, 74.0, 47.2, 63.7, BIG_VISION, MANY),
+    Entry("siglip2-b16-224", "google/siglip2-base-patch16-224", "SigLIP 2", APACHE, 78.2, 52.1, 68.9, BIG_VISION, MANY),
 )
-SOURCES = tuple(dict.fromkeys(entry.published for entry in CATALOGUE))
+SOURCES = tuple(dict.fromkeys(entry.published for entry in CATALOGUE if entry.published))
 
 
 def entry_of(source: str) -> Entry | None:

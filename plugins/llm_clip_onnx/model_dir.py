@@ -7,6 +7,7 @@
     vocab.json      tokens to ids
     merges.txt      the byte-pair merges, in order; for another tokenizer than CLIP's, instead of these two
     tokenizer.json  the `tokenizers` library's file, without a limit on length
+    pairs.npy       instead of these, with characters.json, of a SigLIP 2: its merges, mapped, see byte_pairs.py
     text.npy        the reference's embeddings of the bake's fixed texts, float32, for `llm clip verify`
     image.npy       the same of its fixed images
     labels/         label sets, baked later or not at all, with facts of their own: label_sets.py
@@ -45,13 +46,14 @@ DEFAULT_NAME = "clip-model"  # beside the files of llm
 PIECE_BYTES = 8_000_000
 FILES = (TEXT_TOWER, TEXT_WEIGHTS, IMAGE_TOWER, IMAGE_WEIGHTS, PROBE, TEXT_REFERENCE, IMAGE_REFERENCE)  # of all
 TOKENIZER = "tokenizer.json"
-BYTE_PAIRS = (VOCAB, MERGES)  # the tokenizer's files
+PAIRS, CHARACTERS = "pairs.npy", "characters.json"
+BYTE_PAIRS = (VOCAB, MERGES)  # the tokenizer's files, but for those of Tokens.library
+TOKENIZER_FILES = {"big_vision": (TOKENIZER,), "gemma": (PAIRS, CHARACTERS), "wordpiece": (TOKENIZER,)}
 READ: dict[str, tuple[str, ...]] = {  # keys of manifest.json -> the values that this version can follow
     "preprocess.resize": ("shortest", "squash", "longest"),
     "preprocess.library": ("transformers", "open_clip"),
-    "tokens.library": ("transformers", "open_clip", "big_vision", "wordpiece"),
+    "tokens.library": ("transformers", "open_clip", *TOKENIZER_FILES),
 }
-TOKENIZER_LIBRARIES = ("big_vision", "wordpiece")  # whose tokenizer is in TOKENIZER
 EIGHT_BIT_SUFFIXES = (UNSIGNED_SUFFIX, SIGNED_SUFFIX, SIGNED_TOWER_SUFFIX)  # of files beside FILES
 
 
@@ -98,7 +100,7 @@ class Tokens:
     """The tokens that begin and end a text and stand for unknown characters, and all added ones, in order.
 
     library: whose rules clean a text and find its words: "transformers", "open_clip", "big_vision", of a SigLIP, or
-    "wordpiece", which is BERT's.
+    "wordpiece", which is BERT's. "gemma" is big_vision's with mapped merges.
     pad: fills up a text, for a tower that reads all its positions; `start` and `added` are then empty.
     """
 
@@ -332,7 +334,7 @@ def read_manifest(path: Path) -> Manifest:
 
 def tokenizer_files(tokens: Tokens | None) -> tuple[str, ...]:
     """Names of the files that turn a text into ids, by the tokens of a manifest."""
-    return (TOKENIZER,) if tokens and tokens.library in TOKENIZER_LIBRARIES else BYTE_PAIRS
+    return TOKENIZER_FILES.get(tokens.library, BYTE_PAIRS) if tokens else BYTE_PAIRS
 
 
 def check_followed(path: Path, manifest: Manifest) -> None:

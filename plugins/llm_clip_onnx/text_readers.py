@@ -18,8 +18,8 @@ def open_reader(folder: Path, context_length: int, tokens: Tokens) -> Callable[[
 
     folder: a model directory, whose tokenizer_files are read.
     """
-    if tokens.library == "big_vision":
-        return siglip_tokenizer.open_reader(folder / TOKENIZER, context_length, tokens)
+    if tokens.library in ("big_vision", "gemma"):
+        return siglip_tokenizer.open_reader(folder, context_length, tokens)
     if tokens.library == "wordpiece":
         return wordpiece_tokenizer.open_reader(folder / TOKENIZER, context_length)
     vocab, merges = folder / VOCAB, folder / MERGES

@@ -9,6 +9,7 @@ import os
 import sqlite3
 import tomllib
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -16,8 +17,9 @@ import pytest
 from PIL import ExifTags, Image
 
 import clip_collections.publish
-from clip_collections.publish import check_destination, copy_package, publish_database
+from clip_collections.publish import bake_arguments, check_destination, copy_package, publish_database
 from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.model_dir import Source, read_manifest
 from made_photos import picture
 from nasty import saved
 from serving import environment, run_llm, serving
@@ -187,3 +189,22 @@ def test_nothing_is_published_among_the_photos_or_where_nothing_can_be_written(t
     with pytest.raises(InputError, match="cannot be written"):
         check_destination(tmp_path / "new" / "public", [tmp_path / "photos"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "photos"]
+
+
+def test_a_text_tower_is_published_with_the_checkpoint_of_its_images(demo_dir, tmp_path):
+    sources = {}
+    for name in ("text", "images"):
+        (folder := tmp_path / name / "checkpoint").mkdir(parents=True)
+        (folder / "config.json").write_text(name)
+        sources[name] = Source(str(folder), None, {"model.safetensors": name}, None)
+    manifest = replace(read_manifest(demo_dir), source=sources["text"], images=sources["images"])
+    assert bake_arguments(manifest, tmp_path / "out") == {
+        "CLIP_MODEL": "deploy/checkpoints/checkpoint",
+        "CLIP_IMAGES": "deploy/checkpoints/checkpoint-images",
+        "REFERENCE": "sentence-transformers",
+    }
+    copies = tmp_path / "out/deploy/checkpoints"
+    assert (copies / "checkpoint/config.json").read_text() == "text"
+    assert (copies / "checkpoint-images/config.json").read_text() == "images"
+    images = Source("owner/images", "0123", {}, None)
+    assert bake_arguments(replace(manifest, images=images), tmp_path / "out")["CLIP_IMAGES"] == "owner/images"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
+import re
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -129,6 +131,74 @@ def test_a_model_with_exchangeable_vectors_may_search_it(server, engines):
     assert "model=float32" in answer["next_url"]
     [best] = json.loads(value(server, "clip_search('words', 'blue', 1, 'float32')"))
     assert best["score"] == answer["results"][0]["score"]
+
+
+def chosen(page: str) -> list[str]:
+    """The models that a page's select offers, the chosen one with a star."""
+    options = re.findall(r'<option value="[^"]*"( selected)?>([\w-]+)</option>', page.partition('id="clip-model"')[2])
+    return [f"{id}{'*' * bool(selected)}" for selected, id in options]
+
+
+def test_the_pages_with_a_form_offer_the_models_and_embed_by_the_chosen_one(server, engines):
+    for model in ("clip", "tiny"):
+        form = {"labels": "", "own": "red, blue", "model": model, "vectors_of": model}
+        page = html.unescape(server.post("/-/clip/classify", data=form, files={"image": ("a.png", PNG)}).text)
+        assert [id.rstrip("*") for id in chosen(page)[:4]] == ["clip", "damaged", "float32", "tiny"]
+        assert f"{model}*" in chosen(page)
+        sql_ = re.search(r"select clip_classify\(clip_image\(:img\), .*\)", page)[0].replace(":img", f"'{IMG}'")
+        assert sql_.endswith(f", 5, '{model}')")
+        assert f"-F model={model} " in page
+        assert f"&model={model}" in re.search(r'clip-permalink" href="([^"]+)"', page)[1]
+        compared = html.unescape(
+            server.post("/-/clip/compare", data={"texts": "red", "model": model}, files={"image": ("a.png", PNG)}).text
+        )
+        [cosine] = re.findall(r"<strong>(-?[\d.]+)</strong>", compared)
+        img = re.search(r'name="img" value="([^"]+)"', compared)[1]
+        expected = value(server, "clip_similarity('red', clip_image(:img), :model)", img=img, model=model)
+        assert float(cosine) == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_kept_picture_is_embedded_again_by_another_model(server, engines):
+    first = server.post("/-/clip/compare", data={"texts": "red", "model": "clip"}, files={"image": ("a.png", PNG)}).text
+    img, vector = (re.search(rf'name="{name}" value="([^"]+)"', first)[1] for name in ("img", "vector"))
+    form = {"texts": "red", "model": "tiny", "vectors_of": "clip", "name": "a.png", "img": img, "vector": vector}
+    again = server.post("/-/clip/compare", data=form).text
+    embedded = re.search(r'name="vector" value="([^"]+)"', again)[1]
+    jpeg = base64.urlsafe_b64decode(img + "==")
+    assert base64.urlsafe_b64decode(embedded + "==") == engines["tiny"].embed_item(jpeg).tobytes()
+    refused = server.post("/-/clip/compare", data=form | {"img": ""})
+    assert refused.status_code == 400
+    assert "of a.png only the vector is here, of the model 'clip'" in html.unescape(refused.text)
+
+
+def test_the_search_page_offers_the_models_whose_vectors_can_be_compared(server):
+    page = server.get("/-/clip/search/words/words?q=blue").text
+    assert chosen(page) == ["clip", "float32"]
+    assert "has the facts of the model <code>clip</code>, whose vectors these are" in page
+    assert 'id="clip-model"' not in server.get("/-/clip/search/words/noise?q=blue").text
+    page = html.unescape(server.get("/-/clip/search/words/words?q=blue&model=float32").text)
+    assert chosen(page) == ["clip", "float32*"]
+    assert "clip_search('words', :q, 24, 'float32')" in page
+    likes = re.findall(r'class="clip-like" href="([^"]+)"', page)
+    assert len(likes) == len(WORDS)
+    assert all(link.endswith("&model=float32") for link in likes)
+    refused = server.get("/-/clip/search/words/words?q=blue&model=tiny")
+    assert refused.status_code == 400
+    assert REFUSED["another model's vectors"][1] in html.unescape(refused.text)
+
+
+def test_the_lists_name_models(server):
+    page = server.get("/-/clip/search").text
+    assert re.findall(r">(\w+)</a> in .*vectors of <code>(\w+)</code>", page) == [("noise", "tiny"), ("words", "clip")]
+    facts = server.get("/-/clip.json").json()
+    assert (facts["model"], facts["models"], facts["twins"]) == ("clip", ["clip", "damaged", "float32", "tiny"], [])
+    served = {model["id"]: model for model in facts["served"]}
+    assert served["clip"]["exchangeable_with"] == ["float32"]
+    assert served["tiny"]["exchangeable_with"] == []
+    assert "text.bin cannot be read" in served["damaged"]["error"]
+    page = html.unescape(server.get("/-/clip").text)
+    assert served["damaged"]["error"] in page
+    assert served["tiny"]["source"] in page
 
 
 LISTED = "['clip', 'damaged', 'float32', 'tiny']"

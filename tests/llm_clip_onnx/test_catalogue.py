@@ -60,7 +60,9 @@ def test_the_manual_shows_the_same_cells_as_the_command():
 
 def test_every_published_figure_has_its_source():
     told = "\n".join(published_lines())
-    assert all(entry.published in told and entry.id in told for entry in CATALOGUE)
+    assert [e.id for e in CATALOGUE if e.published and f"{e.published}: " in told and e.id in told] == [
+        e.id for e in CATALOGUE if e.imagenet or e.coco_image or e.coco_text
+    ]
 
 
 def test_a_name_that_nothing_has_is_refused_with_the_ids(env, tmp_path):

@@ -10,14 +10,16 @@ from datasette.utils import add_cors_headers
 from datasette.utils.asgi import Response
 
 from datasette_guard import ensure_instance, is_private
-from llm_clip_onnx import MODEL_ID, models
+from llm_clip_onnx import models
+from llm_clip_onnx.errors import ClipError
 
 from .. import paths
-from ..config import config_of
-from ..model import get_engine, open_text, permitted_models, text_opening
+from ..config import Config, config_of
+from ..model import default_model, get_engine, model_choices, open_text, permitted_models, text_opening
+from ..sql.search import are_exchangeable
 from .links import curl_command, sql_database, sql_paths
 
-EXAMPLE_SQL = "select hex(llm_embed('clip', :q)) as x"
+EXAMPLE_SQL = "select hex(llm_embed('{}', :q)) as x"
 
 
 async def why_not_ready() -> str | None:
@@ -38,6 +40,7 @@ async def report(datasette) -> dict:
         "why_not": why_not,
         "models": permitted_models(config_of(datasette)),
     }
+    facts |= served_models(config_of(datasette))
     try:
         engine = get_engine(models.default_id())
     except Exception:  # any: why_not says it
@@ -47,15 +50,47 @@ async def report(datasette) -> dict:
     return facts | engine.manifest.to_dict()
 
 
+def served_models(config: Config) -> dict:
+    """{"model", "served", "twins"} where several models are served, else {}.
+
+    They are the default model, the facts of each, and the sentences about ids that several directories have.
+    """
+    choices = model_choices(config)
+    served = [model_facts(id, choices) for id in choices]
+    return {"model": default_model(config), "served": served, "twins": models.twins()} if choices else {}
+
+
+def model_facts(id: str, choices: list[str]) -> dict:
+    """What is known of one of several models, or {"id", "error"} if it cannot be used."""
+    try:
+        engine = get_engine(id)
+    except (ClipError, ImportError) as error:
+        return {"id": id, "error": str(error)}
+    manifest = engine.manifest
+    return {
+        "id": id,
+        "source": manifest.source.id,
+        "embed_dim": manifest.embed_dim,
+        "context_length": manifest.context_length,
+        "image_side": manifest.preprocess.crop,
+        "open_towers": engine.open_towers,
+        "opened_bytes": sum(engine.opened_bytes().values()),
+        "exchangeable_with": [other for other in choices if other != id and are_exchangeable(id, other)],
+    }
+
+
 async def example_calls(datasette, request) -> dict[str, Any] | None:
     """An example query with the URLs at which this client may run it, None if it may run no SQL here."""
     name = await sql_database(datasette, request.actor)
-    if name is None or MODEL_ID not in permitted_models(config_of(datasette)):
+    config = config_of(datasette)
+    model_id = default_model(config)
+    if name is None or model_id not in permitted_models(config):
         return None
-    query = urlencode({"sql": EXAMPLE_SQL, "q": "purple and gold"})
+    sql = EXAMPLE_SQL.format(model_id)
+    query = urlencode({"sql": sql, "q": "purple and gold"})
     page, json_path = sql_paths(datasette, name)
     json_url = datasette.absolute_url(request, f"{json_path}?{query}&_shape=array")
-    calls = {"sql": EXAMPLE_SQL, "page": f"{page}?{query}", "json": json_url}
+    calls = {"sql": sql, "page": f"{page}?{query}", "json": json_url}
     return calls | {"curl": curl_command(datasette, "-s", json_url), "private": is_private(datasette)}
 
 

@@ -17,10 +17,10 @@ from llm_clip_onnx.errors import InputError, cited
 from .. import labels
 from ..config import PLUGIN, Config, config_of
 from ..items import FormFields, check_text, read_k
-from ..model import default_model, embedding_queue, in_thread, permitted_engine
+from ..model import embedding_queue, in_thread
 from ..paths import CLASSIFY
-from .form_page import LINE, K, Page, read_page_pictures, render_form, shrinking
-from .links import curl_command, fitting_path, sql_page_path
+from .form_page import LINE, K, Page, chosen_engine, model_fields, read_page_pictures, render_form, shrinking
+from .links import curl_command, fitting_path, sql_page_path, sql_text
 from .samples import pictures_to_try, read_sample
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ async def fill_classify(datasette, request, fields: FormFields, page: Page) -> N
     for text in (page["own"], *fields.all("labels")):
         check_text(config, text)
     page |= chosen_labels(fields)
-    engine = await in_thread(permitted_engine, config, default_model(config))
+    engine = await chosen_engine(config, fields, page)
     page |= await in_thread(label_choices, engine, page)
     if not page["pictures"]:
         if request.method == "POST":
@@ -151,12 +151,14 @@ async def other_ways(datasette, request, page: Page) -> Page:
     limits = config_of(datasette).limits
     names = page["chosen"] or json.dumps(labels_of(page["own"], limits.prompts), ensure_ascii=False)
     img = page["pictures"][0].img
-    quoted = names.replace("'", "''")
-    sql = f"select clip_classify(clip_image(:img), '{quoted}', {int(page['k'])})"
+    model = f", {sql_text(page['model'])}" if page["models"] else ""
+    sql = f"select clip_classify(clip_image(:img), {sql_text(names)}, {int(page['k'])}{model})"
     url = datasette.absolute_url(request, datasette.urls.path(f"{CLASSIFY}.json"))
     form = ["-F", "image=@photo.jpg", "--form-string", f"labels={names}", "-F", f"k={page['k']}"]
+    form += [part for name, id in model_fields(page) for part in ("-F", f"{name}={id}")]
     picture = page["pictures"][0]
     query = {"labels": names, "k": page["k"], "name": picture.name, "vector": picture.vector}
+    query |= dict(model_fields(page))
     return {
         "permalink": fitting_path(datasette, datasette.urls.path(CLASSIFY), query),
         "url_bytes": limits_of(datasette).url_bytes,

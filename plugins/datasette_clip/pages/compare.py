@@ -18,9 +18,9 @@ from ..api.embed_classify import item_embedding, results_of
 from ..config import PLUGIN, Config, config_of
 from ..items import FormFields, Item
 from ..labels import DIGITS
-from ..model import default_model, embedding_queue, in_thread, permitted_engine
+from ..model import embedding_queue
 from ..paths import COMPARE
-from .form_page import Page, lines_of, read_page_pictures, render_form, shrinking
+from .form_page import Page, chosen_engine, lines_of, model_fields, read_page_pictures, render_form, shrinking
 from .links import fitting_path
 from .pictures import Picture
 from .samples import pictures_to_try, read_sample
@@ -45,7 +45,7 @@ async def fill_compare(datasette, request, fields: FormFields, page: Page) -> No
     if not page["pictures"]:
         page["pictures"] = [await read_sample(datasette, request, sample) for sample in samples[: config.limits.items]]
     page["pictures"] = [picture for n, picture in enumerate(page["pictures"]) if str(n) not in remove]
-    engine = await in_thread(permitted_engine, config, default_model(config))
+    engine = await chosen_engine(config, fields, page)
     page |= shrinking(engine.manifest.preprocess)
     limit = config.limits.items
     texts = lines_of(page["texts"], limit)
@@ -73,7 +73,7 @@ async def fill_compare(datasette, request, fields: FormFields, page: Page) -> No
 
 def permalink(datasette, page: Page) -> str:
     """The path of the page with these texts and the pictures' vectors, "" if it is too long."""
-    query = [("texts", page["texts"])]
+    query = [("texts", page["texts"]), *model_fields(page)]
     for picture in page["pictures"]:
         query += [("name", picture.name), ("vector", picture.vector)]
     return fitting_path(datasette, datasette.urls.path(COMPARE), query)

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from datasette.utils.asgi import Response
 
 from datasette_guard import collect_soon, ensure_instance
-from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.errors import InputError, cited
 
 from .. import paths
-from ..config import config_of
+from ..config import Config, config_of
 from ..failures import WITH_SENTENCE, status_of, unknown_method
 from ..items import FormFields, read_form, receive_body
+from ..model import default_model, in_thread, model_choices, permitted_engine
 from .pictures import pictures_of, read_pictures
 
 if TYPE_CHECKING:
@@ -39,8 +40,9 @@ async def render_form(datasette, request, template: str, fill: Fill) -> Response
     await ensure_instance(datasette, request)
     if sentence := unknown_method(request, "page"):
         return Response.text(sentence, status=405)
-    page: Page = {"paths": paths, "errors": [], "pictures": [], "sets": {}, "k": K, **shrinking(None)}
     status, config = 200, config_of(datasette)
+    page: Page = {"paths": paths, "errors": [], "pictures": [], "sets": {}, "k": K, **shrinking(None)}
+    page |= {"models": model_choices(config), "model": default_model(config)}
     try:
         chunks, content_type = await receive_body(request), request.headers.get("content-type", "")
         fields = await asyncio.to_thread(read_form, request.query_string, content_type, chunks, config.limits)
@@ -58,6 +60,27 @@ async def render_form(datasette, request, template: str, fill: Fill) -> Response
 def shrinking(preprocess: Preprocess | None) -> Page:
     """What clip.js shrinks a picture by: `side` in pixels and `resize` of the model, or those of most without one."""
     return {"side": preprocess.crop, "resize": preprocess.resize} if preprocess else {"side": 224, "resize": "shortest"}
+
+
+async def chosen_engine(config: Config, fields: FormFields, page: Page) -> Engine:
+    """The engine of the model that a form chooses, which the page shows from now on.
+
+    A kept picture whose vector is of another model is embedded again. Raises InputError, and as get_engine.
+    """
+    page["model"] = fields.last("model") or page["model"]
+    engine = await in_thread(permitted_engine, config, page["model"])
+    vectors_of = fields.last("vectors_of") or page["model"]
+    for picture in page["pictures"]:
+        if vectors_of != page["model"] and picture.vector:
+            if not picture.img:
+                raise InputError(f"of {picture.name} only the vector is here, of the model {cited(vectors_of)}")
+            picture.vector = ""
+    return engine
+
+
+def model_fields(page: Page) -> list[tuple[str, str]]:
+    """The field of a URL that names the model of a page; [] if one is served."""
+    return [("model", page["model"])] if page["models"] else []
 
 
 async def read_page_pictures(datasette, request, engine: Engine, page: Page) -> None:

@@ -55,6 +55,11 @@ def sql_paths(datasette, database: str) -> tuple[str, str]:
     return page, datasette.urls.database(database, format="json")
 
 
+def sql_text(text: str) -> str:
+    """A text as SQL has it, between quotes."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 async def sql_page_path(datasette, request, query: dict[str, str]) -> str | None:
     """The path of Datasette's page of a query: None if the client may run no SQL, "" if the path is too long."""
     database = await sql_database(datasette, request.actor)

@@ -19,7 +19,7 @@ from clip_collections import query
 from clip_collections.collection import quoted
 from clip_collections.query import Term
 from datasette_guard import ensure_instance, may
-from llm_clip_onnx import model_dir
+from llm_clip_onnx import model_dir, models
 from llm_clip_onnx.errors import ClipError, InputError, shortened
 
 from .. import paths
@@ -31,10 +31,10 @@ from ..facets import Facet, Value, facets_of
 from ..failures import WITH_SENTENCE, MayNotRunSql, status_of, unknown_method
 from ..filters import TAKEN, is_filter, readable_filters
 from ..items import FormFields
-from ..model import embedding_queue, in_thread
-from ..sql.search import collection_engine
+from ..model import default_model, embedding_queue, in_thread, model_choices
+from ..sql.search import collection_engine, exchangeable_models
 from .form_page import Page, shrinking
-from .links import curl_command, sql_paths
+from .links import curl_command, sql_paths, sql_text
 from .pictures import Picture, file_bytes, read_pictures
 
 ROWS = 24  # fills rows of 2, 3, 4, 6 and 8
@@ -50,6 +50,7 @@ async def collections_page(datasette, request) -> Response:
     """The page that lists the collections the client may search."""
     await ensure_instance(datasette, request)
     page = {"paths": paths, "collections": await searchable_collections(datasette, request.actor)}
+    page["several"] = bool(model_choices(config_of(datasette)))
     return Response.html(await datasette.render_template("collections.html", page, request=request))
 
 
@@ -82,7 +83,8 @@ async def status_after(filling: Awaitable[None], page: Page) -> int:
 
 async def empty_page(datasette, request, ref: CollectionRef) -> Page:
     """The variables of a page about a collection before its fields are read."""
-    names = (ref.database, ref.collection.name)
+    names, config = (ref.database, ref.collection.name), config_of(datasette)
+    own = ref.collection.model or default_model(config)
     return {
         "paths": paths,
         "errors": [],
@@ -94,7 +96,11 @@ async def empty_page(datasette, request, ref: CollectionRef) -> Page:
         "q": "",
         "kept": [],
         "where": "",
-        **facts_of_model(),
+        "own": own,
+        "model": "",
+        "models": exchangeable_models(config, ref.collection),
+        "several": bool(model_choices(config)),
+        **facts_of_model(own),
         "may_sql": await may(datasette, request.actor, "execute-sql", ref.database),
     }
 
@@ -103,6 +109,7 @@ async def fill_search(datasette, request, ref: CollectionRef, page: Page) -> Non
     """Fill the page with the query, then with the rows. Raises MayNotRunSql and the exceptions of WITH_SENTENCE."""
     fields = await read_search_fields(datasette, request)
     page |= typed_fields(fields) | {"asked": fields}
+    page |= facts_of_model(page["model"] or page["own"])
     page |= spaced_query(page, fields)
     fields.options.setdefault("k", [str(ROWS)])
     picture = await read_picture(datasette, request, ref, fields, page)
@@ -118,7 +125,8 @@ async def fill_search(datasette, request, ref: CollectionRef, page: Page) -> Non
     search_request.terms = query.check_terms(terms) if terms else ()
     # Before the search: what is counted says which rows have the filters' values.
     facets = await facets_of(datasette, ref, search_request.filters, search_request.where)
-    page |= await run_search(datasette, request, ref, search_request)
+    content = await run_search(datasette, request, ref, search_request)
+    page |= {name: value for name, value in content.items() if name != "model"}  # which the page has as it was asked
     page |= query_links(page, words, search_request)
     origin = datasette.absolute_url(request, "/")
     page["results"] = [
@@ -140,7 +148,7 @@ async def kept_filters(datasette, ref: CollectionRef, page: Page, fields: FormFi
         "query": query_fields,
         "fields": {"kept": kept},
         "filter_fields": filters.fields(),
-        "unfiltered": search_url(page, [*query_fields, *kept]),
+        "unfiltered": search_url(page, [*query_fields, *kept, *model_fields(page)]),
         "filters": filters,
     }
     return links | facet_chips(page | links, await facets_of(datasette, ref, filters, ""), page["where"])
@@ -151,7 +159,13 @@ def typed_fields(fields: FormFields) -> Page:
     queries = fields.all("q")
     kept = [text for text in queries if text.startswith(("vector:", "image:")) and not text.split(maxsplit=1)[1:]]
     words = [text for text in queries if text not in kept]
-    return {"q": " + ".join(words), "typed": words, "kept": kept, "where": fields.last("where")}
+    known: Page = {"where": fields.last("where"), "model": fields.last("model")}
+    return known | {"q": " + ".join(words), "typed": words, "kept": kept}
+
+
+def model_fields(page: Page) -> list[tuple[str, str]]:
+    """The field of a URL that names another model than the collection's."""
+    return [("model", page["model"])] if page["model"] else []
 
 
 def terms_in(texts: list[str]) -> tuple[Term, ...]:
@@ -202,7 +216,7 @@ def query_links(page: Page, words: tuple[Term, ...], search_request: SearchReque
     q: list[tuple[str, Any]] = [("q", query.format_query(words))] if words else []
     kept = [("q", text) for text in page["kept"]]
     rest = [("where", search_request.where)] if search_request.where else []
-    rest += search_request.filters.fields()
+    rest += [*search_request.filters.fields(), *model_fields(page)]
     first = [*q, *kept, *rest]
     last = search_request.offset + len(page["results"])
     return {
@@ -214,14 +228,14 @@ def query_links(page: Page, words: tuple[Term, ...], search_request: SearchReque
         "from_to": (search_request.offset + 1, last),
         "query_fields": first,
         "filter_fields": search_request.filters.fields(),
-        "unfiltered": search_url(page, [*q, *kept]),
+        "unfiltered": search_url(page, [*q, *kept, *model_fields(page)]),
         "filters": search_request.filters,
     }
 
 
 def facet_chips(page: Page, facets: list[Facet], where: str) -> Page:
     """The facets of the rows, each value with a link to the same search with or without it; and if dates are one."""
-    conditions = [("where", where)] if where else []
+    conditions = [*([("where", where)] if where else []), *model_fields(page)]
 
     def chip(value: Value) -> Page:
         fields = [*page["query"], *page["fields"]["kept"], *conditions, *value.toggled.fields()]
@@ -240,7 +254,10 @@ def spaced_query(page: Page, fields: FormFields) -> Page:
     better = spaced(page["q"])
     kept = [("q", text) for text in page["kept"]]
     others = [
-        (name, value) for name in fields.options for value in fields.all(name) if is_filter(name) or name == "where"
+        (name, value)
+        for name in fields.options
+        for value in fields.all(name)
+        if is_filter(name) or name in ("where", "model")
     ]
     return {"spaced": better, "spaced_url": search_url(page, [("q", better), *kept, *others])} if better else {}
 
@@ -251,16 +268,16 @@ def spaced(q: str) -> str | None:
     return " ".join(better.split()) if better != q and not set('"[{') & set(q) else None
 
 
-def facts_of_model() -> Page:
-    """`shrinking` of the model, and reads_english: it was trained on English texts, so its tokens are CLIP's own."""
+def facts_of_model(model_id: str) -> Page:
+    """`shrinking` of a model, and reads_english: it was trained on English texts, so its tokens are CLIP's own."""
     try:
-        path = model_dir.default_path()
+        path = models.path_of(model_id)
         return facts_of_manifest(path, (path / model_dir.MANIFEST).stat().st_mtime_ns)
     except (ClipError, OSError):
         return shrinking(None) | {"reads_english": False}
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=64)
 def facts_of_manifest(path: Path, written_ns: int) -> Page:
     """As facts_of_model. written_ns: when the manifest was written, so that a new one is read."""
     manifest = model_dir.read_manifest(path)
@@ -343,18 +360,19 @@ async def other_ways(datasette, request, ref: CollectionRef, page: Page, search_
     }
     is_whole = not (search_request.where or search_request.filters or search_request.offset)
     if page["may_sql"] and search_request.terms and is_whole:
-        ways["sql"] = collection_sql(ref, search_request.k)
+        ways["sql"] = collection_sql(ref, search_request.k, search_request.model)
         q = urlencode({"sql": ways["sql"], "q": query.format_query(search_request.terms)})
         ways["sql_page"] = f"{sql_paths(datasette, ref.database)[0]}?{q}"
     return ways
 
 
-def collection_sql(ref: CollectionRef, k: int) -> str:
-    """SQL that gives the rows of a search, with the query in :q."""
-    name = ref.collection.name.replace("'", "''")
+def collection_sql(ref: CollectionRef, k: int, model: str) -> str:
+    """SQL that gives the rows of a search, with the query in :q. model: another one than the collection's, or ""."""
+    by_model = f", {sql_text(model)}" if model else ""
+    name = sql_text(ref.collection.name)
     return (
         f"select e.*, s.value ->> 'score' as score\n"
-        f"from json_each(clip_search('{name}', :q, {k})) s\n"
+        f"from json_each(clip_search({name}, :q, {k}{by_model})) s\n"
         f"join main.{quoted(ref.collection.table)} e on e.rowid = s.value ->> 'rowid'\n"
         "order by score desc"
     )

@@ -21,12 +21,12 @@ from clip_collections.collection import Collection
 from clip_collections.query import Term
 from datasette_guard import connect, per_datasette
 from llm_clip_onnx import models, vectors
-from llm_clip_onnx.errors import InputError, cited
+from llm_clip_onnx.errors import ClipError, InputError, cited
 
 from ..config import Config, config_of
 from ..items import bytes_of, check_text
 from ..labels import DIGITS
-from ..model import default_model, get_engine, permitted_engine
+from ..model import default_model, get_engine, model_choices, permitted_engine
 from .functions import embed_outside_clock, embedding_of_value, number_of, public
 
 if TYPE_CHECKING:
@@ -72,6 +72,21 @@ def collection_engine(config: Config, of: Collection, asked: str = "") -> tuple[
             "vectors cannot be compared with them"
         )
     return asked, checked_engine(of, own, engine)
+
+
+def exchangeable_models(config: Config, of: Collection) -> list[str]:
+    """The ids of the models that may embed queries for a collection, its own first; [] if no other one may."""
+    own, choices = of.model or default_model(config), model_choices(config)
+    others = [id for id in choices if own in choices and id != own and are_exchangeable(own, id)]
+    return [own, *others] if others else []
+
+
+def are_exchangeable(model_id: str, other: str) -> bool:
+    """True if the vectors of two models here can be compared, and both can be used."""
+    try:
+        return models.exchangeable(get_engine(model_id).manifest, get_engine(other).manifest)
+    except (ClipError, ImportError):
+        return False
 
 
 def checked_engine(of: Collection, own: str, engine: Engine) -> Engine:

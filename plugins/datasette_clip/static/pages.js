@@ -51,7 +51,8 @@ async function send(button) {
   body.delete("image");
   const pictures = body.getAll("img").map((img, at) => [body.getAll("vector")[at], img]);
   body.delete("img");
-  for (const [vector, img] of pictures) body.append("img", vector ? "" : img);
+  const seen = !form.elements.model || form.elements.model.value === form.elements.vectors_of?.value; // by this model
+  for (const [vector, img] of pictures) body.append("img", vector && seen ? "" : img);
   for (const [name, blob] of pending) body.append("image", blob, name);
   busy(true);
   const begun = performance.now();
@@ -73,6 +74,7 @@ function show(response, text, kept, ms) {
   if (replaced.length && !pending.length) result.replaceChildren(...replaced);
   if (!pending.length) replaced = [];
   if (!answer) return say(response.headers.get("content-type")?.startsWith("text/plain") ? text : `The server answered ${response.status}.`);
+  form.dataset.side = answered.querySelector(".clip-form").dataset.side;
   const focused = result.contains(document.activeElement);
   result.replaceChildren(...answer.childNodes);
   putBack(kept);
@@ -155,6 +157,7 @@ form.addEventListener("input", ({ target }) => {
 });
 form.addEventListener("change", ({ target }) => {
   if (target.type === "file" && target.files.length) take(target.files, target);
+  if (target.name === "model" && hasPicture()) send();
   if (target.name === "labels") {
     chosenSet = target.value || chosenSet;
     if (form.elements.shown) form.elements.shown.value = form.elements.own.value; // the user means the set, not the typed labels

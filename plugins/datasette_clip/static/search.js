@@ -72,7 +72,7 @@ async function search({ typed = false } = {}) {
 async function go(url, { remembered = false, replace = false, scroll = null, mine = begin(), ...options } = {}) {
   const page = await ask(mine, url, options);
   if (!page) return;
-  for (const input of form.querySelectorAll("#clip-q, #clip-where")) input.value = page.getElementById(input.id)?.value ?? "";
+  for (const input of form.querySelectorAll("#clip-q, #clip-where, #clip-model")) input.value = page.getElementById(input.id)?.value ?? "";
   const kept = remembered ? history.state?.picture : null;
   picture.replaceChildren(...page.querySelector("#clip-asked").childNodes);
   showPicture(kept);
@@ -257,7 +257,7 @@ box.addEventListener("input", () => {
 });
 form.addEventListener("change", ({ target }) => {
   if (target.type === "file" && target.files.length) take(target.files, target);
-  if (["clip-where", "clip-from", "clip-to"].includes(target.id)) search();
+  if (["clip-where", "clip-from", "clip-to", "clip-model"].includes(target.id)) search();
 });
 document.querySelector(".clip-page").addEventListener("click", (event) => {
   const link = event.target.closest("a");

@@ -159,7 +159,7 @@ def bake_into(work: Path, checkpoint: Checkpoint, precision: str, say: Say) -> M
 
 def write_tokenizer(work: Path, checkpoint: Checkpoint) -> None:
     for name, content in checkpoint.tokenizer.items():
-        (work / name).write_text(content, encoding="utf-8")
+        (work / name).write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def bake_tower(plan: TowerPlan, work: Path, precision: str, say: Say) -> Tower:

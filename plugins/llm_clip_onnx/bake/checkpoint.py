@@ -27,7 +27,7 @@ class Checkpoint:
     embed_dim: int
     log_logit_scale: float
     preprocess: Preprocess
-    tokenizer: Mapping[str, str]
+    tokenizer: Mapping[str, str | bytes]
     tokens: Tokens
     context_length: int  # the most ids of a text
     logit_bias: float | None = None

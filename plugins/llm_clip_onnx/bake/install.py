@@ -27,7 +27,7 @@ def check_target(to: Path, force: bool) -> None:
         return
     if not force:
         raise CheckpointError(f"{to} is there already; --force replaces it, --to bakes to another folder")
-    known = {*model_dir.FILES, *model_dir.BYTE_PAIRS, model_dir.TOKENIZER}
+    known = {*model_dir.FILES, *model_dir.BYTE_PAIRS, *sum(model_dir.TOKENIZER_FILES.values(), ())}
     known |= {model_dir.MANIFEST, model_dir.LABELS, MANIFEST_PART}
     known |= {f"{tower}{end}" for tower in ("text", "image") for end in model_dir.EIGHT_BIT_SUFFIXES}
     if not to.is_dir() or {file.name for file in to.iterdir()} - known:

@@ -28,6 +28,8 @@ from open_clip_checkpoint import write_open_clip
 from patience import PATIENCE_S
 from random_checkpoint import TINY, write_checkpoint
 from siglip_checkpoint import write_siglip
+from text_tower_checkpoint import TINY as TINY_TEXT
+from text_tower_checkpoint import write_text_tower
 
 ID = "owner/name"
 CLIP_FILES = {
@@ -153,6 +155,34 @@ def test_a_bake_fetches_what_it_needs_and_says_what_it_got(layout, needed, weigh
     assert {request.authorization for request in hub.requests} == {"Bearer hf_secret"}
     expected = Source(ID, COMMIT, {name: sha256(folder / name) for name in weights}, None)
     assert read_manifest(tmp_path / "out" / "model").source == expected
+
+
+TEXT_TOWER_FILES = {
+    *("modules.json", "config.json", "sentence_bert_config.json", "tokenizer_config.json", "vocab.txt"),
+    *("1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors", "model.safetensors"),
+}
+
+
+def test_of_a_text_tower_the_three_modules_are_fetched(plain, tmp_path):
+    folder = with_decoys(write_text_tower(tmp_path / "repository", TINY_TEXT))
+    with HubStandIn(folder) as hub:
+        result = bake(tmp_path, hub.url, ID, "--images", str(plain))
+    assert result.returncode == 0, result.stderr
+    assert sorted(hub.asked("GET")) == sorted(TEXT_TOWER_FILES)  # each once
+    manifest = read_manifest(tmp_path / "out" / "model")
+    weights = ("model.safetensors", "2_Dense/model.safetensors")
+    assert manifest.source == Source(ID, COMMIT, {name: sha256(folder / name) for name in weights}, None)
+    assert manifest.images == Source(str(plain), None, {weights[0]: sha256(plain / weights[0])}, None)
+
+
+def test_a_text_tower_that_cannot_be_baked_is_refused_before_its_weights_are_fetched(plain, tmp_path):
+    folder = write_text_tower(tmp_path / "repository", TINY_TEXT)
+    pooling = folder / "1_Pooling/config.json"
+    pooling.write_text(json.dumps({"pooling_mode": "cls"}))
+    with HubStandIn(folder) as hub:
+        result = bake(tmp_path, hub.url, ID, "--images", str(plain))
+    assert "1_Pooling/config.json says pooling_mode" in result.stderr
+    assert not [path for path in hub.asked("GET") if path.endswith(".safetensors")]
 
 
 def test_a_download_whose_connection_closes_goes_on_where_it_was(hub, tmp_path):

@@ -17,7 +17,7 @@ from llm_clip_onnx import model_dir, siglip_tokenizer
 from llm_clip_onnx.bake import bake, fidelity, open_checkpoint
 from llm_clip_onnx.bake.samples import made_images
 from llm_clip_onnx.engine import Engine
-from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.errors import InputError, ModelDirError
 from llm_clip_onnx.images.preprocess import to_pixels
 from llm_clip_onnx.text_readers import open_reader
 from llm_clip_onnx.vectors import cosine
@@ -79,8 +79,9 @@ def test_8_bit_towers_pass_the_gates_and_stay_near_the_oracle(baked, tmp_path):
 def test_the_manifest_says_how_texts_and_images_are_read_and_scored(baked):
     facts = json.loads((baked.path / "manifest.json").read_text())
     end, pad = ("</s>", "</s>") if baked.version == 1 else ("<eos>", "<pad>")
+    library = "big_vision" if baked.version == 1 else "gemma"
     assert facts["tokens"] == {
-        **{"start": "", "end": end, "unknown": "<unk>", "added": [], "library": "big_vision", "pad": pad}
+        **{"start": "", "end": end, "unknown": "<unk>", "added": [], "library": library, "pad": pad}
     }
     side, resample = (64, 3) if baked.version == 1 else (96, 2)
     steps = {"shortest_side": side, "crop": side, "resample": resample, "mean": [0.5] * 3, "std": [0.5] * 3}
@@ -88,8 +89,9 @@ def test_the_manifest_says_how_texts_and_images_are_read_and_scored(baked):
     assert (facts["context_length"], facts["embed_dim"]) == (64, 64)
     assert facts["logit_bias"] == pytest.approx(LOGIT_BIAS)
     assert facts["log_logit_scale"] == pytest.approx(LOGIT_SCALE)
-    assert "tokenizer.json" in facts["files"]
-    assert not {"vocab.json", "merges.txt"} & {*facts["files"]}
+    known = {"vocab.json", "merges.txt", "tokenizer.json", "pairs.npy", "characters.json"}
+    read = {"tokenizer.json"} if baked.version == 1 else {"pairs.npy", "characters.json"}
+    assert known & {*facts["files"]} == read
     assert model_dir.Manifest.from_dict(facts) == baked.engine.manifest
 
 
@@ -143,9 +145,9 @@ def test_texts_are_made_canonical_as_big_vision_does(text, canonical):
 def test_case_and_punctuation_change_no_id(baked):
     """SigLIP 2's own tokenizer keeps both, which costs 12 points on ImageNet (RADIO PR 142, big_vision issue 187)."""
     assert baked.read("A Photo of a CAT.").tolist() == baked.read("a photo of a cat").tolist()
-    ours = Tokenizer.from_file(str(baked.path / "tokenizer.json"))
+    own = Tokenizer.from_file(str(baked.checkpoint / "tokenizer.json"))
     if baked.version == 2:
-        assert ours.encode("A Photo.").ids != ours.encode("a photo").ids  # so it is not the tokenizer that does it
+        assert own.encode("A Photo.").ids != own.encode("a photo").ids  # so it is not the tokenizer that does it
 
 
 def test_a_token_of_the_tokenizer_is_no_token_in_a_text(baked):
@@ -213,3 +215,28 @@ def test_a_tower_of_float16_weights_is_that_of_their_float32(baked, tmp_path):
     assert checkpoint.image.tensors[name].dtype == np.float32
     np.testing.assert_allclose(checkpoint.image.tensors[name], whole.image.tensors[name], rtol=1e-3, atol=1e-6)
     assert np.shape(checkpoint.image.tensors[name]) == (64, 64)
+
+
+def test_a_damaged_tokenizer_is_named(baked, tmp_path):
+    names = model_dir.tokenizer_files(baked.engine.manifest.tokens)
+    assert len(names) == baked.version
+    for name in names:
+        shutil.copytree(baked.path, tmp_path / name)
+        content = bytearray((baked.path / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (tmp_path / name / name).write_bytes(content)
+        with pytest.raises(ModelDirError, match=rf"{name} has sha256 .*the file is damaged"):
+            Engine(tmp_path / name).embed_text(["a"])
+
+
+def test_a_tokenizer_of_byte_pairs_that_is_not_gemmas_keeps_its_file_and_its_ids(tmp_path):
+    folder = write_siglip(tmp_path / "checkpoint", 2)
+    serialized = json.loads((folder / "tokenizer.json").read_text())
+    serialized["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "NFC"}, serialized["normalizer"]]}
+    (folder / "tokenizer.json").write_text(json.dumps(serialized))
+    checkpoint = open_checkpoint(str(folder))
+    assert ([*checkpoint.tokenizer], checkpoint.tokens.library) == (["tokenizer.json"], "big_vision")
+    (tmp_path / "tokenizer.json").write_text(checkpoint.tokenizer["tokenizer.json"])
+    read = open_reader(tmp_path, 64, checkpoint.tokens)
+    library = Tokenizer.from_str(json.dumps(serialized))
+    assert read("a red heart").tolist()[:9] == [*library.encode("a red heart").ids, *[0] * 9][:9]

@@ -6,22 +6,28 @@ text canonical is not in these files: see siglip_tokenizer.py.
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers
 from PIL import Image
 
+from ...byte_pairs import tables
 from ...errors import CheckpointError, cited, shortened
-from ...model_dir import TOKENIZER, Preprocess, Tokens
+from ...model_dir import CHARACTERS, PAIRS, TOKENIZER, Preprocess, Tokens
+from ...siglip_tokenizer import canonical
 from ..image_processor import check_first, image_processor, three_numbers
 from ..keys import OFF, TOKENIZER_CONFIG, TOKENIZER_JSON, as_json, misfit, unfollowed
 from ..kinds import DEVIATIONS, LENGTH, MEANS, POSITIVE, Kind, is_filter, is_whole
 from ..layout import read_object
 
 SENTENCEPIECE = ("spiece.model", "tokenizer.model")
+SPACE = "▁"
+MERGED_WITH_PREVIOUS = {"behavior": "MergedWithPrevious", "invert": False}
 MODELS = ("Unigram", "BPE")  # T5's, of SigLIP, and Gemma's, of SigLIP 2
 NAMED = ("eos_token", "unk_token", "pad_token")
 REFUSED_SETTINGS: dict[str, tuple] = {  # key of tokenizer_config.json -> the values that change nothing
@@ -48,7 +54,9 @@ REFUSED_STEPS: dict[str, tuple] = {  # key of preprocessor_config.json -> the va
 }
 
 
-def read_tokenizer(folder: Path, vocab_size: int, context_length: int, source: str) -> tuple[dict[str, str], Tokens]:
+def read_tokenizer(
+    folder: Path, vocab_size: int, context_length: int, source: str
+) -> tuple[dict[str, str | bytes], Tokens]:
     """The tokenizer's file in a model directory, name and content, and its tokens. Raises CheckpointError.
 
     It is refused if it cannot be read by the `tokenizers` library, or has ids beyond the token table.
@@ -73,6 +81,15 @@ def read_tokenizer(folder: Path, vocab_size: int, context_length: int, source: s
             f"{vocab_size} rows"
         )
     end, unknown, pad = (named_token(settings, key, vocab, source) for key in NAMED)
+    if is_gemma(serialized):
+        pairs, characters = tables(vocab, pairs_of(serialized), (end, pad))
+        stream = io.BytesIO()
+        np.save(stream, pairs)
+        files: dict[str, str | bytes] = {
+            PAIRS: stream.getvalue(),
+            CHARACTERS: json.dumps(characters, ensure_ascii=False),
+        }
+        return files, Tokens("", end, unknown, (), "gemma", pad)
     return {TOKENIZER: content}, Tokens("", end, unknown, (), "big_vision", pad)
 
 
@@ -95,6 +112,32 @@ def read_serialized(folder: Path, source: str) -> dict:
     if model.get("dropout"):
         raise unfollowed(TOKENIZER_JSON, "model.dropout", model["dropout"], source, None)
     return serialized
+
+
+def is_gemma(serialized: Mapping) -> bool:
+    """True if mapped merges give the ids of this tokenizer, as Gemma's do: words are apart, and each byte has a token.
+
+    Words are apart if no merge has a space, ▁, anywhere but at the beginning, or between spaces.
+    """
+    model = serialized["model"]
+    others = ("continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
+    steps = serialized.get("normalizer"), serialized.get("pre_tokenizer")
+    return (
+        model["type"] == "BPE"
+        and not any(model.get(key) for key in others)
+        and steps[0] == {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+        and steps[1] in (None, {"type": "Split", "pattern": {"String": " "}, **MERGED_WITH_PREVIOUS})
+        and all(f"<0x{byte:02X}>" in model["vocab"] for byte in range(256))
+        and all(SPACE not in right or not left.strip(SPACE) for left, right in pairs_of(serialized))
+        and all(token["content"] != canonical(token["content"]) for token in serialized.get("added_tokens") or ())
+    )
+
+
+def pairs_of(serialized: Mapping) -> Iterator[tuple[str, str]]:
+    """The merges of a tokenizer.json, which has each as a list of two tokens or as a text with a space between them."""
+    for merge in serialized["model"]["merges"]:
+        left, right = merge.split(" ") if isinstance(merge, str) else merge
+        yield left, right
 
 
 def check_settings(settings: Mapping, context_length: int, source: str) -> None:

@@ -1,0 +1,130 @@
+"""`llm clip convert` gives a collection the vectors of another model, all at once, from the best that is left of each row."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from clip_collections import convert
+from clip_collections.convert import Conversion, Target
+from clip_collections.index.build import connect
+from llm_clip_onnx.engine import Engine
+from llm_clip_onnx.errors import InputError
+from nasty import saved
+from serving import environment, run_llm
+
+COLOURS = ("black", "blue", "green", "red", "white", "yellow")
+
+
+@pytest.fixture
+def env(demo_dir, tiny_dir, tmp_path) -> dict[str, str]:
+    """An environment with two models, `clip` and `tiny`."""
+    for name, directory in (("clip", demo_dir), ("tiny", tiny_dir)):
+        shutil.copytree(directory, tmp_path / "models" / name)
+    return environment(tmp_path / "llm", CLIP_MODEL_DIR=str(tmp_path / "models"))
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    (tmp_path / "photos").mkdir()
+    for colour in COLOURS:
+        (tmp_path / "photos" / f"{colour}.png").write_bytes(saved(Image.new("RGB", (80, 60), colour), "PNG"))
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def database(env, photos, tmp_path) -> Path:
+    """A database with an indexed collection of `clip`: three rows with a stored content, three with a file alone."""
+    file = tmp_path / "photos.db"
+    run_llm("clip", "embed", str(photos), "-d", str(file), "-c", "photos", "--store", "--orient", "none", env=env)
+    run_llm("clip", "index", str(file), env=env)
+    with sqlite3.connect(file) as connection:
+        connection.execute("update embeddings set content_blob = null where id > 'green.png'")
+    return file
+
+
+def read(database: Path, sql: str) -> list[tuple]:
+    with closing(sqlite3.connect(database)) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def expected(engine: Engine, photos: Path) -> list[tuple]:
+    return [
+        (f"{colour}.png", engine.embed_item((photos / f"{colour}.png").read_bytes()).tobytes()) for colour in COLOURS
+    ]
+
+
+def test_stored_contents_files_and_thumbnails_are_embedded_anew(env, database, photos, tiny_dir):
+    tiny = Engine(tiny_dir)
+    [(thumbnail,)] = read(database, "select image from clip_thumbnails where id = 'yellow.png'")
+    (photos / "yellow.png").write_bytes(saved(Image.new("RGB", (80, 60), "pink"), "PNG"))  # another picture now
+    options = ("--model", "tiny", "-d", str(database), "--folder", str(photos))
+    done = run_llm("clip", "convert", "photos", *options, env=env)
+    assert (
+        "photos: 6 rows embedded with tiny: 3 from stored contents, 2 from files, "
+        "1 from thumbnails, whose vectors are less faithful\n"
+    ) in done.stderr
+    assert "photos: 6 rows can be searched" in done.stderr
+    rows = [*expected(tiny, photos)[:-1], ("yellow.png", tiny.embed_item(thumbnail).tobytes())]
+    assert read(database, "select id, embedding from embeddings order by id") == rows
+    assert read(database, "select model from collections") == [("tiny",)]
+    found = run_llm("clip", "search", "photos", "--like", "red.png", "-d", str(database), "--paths", env=env)
+    assert found.stdout.splitlines()[0] == "red.png"
+    again = run_llm("clip", "embed", str(photos), "-d", str(database), "-c", "photos", env=env)
+    assert "1 embedded" in again.stderr  # the pink one
+    refused = run_llm("clip", "convert", "photos", *options, env=env, ok=False)
+    assert refused.stderr == "Error: the collection 'photos' is of the model 'tiny' already\n"
+
+
+def test_without_a_content_the_collection_stays_as_it_is(env, database):
+    before = read(database, "select id, embedding from embeddings order by id")
+    with sqlite3.connect(database) as connection:
+        connection.execute("delete from clip_thumbnails where id = 'red.png'")
+    refused = run_llm("clip", "convert", "photos", "--model", "tiny", "-d", str(database), env=env, ok=False)
+    assert (
+        "1 row, such as 'red.png', cannot be embedded, because neither a stored content nor the file" in refused.stderr
+    )
+    assert read(database, "select id, embedding from embeddings order by id") == before
+    assert read(database, "select model from collections") == [("clip",)]
+
+
+def test_a_run_that_was_ended_goes_on_where_it_was(database, photos, tiny_dir, monkeypatch):
+    monkeypatch.setattr(convert, "SELECT_ROWS", convert.SELECT_ROWS.replace("limit 32", "limit 2"))
+    engine, embedded = Engine(tiny_dir), []
+
+    def embed_item(content, orient):
+        embedded.append(content)
+        return engine.embed_item(content, orient)
+
+    target = Target("tiny", "sha256 of tiny", embed_item, 1)
+    with closing(connect(str(database))) as conn:
+        run = Conversion(conn, "photos", target, photos).embed()
+        assert (next(run), next(run)) == (2, 2)
+        run.close()
+    assert len(embedded) == 4
+    with closing(connect(str(database))) as conn:
+        conversion = Conversion(conn, "photos", target, photos)
+        assert conversion.count() == 2
+        assert list(conversion.embed()) == [2]
+        conversion.swap()
+        assert conn.execute("select count(*) from clip_conversion").fetchall() == [(0,)]
+    assert len(embedded) == 6
+    assert read(database, "select id, embedding from embeddings order by id") == expected(engine, photos)
+
+
+def test_what_comes_or_changes_meanwhile_is_not_lost(database, photos, tiny_dir):
+    target = Target("tiny", "sha256 of tiny", Engine(tiny_dir).embed_item, 1)
+    with closing(connect(str(database))) as conn:
+        conversion = Conversion(conn, "photos", target, photos)
+        assert list(conversion.embed()) == [6]
+        conn.execute("update embeddings set content_hash = x'00', content_blob = null where id = 'red.png'")
+        with pytest.raises(InputError, match=r"^1 row came while the others were embedded: run it again$"):
+            conversion.swap()
+        assert conn.execute("select model from collections").fetchall() == [("clip",)]
+        another = Conversion(conn, "photos", target._replace(sha256="another model's"), photos)
+        assert another.count() == 6
