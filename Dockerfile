@@ -2,6 +2,7 @@
 # docker build -t clip --build-arg CLIP_MODEL=demo/checkpoint --build-arg LABELS=demo/emoji.txt --build-arg VERIFY=0 .
 #                                                             the demo model, no hub, no torch
 # docker build -t recipe --target reference-serve .           what this replaces: llm-clip and torch in the process
+# docker build -t clip --build-arg CLIP_MODELS="clip multilingual" .      several models
 # docker run --read-only --cap-drop ALL -p 8080:8080 clip
 # docker run -e SERVE_OPTIONS="--setting default_allow_sql off" ... clip     canned queries and pages, no SQL of visitors
 #
@@ -9,21 +10,24 @@
 #         -> bake, torch -> reference (-> reference-serve)    the model, and the proof that it is llm-clip's
 #   app, reference -> the image
 
-# A hub id, or a folder of the context: demo/checkpoint, deploy/checkpoints/NAME.
+# An id of the catalogue, a hub id, or a folder of the context: demo/checkpoint, deploy/checkpoints/NAME.
 ARG CLIP_MODEL=sentence-transformers/clip-ViT-B-32
-# A branch, tag or commit on the hub.
+# Several of them with spaces between, in place of CLIP_MODEL: each gets a folder of its own in /model.
+ARG CLIP_MODELS=
+# A branch, tag or commit on the hub, of one model.
 ARG CLIP_REVISION=
 # Where CLIP_MODEL is a text tower alone: the checkpoint of its images, as CLIP_MODEL has it.
 ARG CLIP_IMAGES=
 ARG CLIP_PRECISION=auto
-# Label sets: imagenet, and files with one label a line, demo/emoji.txt or deploy/labels/NAME.txt, with spaces between.
+# Label sets: imagenet, and files with one label a line, demo/emoji.txt or deploy/labels/NAME.txt, with spaces between. Of
+# several models only clip gets imagenet, which takes minutes, and those that are named: imagenet@datacomp-b32-256.
 ARG LABELS=imagenet
 # A mirror of the Hugging Face hub, in place of the hub itself.
 ARG HF_ENDPOINT
 # 0 skips the comparison with another library, and with it the download of torch; the bake's own checks are never skipped.
 ARG VERIFY=1
-# That library: llm-clip, or sentence-transformers, which loads text towers alone too.
-ARG REFERENCE=llm-clip
+# That library: own is the one that the model is for, llm-clip, sentence-transformers or open_clip.
+ARG REFERENCE=own
 # From the index without CUDA; of one release, for torchvision imports beside no other torch.
 ARG TORCH="torch==2.13.0 torchvision==0.28.0 --index-url https://download.pytorch.org/whl/cpu"
 # The server ends after so long without a request: 90s, 10m, 2h; empty: never. The environment variable overrules it.
@@ -71,19 +75,31 @@ COPY demo/checkpoint demo/checkpoint
 COPY deploy/checkpoints deploy/checkpoints
 ENV HF_HOME=/src/hub
 ARG CLIP_MODEL
+ARG CLIP_MODELS
 ARG CLIP_REVISION
 ARG CLIP_IMAGES
 ARG CLIP_PRECISION
 ARG HF_ENDPOINT
-RUN python -m llm_clip_onnx bake "$CLIP_MODEL" ${CLIP_REVISION:+--revision "$CLIP_REVISION"} \
-    ${CLIP_IMAGES:+--images "$CLIP_IMAGES"} --precision "$CLIP_PRECISION" --to /model
+RUN set -e; set -- ${CLIP_MODELS:-$CLIP_MODEL}; \
+    test $# = 1 || test -z "$CLIP_REVISION$CLIP_IMAGES" || { echo "CLIP_REVISION and CLIP_IMAGES are of one model, not of $#"; exit 1; }; \
+    for model in "$@"; do \
+      to=/model; test $# = 1 || to="/model/$(basename "$model")"; \
+      python -m llm_clip_onnx bake "$model" ${CLIP_REVISION:+--revision "$CLIP_REVISION"} \
+        ${CLIP_IMAGES:+--images "$CLIP_IMAGES"} --precision "$CLIP_PRECISION" --to "$to"; \
+    done
 COPY demo/emoji.txt demo/
 COPY deploy/labels deploy/labels
 ARG LABELS
-RUN set -e; for labels in $LABELS; do \
-      case "$labels" in imagenet) from= ;; *) from="--labels $labels" ;; esac; \
-      python -m llm_clip_onnx labels bake "$(basename "$labels" .txt)" /model $from; \
-    done
+RUN set -e; set -- ${CLIP_MODELS:-$CLIP_MODEL}; \
+    for labels in $LABELS; do for model in "$@"; do \
+      to=/model; test $# = 1 || to="/model/$(basename "$model")"; \
+      case "$labels" in \
+        imagenet) test $# = 1 || grep -q '"id": "clip"' "$to/manifest.json" || continue; from= ;; \
+        imagenet@*) test "$model" = "${labels#*@}" || continue; from= ;; \
+        *) from="--labels $labels" ;; \
+      esac; \
+      python -m llm_clip_onnx labels bake "$(basename "${labels%@*}" .txt)" "$to" $from; \
+    done; done
 
 FROM build AS torch
 ARG VERIFY
@@ -92,7 +108,7 @@ RUN test "$VERIFY" = 0 || pip install $TORCH
 COPY deploy/requirements-reference.txt ./
 RUN test "$VERIFY" = 0 || pip install --require-hashes --no-deps -r requirements-reference.txt
 
-# The image takes the model from here, so that no model gets into it that was not held against llm-clip's own.
+# The image takes the models from here, so that none gets into it that was not held against the library it is for.
 FROM torch AS reference
 COPY --from=bake /src ./
 COPY --from=bake /model /model
@@ -100,7 +116,7 @@ ENV HF_HOME=/src/hub
 ARG VERIFY
 ARG REFERENCE
 ARG HF_ENDPOINT
-RUN test "$VERIFY" = 0 || python -m llm_clip_onnx verify /model --reference "$REFERENCE"
+RUN test "$VERIFY" = 0 || find /model -name manifest.json -printf '%h\n' | xargs -n 1 python -m llm_clip_onnx verify --reference "$REFERENCE"
 
 # The recipe as people run it, for who wants it or wants to compare: same URLs, same vectors, none of our plugins.
 # torch wants a /tmp to write to: docker run --read-only --tmpfs /tmp.
@@ -109,7 +125,7 @@ ARG VERIFY
 COPY deploy/reference/link_checkpoint.py ./
 COPY --from=app /srv /srv
 COPY deploy/reference/plugins /srv/plugins
-RUN test "$VERIFY" = 0 || python link_checkpoint.py /model /srv/clip-ViT-B-32
+RUN test "$VERIFY" = 0 || python link_checkpoint.py "$(test -e /model/manifest.json && echo /model || echo /model/clip)" /srv/clip-ViT-B-32
 WORKDIR /srv
 ARG SLEEP_AFTER
 ENV HF_HUB_OFFLINE=1 LLM_USER_PATH=/tmp HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 SLEEP_AFTER=$SLEEP_AFTER
@@ -131,7 +147,8 @@ ENV PATH=/app/bin:$PATH CLIP_MODEL_DIR=/model LLM_USER_PATH=/tmp HOME=/tmp HF_HU
     PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 MALLOC_MMAP_THRESHOLD_=1000000 OPENBLAS_THREAD_TIMEOUT=4
 # The official image has no bytecode of the standard library, and to compile it anew costs every cold start 0.4 s of CPU.
 # Answering once writes that of what is loaded, and shows that the image answers.
-RUN PYTHONDONTWRITEBYTECODE= datasette serve /srv --memory --get "/_memory.json?sql=select+hex(llm_embed('clip','hello'))" \
+RUN model=$(python -c "from llm_clip_onnx import models; print(models.default_id())") \
+ && PYTHONDONTWRITEBYTECODE= datasette serve /srv --memory --get "/_memory.json?sql=select+hex(llm_embed('$model','hello'))" \
  && pip uninstall -y --root-user-action ignore pip
 WORKDIR /srv
 ARG SLEEP_AFTER

@@ -103,13 +103,16 @@ CHECKPOINT_FILES = {
     "config_sentence_transformers.json": "only beside `modules.json`; a default prompt must be empty",
 }
 BUILD_ARGUMENTS = {
-    "CLIP_MODEL": "a hub id, or a folder: `demo/checkpoint`, or yours in `deploy/checkpoints/`",
-    "CLIP_REVISION": "a branch, tag or commit of it",
+    "CLIP_MODEL": "an id of the [catalogue](models.md), a hub id, or a folder: `demo/checkpoint`, or yours in "
+    "`deploy/checkpoints/`",
+    "CLIP_MODELS": "several of them, with spaces, in place of `CLIP_MODEL`: `clip multilingual`",
+    "CLIP_REVISION": "a branch, tag or commit of the model, if it is one",
     "CLIP_IMAGES": f"where `CLIP_MODEL` is a [text tower alone]({TEXT_TOWER}): the checkpoint of its images",
     "CLIP_PRECISION": "as [the bake](bake.md#precision) has it",
-    "LABELS": "[label sets](label-sets.md), with spaces: `imagenet`, `demo/emoji.txt`, files in `deploy/labels/`",
+    "LABELS": "[label sets](label-sets.md), with spaces: `imagenet`, `demo/emoji.txt`, files in `deploy/labels/`; "
+    "of several models only `clip` gets `imagenet`, and those that are named: `imagenet@datacomp-b32-256`",
     "VERIFY": "`0` skips the comparison with another library, and the download of torch for it",
-    "REFERENCE": "that library: `llm-clip`, or `sentence-transformers`, which loads text towers alone too",
+    "REFERENCE": "that library: `llm-clip`, `sentence-transformers`, `open_clip`, or `own`, which the model is for",
     "HF_ENDPOINT": "a mirror of the hub",
     "SLEEP_AFTER": "the idle time after which the server [exits](#sleep); empty: never",
     "TORCH": "what pip installs for the comparison",

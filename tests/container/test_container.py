@@ -18,13 +18,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from building import QUICK_DEMO, build, size_bytes, why_not
+from building import QUICK_DEMO, build, copy_context, size_bytes, why_not
 from conftest import ROOT
 from containers import run_once, started
 from llm_clip_onnx.engine import Engine
 from llm_clip_onnx.vectors import cosine
 from nasty import photo, saved
+from open_clip_checkpoint import write_open_clip
 from patience import until
+from random_checkpoint import TINY, write_checkpoint
 from serving import environment, run_llm
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
@@ -274,3 +276,21 @@ def test_with_a_sixteenth_of_a_core_from_the_start_it_answers(demo_image):
     with started(demo_image, "--cpu-period", "80000", "--cpu-quota", "5000") as container:
         answer = container.wait("/-/clip/embed.json", text=TEXT)
         assert (answer.status_code, len(answer.json()["results"][0]["embedding"])) == (200, 512)
+
+
+@pytest.mark.slow
+def test_several_models_are_baked_to_folders_of_their_own_and_one_is_in_open_clips_layout(tmp_path):
+    """Of the two, which have no id of the catalogue, none gets imagenet unless it is named."""
+    context = copy_context(tmp_path / "context")
+    write_open_clip(context / "deploy/checkpoints/open", write_checkpoint(tmp_path / "hf", **TINY))
+    models = {"CLIP_MODELS": "demo/checkpoint deploy/checkpoints/open", "VERIFY": "0"}
+    build("localhost/datasette-clip:several", context, **models, LABELS="imagenet demo/emoji.txt")
+    with started("localhost/datasette-clip:several") as container:
+        container.ready()
+        sql = "select length(llm_embed('checkpoint', 'hello')) as a, length(llm_embed('open', 'hello')) as b"
+        assert container.get("/_memory.json", sql=sql, _shape="array").json() == [{"a": 2048, "b": 2048}]
+        model = container.copy_out("/model", tmp_path)
+    assert sorted(str(file.relative_to(model)) for file in model.glob("**/labels/*.json")) == [
+        "checkpoint/labels/emoji.json",
+        "open/labels/emoji.json",
+    ]

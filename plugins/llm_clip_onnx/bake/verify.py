@@ -16,8 +16,8 @@ from PIL import Image
 
 from .. import label_sets, model_dir, zero_shot
 from ..engine import Engine
-from ..errors import CheckpointError, ModelDirError, cited
-from ..model_dir import Source
+from ..errors import CheckpointError, ModelDirError, cited, shortened
+from ..model_dir import Manifest, Source
 from . import fidelity
 from .samples import TEXTS, made_images
 
@@ -36,8 +36,8 @@ def verify(
 ) -> list[Check]:
     """All checks of the model directory at `path`. Raises ModelDirError if it does not open.
 
-    reference: "llm-clip" or "sentence-transformers" also compares with that library, on `checkpoint` and on `images`,
-    the checkpoint of a text tower's images, or else on the sources of the bake.
+    reference: a library of REFERENCES, or "own" for `library_of` the model: it is also compared with that, on
+    `checkpoint` and on `images`, the checkpoint of a text tower's images, or else on the sources of the bake.
     """
     engine = Engine(path)
     manifest = engine.manifest
@@ -73,6 +73,7 @@ def verify(
     if reference:
         text = found_source(manifest.source, checkpoint, "--checkpoint")
         of_images = found_source(manifest.images, images, "--images") if manifest.images else text
+        reference = library_of(manifest) if reference == "own" else reference
         theirs = REFERENCES[reference](text, of_images, list(pngs.values()))
         checks += [compare(tower, reference, expected) for tower, expected in theirs.items()]
     return checks
@@ -203,4 +204,47 @@ def sentence_transformers_embeddings(
     }
 
 
-REFERENCES = {"llm-clip": llm_clip_embeddings, "sentence-transformers": sentence_transformers_embeddings}
+def open_clip_embeddings(
+    text: Checkpoint, of_images: Checkpoint, images: list[bytes]
+) -> dict[str, NDArray[np.float32]]:
+    """open_clip's embeddings of the fixed inputs, [n, embed_dim] float32 each, one at a time.
+
+    Raises CheckpointError for a checkpoint that it cannot load.
+    """
+    import open_clip
+    import torch
+
+    from .hub import fetch
+
+    root = Path(text.source) if Path(text.source).is_dir() else fetch(text.source, text.revision)[0]
+    try:
+        model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{root}")
+        tokenizer = open_clip.get_tokenizer(f"local-dir:{root}")
+    except Exception as error:  # it raises many kinds
+        raise CheckpointError(
+            f"open_clip cannot load {text.source}: {shortened(error)}; --checkpoint says where it is now"
+        ) from error
+    model.eval()
+    pictures = [transform(Image.open(io.BytesIO(image)))[None] for image in images]
+    with torch.no_grad():
+        embeddings = {
+            "text": [model.encode_text(tokenizer([one]))[0].numpy() for one in TEXTS],
+            "image": [model.encode_image(picture)[0].numpy() for picture in pictures],
+        }
+    return {kind: np.stack(found) for kind, found in embeddings.items()}
+
+
+REFERENCES = {
+    "llm-clip": llm_clip_embeddings,
+    "sentence-transformers": sentence_transformers_embeddings,
+    "open_clip": open_clip_embeddings,
+}
+
+
+def library_of(manifest: Manifest) -> str:
+    """The library of REFERENCES that a model is compared with. Raises CheckpointError if its family has none."""
+    if manifest.logit_bias is not None:
+        raise CheckpointError(f"{manifest.source.id} is a SigLIP, and no library is asked about one yet")
+    if manifest.images:
+        return "sentence-transformers"
+    return "open_clip" if manifest.preprocess.library == "open_clip" else "llm-clip"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,6 +60,32 @@ def test_pixels_are_open_clips(both):
     for (name, image), expected in zip(made_images().items(), theirs["pixels"], strict=True):
         found = to_pixels(image.convert("RGB"), engine.manifest.preprocess)
         np.testing.assert_allclose(found, expected, atol=1e-6, err_msg=name)  # of a level by 255: float32's rounding
+
+
+VERIFY = """
+import sys
+sys.path += sys.argv[1:3]  # behind the packages of open_clip's environment, of which torch is one
+sys.argv = ["llm clip", *sys.argv[3:]]
+from llm_clip_onnx.commands import clip
+clip()
+"""
+
+
+@pytest.mark.slow
+def test_verify_compares_with_open_clip_itself(both, tmp_path):
+    model = both[0].path
+    ours = [str(ROOT / "plugins"), str(Path(np.__file__).parents[1])]
+
+    def verify(*options: str) -> list[tuple[str, str]]:
+        command = [PYTHON, "-c", VERIFY, *ours, "verify", str(model), "--reference", *options]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10 * PATIENCE_S)
+        found = re.findall(r"^(\w+) +(\w+) tower \(fp32\) with open_clip", done.stdout, re.MULTILINE)
+        assert done.returncode == any(verdict == "FAILED" for verdict, _ in found), done.stdout + done.stderr
+        return found
+
+    assert verify("open_clip") == verify("own") == [("ok", "text"), ("ok", "image")]
+    other = write_open_clip(tmp_path / "other", write_checkpoint(tmp_path / "hf", **TINY, seed=1))
+    assert verify("own", "--checkpoint", str(other)) == [("FAILED", "text"), ("FAILED", "image")]
 
 
 def test_embeddings_are_open_clips(both):
