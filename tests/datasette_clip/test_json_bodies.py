@@ -122,10 +122,10 @@ def test_a_list_is_a_field_that_is_repeated(body, query, datasette):
 @pytest.mark.parametrize(
     ("path", "field", "fields"),
     [
-        (EMBED, "labels", "text, img, vector, format, normalize, orient"),
-        (EMBED, "k", "text, img, vector, format, normalize, orient"),
-        (CLASSIFY, "format", "text, img, vector, labels, templates, k, orient"),
-        (CLASSIFY, "normalize", "text, img, vector, labels, templates, k, orient"),
+        (EMBED, "labels", "text, img, vector, format, normalize, orient, model"),
+        (EMBED, "k", "text, img, vector, format, normalize, orient, model"),
+        (CLASSIFY, "format", "text, img, vector, labels, templates, k, orient, model"),
+        (CLASSIFY, "normalize", "text, img, vector, labels, templates, k, orient, model"),
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
