@@ -333,10 +333,13 @@ def convert(collection: str, model_id: str, database: Path | None, model_dir: Pa
     ended goes on where it was. The collection keeps its vectors until all are embedded.
     """
     from .index.build import connect
+    from .photo_folders import only_writer
     from .photo_search import find_collection
 
     found = find_collection(collection, database)
-    with closing(connect(str(found.database))) as conn:
+    with only_writer(found.database) as is_ours, closing(connect(str(found.database))) as conn:
+        if not is_ours:
+            raise InputError(f"`llm clip serve` or another conversion writes into {found.database}; end it first")
         run_conversion(conn, found.name, model_id, model_dir, folder or found.folder)
 
 

@@ -151,12 +151,7 @@ class CollectionWriter:
         self.gone: set[str] = set()
         collection = llm.Collection(name, database, model=embedder.model)
         self.name, self.collection_id = name, collection.id
-        [model] = self._fetch_one("select model from main.collections where id = ?", collection.id) or (None,)
-        if model != embedder.model.model_id:
-            raise InputError(
-                f"the collection {shortened(name)} is of the model {shortened(model)}, to whose embeddings those of"
-                f" {embedder.model.model_id} cannot be compared; choose another collection"
-            )
+        self._check_model_id()
         sql = "select length(embedding) / 4 from main.embeddings where collection_id = ?"
         size = self._fetch_one(sql, self.collection_id)
         if size and size[0] != embedder.embed_dim and not force:
@@ -189,6 +184,16 @@ class CollectionWriter:
     def _write_origin(self, model_sha256: str | None) -> None:
         with self.db.atomic():
             origin.write_origin(self.db.conn, self.collection_id, self.origin._replace(model=model_sha256))
+            self._check_model_id()  # after the first write, so that nobody changes it before the commit
+
+    def _check_model_id(self) -> None:
+        """Raises InputError if the collection is of another model, as `llm clip convert` makes it."""
+        [model] = self._fetch_one("select model from main.collections where id = ?", self.collection_id) or (None,)
+        if model != self.embedder.model.model_id:
+            raise InputError(
+                f"the collection {shortened(self.name)} is of the model {shortened(model)}, to whose embeddings those"
+                f" of {self.embedder.model.model_id} cannot be compared; choose another collection"
+            )
 
     def _fetch_one(self, sql: str, *parameters) -> tuple | None:
         return self.db.conn.execute(sql, parameters).fetchone()
@@ -349,6 +354,7 @@ class CollectionWriter:
             conn.executemany(INSERT_THUMBNAIL, thumbnails)
             origin.write_states(conn, key, self.folder, states)
             gone.delete_rows(conn, self.name, key, moved)
+            self._check_model_id()
 
 
 def metadata_of(entry: Entry, look: Look | None, known: Known | None) -> str | None:

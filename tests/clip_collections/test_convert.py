@@ -9,12 +9,17 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from sqlite_utils import Database
 
 from clip_collections import convert
 from clip_collections.convert import Conversion, Target
+from clip_collections.entry import Entry
 from clip_collections.index.build import connect
+from clip_collections.photo_folders import only_writer
+from clip_collections.writer import CollectionWriter, Embedder
 from llm_clip_onnx.engine import Engine
 from llm_clip_onnx.errors import InputError
+from llm_clip_onnx.llm_model import CLIP
 from nasty import saved
 from serving import environment, run_llm
 
@@ -128,3 +133,38 @@ def test_what_comes_or_changes_meanwhile_is_not_lost(database, photos, tiny_dir)
         assert conn.execute("select model from collections").fetchall() == [("clip",)]
         another = Conversion(conn, "photos", target._replace(sha256="another model's"), photos)
         assert another.count() == 6
+
+
+def writer_of_clip(conn: sqlite3.Connection, engine: Engine) -> CollectionWriter:
+    embedder = Embedder(CLIP, engine.manifest.embed_dim, engine.embed_item, model_sha256="sha256 of clip")
+    return CollectionWriter(Database(conn), "photos", embedder)
+
+
+def test_who_fills_a_collection_while_it_is_converted_writes_no_vector_of_the_old_model(
+    database, photos, demo_engine, tiny_dir
+):
+    target = Target("tiny", "sha256 of tiny", Engine(tiny_dir).embed_item, 1)
+    refusal = "^the collection photos is of the model tiny, to whose embeddings those of clip cannot be compared"
+    with closing(sqlite3.connect(database)) as conn, closing(connect(str(database))) as other:
+        filling, idle = writer_of_clip(conn, demo_engine), writer_of_clip(conn, demo_engine)
+        conversion = Conversion(other, "photos", target, photos)
+        assert list(conversion.embed()) == [6]
+        conversion.swap()
+        with pytest.raises(InputError, match=refusal):
+            list(filling.embed([Entry("new", "a text")]))
+        idle._is_checked = True
+        with pytest.raises(InputError, match=refusal):
+            list(idle.embed([]))
+    assert read(database, "select count(*) from embeddings where id = 'new'") == [(0,)]
+    assert read(database, "select model from clip_collection_facts") == [("sha256 of tiny",)]
+
+
+def test_a_collection_that_another_program_fills_is_not_converted(env, database, photos, monkeypatch):
+    monkeypatch.setenv("LLM_USER_PATH", env["LLM_USER_PATH"])
+    options = ("--model", "tiny", "-d", str(database), "--folder", str(photos))
+    with only_writer(database) as is_ours:
+        assert is_ours
+        refused = run_llm("clip", "convert", "photos", *options, env=env, ok=False)
+    said = f"Error: `llm clip serve` or another conversion writes into {database}; end it first\n"
+    assert refused.stderr == said
+    assert read(database, "select model from collections") == [("clip",)]
