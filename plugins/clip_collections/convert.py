@@ -40,13 +40,17 @@ exists (select 1 from main.clip_conversion as new where new.collection_id = embe
     and new.id = embeddings.id and new.content_hash is embeddings.content_hash)
 """
 SELECT_ROWS = f"""
-select id, content, content_blob, content_hash from main.embeddings
-where collection_id = ? and id > ? and not {IS_CONVERTED} order by id limit {BATCH_ROWS}
+select rowid, id, content, content_blob, content_hash from main.embeddings
+where collection_id = ? and rowid > ? and not {IS_CONVERTED} order by rowid limit {BATCH_ROWS}
+"""
+KEEP = """
+insert or replace into main.clip_conversion
+select collection_id, id, content_hash, ?, ?, ? from main.embeddings where rowid = ? and content_hash is ?
 """
 SELECT_THUMBNAIL = """
 select image from main.clip_thumbnails join main.embeddings
 on clip_thumbnails.id = embeddings.id and clip_thumbnails.row = embeddings.rowid
-where collection = ? and collection_id = ? and embeddings.id = ? and image is not null
+where collection = ? and embeddings.rowid = ? and image is not null
 """
 SWAP = """
 update main.embeddings set embedding = (select new.embedding from main.clip_conversion as new
@@ -65,6 +69,16 @@ class Target(NamedTuple):
     sha256: str
     embed_item: EmbedItem
     threads: int
+
+
+class Row(NamedTuple):
+    """A row to embed. Of an id that is not UTF-8 some bytes are replaced, so rows are told apart by their rowids."""
+
+    rowid: int
+    id: str
+    text: str | None
+    blob: bytes | None
+    content_hash: bytes | None
 
 
 class Conversion:
@@ -93,37 +107,35 @@ class Conversion:
 
     def embed(self) -> Iterator[int]:
         """Embed the rows that are not yet, and yield how many were looked at, batch by batch."""
-        last, self.missing = "", []
+        last, self.missing = -(2**63), []
         with ThreadPoolExecutor(self.target.threads) as pool:
-            while batch := rows(self.conn, SELECT_ROWS, [self.key, last]):
-                read = [(id, content_hash, *self.read(id, *contents)) for id, *contents, content_hash in batch]
-                self.write(read, list(pool.map(self.embedded, [content for *_, content in read])))
-                last = batch[-1][0]
+            while batch := [Row(*row) for row in rows(self.conn, SELECT_ROWS, [self.key, last])]:
+                read = [self.read(row) for row in batch]
+                self.write(batch, read, list(pool.map(self.embedded, [content for _, content in read])))
+                last = batch[-1].rowid
                 yield len(batch)
 
-    def read(self, id: str, text: str | None, blob: bytes | None) -> tuple[MadeFrom, str | bytes | None]:
+    def read(self, row: Row) -> tuple[MadeFrom, str | bytes | None]:
         """The content of a row and where it is from; None if there is none any more."""
-        if (content := text if text is not None else blob) is not None:
+        if (content := row.text if row.text is not None else row.blob) is not None:
             return "content", content
-        if (content := self.read_own_file(id)) is not None:
+        if (content := self.read_own_file(row)) is not None:
             return "file", content
-        return "thumbnail", self.read_thumbnail(id)
+        return "thumbnail", self.read_thumbnail(row)
 
-    def read_own_file(self, id: str) -> bytes | None:
+    def read_own_file(self, row: Row) -> bytes | None:
         """The file of a row, None if it is not known, not there, or no longer what was embedded."""
-        path = path_within(self.folder, id) if self.folder else None
-        sql = "select content_hash from main.embeddings where collection_id = ? and id = ?"
+        path = path_within(self.folder, row.id) if self.folder else None
         try:
             content = read_file(path) if path else None
         except InputError:
             return None
-        is_same = content and (llm.Collection.content_hash(content),) == rows(self.conn, sql, [self.key, id])[0]
-        return content if is_same else None
+        return content if content and llm.Collection.content_hash(content) == row.content_hash else None
 
-    def read_thumbnail(self, id: str) -> bytes | None:
+    def read_thumbnail(self, row: Row) -> bytes | None:
         if "row" not in columns_of(self.conn, "clip_thumbnails"):
             return None
-        images = rows(self.conn, SELECT_THUMBNAIL, [self.name, self.key, id])
+        images = rows(self.conn, SELECT_THUMBNAIL, [self.name, row.rowid])
         return images[0][0] if images else None
 
     def embedded(self, content: str | bytes | None) -> bytes | None:
@@ -133,17 +145,17 @@ class Conversion:
         except InputError:
             return None
 
-    def write(self, read: Sequence[tuple], blobs: Sequence[bytes | None]) -> None:
-        """Keep the vectors of a batch in clip_conversion."""
+    def write(self, batch: Sequence[Row], read: Sequence[tuple], blobs: Sequence[bytes | None]) -> None:
+        """Keep the vectors of a batch in clip_conversion, but for rows that are gone or changed meanwhile."""
         done = [
-            (self.key, id, content_hash, self.target.sha256, made_from, blob)
-            for (id, content_hash, made_from, _), blob in zip(read, blobs)
+            (self.target.sha256, made_from, blob, row.rowid, row.content_hash)
+            for row, (made_from, _), blob in zip(batch, read, blobs)
             if blob is not None
         ]
-        self.missing += [id for (id, *_), blob in zip(read, blobs) if blob is None]
+        self.missing += [row.id for row, blob in zip(batch, blobs) if blob is None]
         self.conn.execute("begin immediate")
         with self.conn:
-            self.conn.executemany("insert or replace into main.clip_conversion values (?, ?, ?, ?, ?, ?)", done)
+            self.conn.executemany(KEEP, done)
 
     def swap(self) -> Counter[str]:
         """Put the new vectors in place of the old ones, and return from what how many were made.

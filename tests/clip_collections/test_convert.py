@@ -135,6 +135,23 @@ def test_what_comes_or_changes_meanwhile_is_not_lost(database, photos, tiny_dir)
         assert another.count() == 6
 
 
+def test_rows_with_any_id_are_embedded_anew(database, tiny_dir):
+    engine = Engine(tiny_dir)
+    sql = "insert into embeddings (collection_id, id, embedding, content) values (1, cast(? as text), ?, ?)"
+    texts = {b"": "nothing", b"caf\xe9": "a coffee", b"zz": "the last one"}
+    with sqlite3.connect(database) as connection:
+        connection.execute("delete from embeddings")
+        connection.executemany(sql, [(id, b"", text) for id, text in texts.items()])
+    with closing(connect(str(database))) as conn:
+        conversion = Conversion(conn, "photos", Target("tiny", "sha256 of tiny", engine.embed_item, 1), None)
+        run = conversion.embed()
+        assert next(run) == 3
+        assert next(run, None) is None
+        assert conversion.swap() == {"content": 3}
+    found = read(database, "select cast(id as blob), embedding from embeddings")
+    assert dict(found) == {id: engine.embed_item(text).tobytes() for id, text in texts.items()}
+
+
 def writer_of_clip(conn: sqlite3.Connection, engine: Engine) -> CollectionWriter:
     embedder = Embedder(CLIP, engine.manifest.embed_dim, engine.embed_item, model_sha256="sha256 of clip")
     return CollectionWriter(Database(conn), "photos", embedder)
