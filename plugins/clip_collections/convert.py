@@ -52,6 +52,10 @@ select image from main.clip_thumbnails join main.embeddings
 on clip_thumbnails.id = embeddings.id and clip_thumbnails.row = embeddings.rowid
 where collection = ? and embeddings.rowid = ? and image is not null
 """
+COUNT_MADE = """
+select made_from, count(*) from main.embeddings join main.clip_conversion using (collection_id, id)
+where collection_id = ? group by 1
+"""
 SWAP = """
 update main.embeddings set embedding = (select new.embedding from main.clip_conversion as new
     where new.collection_id = embeddings.collection_id and new.id = embeddings.id)
@@ -167,11 +171,12 @@ class Conversion:
         with self.conn:
             if lacking := self.count():
                 raise InputError(self.lacking(lacking))
-            sql = "select made_from, count(*) from main.clip_conversion where collection_id = ? group by 1"
-            made_from = Counter(dict(rows(self.conn, sql, [self.key])))
+            made_from = Counter(dict(rows(self.conn, COUNT_MADE, [self.key])))
             self.conn.execute(SWAP, [self.key])
             self.conn.execute("update main.collections set model = ? where id = ?", [self.target.model_id, self.key])
             self.conn.execute("delete from main.clip_conversion where collection_id = ?", [self.key])
+            if not rows(self.conn, "select 1 from main.clip_conversion limit 1"):
+                self.conn.execute("drop table main.clip_conversion")
             self.forget_model()
         return made_from
 

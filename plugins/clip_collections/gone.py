@@ -63,11 +63,11 @@ def is_gone(folder: Path, id: str, unreadable: set[str]) -> bool:
 
 
 def delete_rows(conn: Connection, collection: str, collection_id: int, ids: Iterable[str]) -> None:
-    """Delete rows, and their thumbnails and file states. The index is not touched. The caller commits."""
+    """Delete rows, and their thumbnails, file states and converted vectors, but for the index. The caller commits."""
     keys = [(collection_id, id) for id in ids]
-    conn.executemany("delete from main.embeddings where collection_id = ? and id = ?", keys)
-    if columns_of(conn, "clip_files"):
-        conn.executemany("delete from main.clip_files where collection_id = ? and id = ?", keys)
+    for table in ("embeddings", "clip_files", "clip_conversion"):
+        if columns_of(conn, table):
+            conn.executemany(f"delete from main.{table} where collection_id = ? and id = ?", keys)
     if columns_of(conn, "clip_thumbnails"):
         named = [(collection, id) for _, id in keys]
         conn.executemany("delete from main.clip_thumbnails where collection = ? and id = ?", named)

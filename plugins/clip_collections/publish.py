@@ -41,7 +41,8 @@ OF_CLONE = (  # what .dockerignore lets through, and what it needs beside that
     *("plugins", "deploy", "demo/checkpoint", "demo/emoji.txt"),
 )
 NOT_COPIED = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.db", "*.db-*", "*.sqlite*", ".*.swp")
-PRIVATE_TABLES = ("clip_files", "clip_filling")  # hashes of folders and the times of files; how far embedding was
+# Hashes of folders and the times of files; how far embedding was; vectors and ids of an unfinished conversion.
+PRIVATE_TABLES = ("clip_files", "clip_filling", "clip_conversion")
 PLACES = ("latitude", "longitude")  # keys of metadata
 HASH = re.compile("-[0-9a-f]{8}$")  # see photo_folders.database_of
 SELECT_IDS = """

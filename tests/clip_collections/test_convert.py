@@ -14,8 +14,10 @@ from sqlite_utils import Database
 from clip_collections import convert
 from clip_collections.convert import Conversion, Target
 from clip_collections.entry import Entry
+from clip_collections.forget import forget
 from clip_collections.index.build import connect
 from clip_collections.photo_folders import only_writer
+from clip_collections.publish import publish_database
 from clip_collections.writer import CollectionWriter, Embedder
 from llm_clip_onnx.engine import Engine
 from llm_clip_onnx.errors import InputError
@@ -117,7 +119,7 @@ def test_a_run_that_was_ended_goes_on_where_it_was(database, photos, tiny_dir, m
         assert conversion.count() == 2
         assert list(conversion.embed()) == [2]
         conversion.swap()
-        assert conn.execute("select count(*) from clip_conversion").fetchall() == [(0,)]
+        assert conn.execute("select name from sqlite_master where name = 'clip_conversion'").fetchall() == []
     assert len(embedded) == 6
     assert read(database, "select id, embedding from embeddings order by id") == expected(engine, photos)
 
@@ -150,6 +152,21 @@ def test_rows_with_any_id_are_embedded_anew(database, tiny_dir):
         assert conversion.swap() == {"content": 3}
     found = read(database, "select cast(id as blob), embedding from embeddings")
     assert dict(found) == {id: engine.embed_item(text).tobytes() for id, text in texts.items()}
+
+
+def test_what_is_forgotten_or_published_has_no_vector_of_an_unfinished_conversion(database, photos, tiny_dir, tmp_path):
+    engine = Engine(tiny_dir)
+    with closing(connect(str(database))) as conn:
+        conversion = Conversion(conn, "photos", Target("tiny", "sha256 of tiny", engine.embed_item, 1), photos)
+        assert list(conversion.embed()) == [6]
+        vector = engine.embed_item((photos / "red.png").read_bytes()).tobytes()
+        assert (b"red.png" in database.read_bytes(), vector in database.read_bytes()) == (True, True)
+        publish_database(database, tmp_path / "public.db", [])
+        assert forget(conn, "photos", ["red.png"]).is_clean
+        assert (b"red.png" in database.read_bytes(), vector in database.read_bytes()) == (False, False)
+        assert conversion.swap() == {"content": 3, "file": 2}
+    assert read(tmp_path / "public.db", "select name from sqlite_master where name = 'clip_conversion'") == []
+    assert vector not in (tmp_path / "public.db").read_bytes()
 
 
 def writer_of_clip(conn: sqlite3.Connection, engine: Engine) -> CollectionWriter:
