@@ -1,9 +1,10 @@
 """Embeds a collection anew with another model, beside its vectors, and puts them in their place at the end.
 
-    clip_conversion   a row per row that was embedded: its vector by the other model, and what it was embedded from
+    clip_conversion   a row per row that was embedded: its vector, what it was embedded from, model and orientation
 
-The contents are those that are stored, else the files, else the thumbnails. A run that was ended is gone on with. Until
-all rows have their new vectors, the collection stays as it is; then all change in one transaction.
+The contents are those that are stored, else the files, else the thumbnails. A run that was ended is gone on with, and
+vectors of thumbnails are made anew if better may be there then. Until all rows have their new vectors, the collection
+stays as it is; then all change in one transaction.
 """
 
 from __future__ import annotations
@@ -39,6 +40,12 @@ IS_CONVERTED = """
 exists (select 1 from main.clip_conversion as new where new.collection_id = embeddings.collection_id
     and new.id = embeddings.id and new.content_hash is embeddings.content_hash)
 """
+DELETE_OUTDATED = """
+delete from main.clip_conversion where collection_id = ?1
+and (model <> ?2 or made_from = 'thumbnail' and (?3 or exists (
+    select 1 from main.embeddings where embeddings.collection_id = ?1 and embeddings.id = clip_conversion.id
+        and (content is not null or content_blob is not null))))
+"""  # by another model or orientation, or from a thumbnail where the file or the content may be there now
 SELECT_ROWS = f"""
 select rowid, id, content, content_blob, content_hash from main.embeddings
 where collection_id = ? and rowid > ? and not {IS_CONVERTED} order by rowid limit {BATCH_ROWS}
@@ -101,8 +108,8 @@ class Conversion:
         self.missing: list[str] = []  # ids of rows that cannot be embedded
         conn.execute("pragma secure_delete = on")
         conn.execute(SCHEMA)
-        sql = "delete from main.clip_conversion where collection_id = ? and model <> ?"
-        conn.execute(sql, [self.key, target.sha256])
+        self.model = f"{target.sha256} {self.orient}"
+        conn.execute(DELETE_OUTDATED, [self.key, self.model, folder is not None])
 
     def count(self) -> int:
         """How many rows are still to be embedded."""
@@ -152,7 +159,7 @@ class Conversion:
     def write(self, batch: Sequence[Row], read: Sequence[tuple], blobs: Sequence[bytes | None]) -> None:
         """Keep the vectors of a batch in clip_conversion, but for rows that are gone or changed meanwhile."""
         done = [
-            (self.target.sha256, made_from, blob, row.rowid, row.content_hash)
+            (self.model, made_from, blob, row.rowid, row.content_hash)
             for row, (made_from, _), blob in zip(batch, read, blobs)
             if blob is not None
         ]

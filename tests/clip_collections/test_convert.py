@@ -154,6 +154,28 @@ def test_rows_with_any_id_are_embedded_anew(database, tiny_dir):
     assert dict(found) == {id: engine.embed_item(text).tobytes() for id, text in texts.items()}
 
 
+def test_a_resumed_run_takes_what_is_better_than_thumbnails_and_another_orientation_begins_anew(
+    database, photos, tiny_dir
+):
+    engine = Engine(tiny_dir)
+    target = Target("tiny", "sha256 of tiny", engine.embed_item, 1)
+    with closing(connect(str(database))) as conn:
+        assert list(Conversion(conn, "photos", target, None).embed()) == [6]
+        stored = [(photos / "red.png").read_bytes()]
+        conn.execute("update embeddings set content_blob = ? where id = 'red.png'", stored)
+        assert Conversion(conn, "photos", target, None).count() == 1
+        conversion = Conversion(conn, "photos", target, photos)
+        assert conversion.count() == 3
+        assert list(conversion.embed()) == [3]
+        conn.execute("update clip_collection_facts set orient = 'exif'")
+        assert Conversion(conn, "photos", target, photos).count() == 6
+        conn.execute("update clip_collection_facts set orient = null")
+        conversion = Conversion(conn, "photos", target, photos)
+        assert list(conversion.embed()) == [6]
+        assert conversion.swap() == {"content": 4, "file": 2}
+    assert read(database, "select id, embedding from embeddings order by id") == expected(engine, photos)
+
+
 def test_what_is_forgotten_or_published_has_no_vector_of_an_unfinished_conversion(database, photos, tiny_dir, tmp_path):
     engine = Engine(tiny_dir)
     with closing(connect(str(database))) as conn:
