@@ -352,9 +352,8 @@ def run_conversion(
     from llm_clip_onnx.towers import available_cores
 
     from .collection import open_collection
-    from .convert import Conversion, Target
+    from .convert import Conversion, Target, has_index
     from .floor import write_floor
-    from .index.store import read_facts
     from .model_choice import chosen_model
     from .origin import model_key
 
@@ -362,15 +361,14 @@ def run_conversion(
     engine = engine_for(path, OWN_MACHINE)
     target = Target(model_id, model_key(engine.manifest), engine.embed_item, available_cores())
     conversion = Conversion(conn, name, target, folder)
-    before = conversion.collection
-    has_index = before.embed_dim is not None and read_facts(conn, before, before.embed_dim) is not None
+    was_indexed = has_index(conn, conversion.collection)
     with click.progressbar(
         length=conversion.count(), label=f"{name}: embedding", file=sys.stderr, show_pos=True
     ) as bar:
         for count in conversion.embed():
             bar.update(count)
     say_converted(name, model_id, conversion.swap())
-    if has_index:
+    if was_indexed:
         after = open_collection(conn, name)
         index_one(conn, after, with_thumbnails=False)
         write_floor(conn, after, engine.embed_item)

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from llm_clip_onnx.errors import InputError, cited, counted
 from llm_clip_onnx.vectors import to_blob
 
-from .collection import columns_of, open_collection, orient_of, rows
+from .collection import Collection, columns_of, open_collection, orient_of, rows
 from .entry import read_file
 from .index.build import delete_index_rows
-from .index.store import source_key
+from .index.store import read_facts, source_key
 from .photo_folders import path_within
 
 BATCH_ROWS = 32  # in one transaction; a run that is killed loses at most these
@@ -102,7 +102,10 @@ class Conversion:
         self.conn, self.name, self.target, self.folder = conn, name, target, folder
         self.collection = open_collection(conn, name)
         if self.collection.model == target.model_id:
-            raise InputError(f"the collection {cited(name)} is of the model {cited(target.model_id)} already")
+            lacks_index = "" if has_index(conn, self.collection) else ", and has no index: llm clip index makes it"
+            raise InputError(
+                f"the collection {cited(name)} is of the model {cited(target.model_id)} already{lacks_index}"
+            )
         [(self.key,)] = rows(conn, "select id from main.collections where name = ?", [name])
         self.orient = orient_of(conn, self.key)
         self.missing: list[str] = []  # ids of rows that cannot be embedded
@@ -206,3 +209,8 @@ class Conversion:
         if columns_of(self.conn, "clip_collection_facts"):
             sql = "update main.clip_collection_facts set model = ? where collection_id = ?"
             self.conn.execute(sql, [self.target.sha256, self.key])
+
+
+def has_index(conn: Connection, collection: Collection) -> bool:
+    """True if a collection has an index of its vectors."""
+    return collection.embed_dim is not None and read_facts(conn, collection, collection.embed_dim) is not None

@@ -12,10 +12,11 @@ from PIL import Image
 from sqlite_utils import Database
 
 from clip_collections import convert
+from clip_collections.collection import open_collection
 from clip_collections.convert import Conversion, Target
 from clip_collections.entry import Entry
 from clip_collections.forget import forget
-from clip_collections.index.build import connect
+from clip_collections.index.build import connect, index
 from clip_collections.photo_folders import only_writer
 from clip_collections.publish import publish_database
 from clip_collections.writer import CollectionWriter, Embedder
@@ -174,6 +175,22 @@ def test_a_resumed_run_takes_what_is_better_than_thumbnails_and_another_orientat
         assert list(conversion.embed()) == [6]
         assert conversion.swap() == {"content": 4, "file": 2}
     assert read(database, "select id, embedding from embeddings order by id") == expected(engine, photos)
+
+
+def test_a_collection_that_lost_its_index_to_an_interruption_is_named_with_the_command_that_makes_it(
+    database, photos, tiny_dir
+):
+    target = Target("tiny", "sha256 of tiny", Engine(tiny_dir).embed_item, 1)
+    said = "^the collection 'photos' is of the model 'tiny' already"
+    with closing(connect(str(database))) as conn:
+        conversion = Conversion(conn, "photos", target, photos)
+        assert list(conversion.embed()) == [6]
+        conversion.swap()  # which removes the index; that of the new vectors is built afterwards
+        with pytest.raises(InputError, match=f"{said}, and has no index: llm clip index makes it$"):
+            Conversion(conn, "photos", target, photos)
+        index(conn, open_collection(conn, "photos"))
+        with pytest.raises(InputError, match=f"{said}$"):
+            Conversion(conn, "photos", target, photos)
 
 
 def test_what_is_forgotten_or_published_has_no_vector_of_an_unfinished_conversion(database, photos, tiny_dir, tmp_path):
