@@ -354,10 +354,11 @@ def run_conversion(
     from .collection import open_collection
     from .convert import Conversion, Target, has_index
     from .floor import write_floor
-    from .model_choice import chosen_model
+    from .model_choice import check_needs_conversion, chosen_model
     from .origin import model_key
 
     model_id, path = chosen_model(model_dir, named=model_id)
+    check_needs_conversion(conn, name, model_id, model_dir)
     engine = engine_for(path, OWN_MACHINE)
     target = Target(model_id, model_key(engine.manifest), engine.embed_item, available_cores())
     conversion = Conversion(conn, name, target, folder)

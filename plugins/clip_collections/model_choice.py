@@ -10,9 +10,10 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from llm_clip_onnx import models
-from llm_clip_onnx.model_dir import default_path
+from llm_clip_onnx.errors import InputError, ModelDirError, cited
+from llm_clip_onnx.model_dir import default_path, read_manifest
 
-from .collection import has_llm_tables, rows
+from .collection import columns_of, has_llm_tables, open_collection, rows
 from .index.build import connect
 
 
@@ -37,3 +38,28 @@ def model_of_collection(database: Path, name: str) -> str | None:
             for (model_id,) in rows(conn, "select model from main.collections where name = ?", [name]):
                 return model_id
     return None  # what is wrong with the file is said when it is used
+
+
+def check_needs_conversion(conn: sqlite3.Connection, name: str, model_id: str, model_dir: Path | None) -> None:
+    """Raises InputError if another model is to embed a collection of images, and would give the same vectors."""
+    path = model_dir or default_path()
+    known = open_collection(conn, name).model or ""
+    directories = models.directories(path).get(known, [])
+    if known == model_id or len(directories) != 1 or not has_images_alone(conn, name):
+        return
+    with suppress(ModelDirError):
+        if models.exchangeable(read_manifest(directories[0]), read_manifest(models.path_of(model_id, path))):
+            raise InputError(
+                f"the collection {cited(name)} is searched with the model {cited(model_id)} as it is: that embeds"
+                f" images with the image tower of {cited(known)}, so a conversion would change nothing"
+            )
+
+
+def has_images_alone(conn: sqlite3.Connection, name: str) -> bool:
+    """True if a collection of llm's has images, stored or of a folder, and no stored text."""
+    sources = ["embeddings where content_blob is not null and", "clip_files where"]
+    of_collection = "collection_id = (select id from main.collections where name = ?) limit 1"
+    if rows(conn, f"select 1 from main.embeddings where content is not null and {of_collection}", [name]):
+        return False
+    there = [source for source in sources if columns_of(conn, source.split()[0])]
+    return any(rows(conn, f"select 1 from main.{source} {of_collection}", [name]) for source in there)

@@ -30,9 +30,9 @@ COLOURS = ("black", "blue", "green", "red", "white", "yellow")
 
 
 @pytest.fixture
-def env(demo_dir, tiny_dir, tmp_path) -> dict[str, str]:
-    """An environment with two models, `clip` and `tiny`."""
-    for name, directory in (("clip", demo_dir), ("tiny", tiny_dir)):
+def env(demo_dir, demo_float32_dir, tiny_dir, tmp_path) -> dict[str, str]:
+    """An environment with three models: `clip`, `float32` of the same checkpoint, and another, `tiny`."""
+    for name, directory in (("clip", demo_dir), ("float32", demo_float32_dir), ("tiny", tiny_dir)):
         shutil.copytree(directory, tmp_path / "models" / name)
     return environment(tmp_path / "llm", CLIP_MODEL_DIR=str(tmp_path / "models"))
 
@@ -191,6 +191,19 @@ def test_a_collection_that_lost_its_index_to_an_interruption_is_named_with_the_c
         index(conn, open_collection(conn, "photos"))
         with pytest.raises(InputError, match=f"{said}$"):
             Conversion(conn, "photos", target, photos)
+
+
+def test_images_are_not_converted_to_a_model_with_the_same_image_tower(env, database, tmp_path):
+    convert_to = ("--model", "float32", "-d", str(database))
+    refused = run_llm("clip", "convert", "photos", *convert_to, env=env, ok=False)
+    assert refused.stderr == (
+        "Error: the collection 'photos' is searched with the model 'float32' as it is: that embeds images with the image "
+        "tower of 'clip', so a conversion would change nothing\n"
+    )
+    (tmp_path / "words.csv").write_text("id,text\n1,a cat\n")
+    run_llm("clip", "embed", str(tmp_path / "words.csv"), "-d", str(database), "-c", "words", "--store", env=env)
+    done = run_llm("clip", "convert", "words", *convert_to, env=env)
+    assert "words: 1 row embedded with float32: 1 from stored contents\n" in done.stderr
 
 
 def test_what_is_forgotten_or_published_has_no_vector_of_an_unfinished_conversion(database, photos, tiny_dir, tmp_path):
