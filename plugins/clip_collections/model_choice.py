@@ -26,9 +26,28 @@ def chosen_model(
     """
     path = model_dir or default_path()
     known = model_of_collection(database, collection) if database and collection else None
-    model_id = named or (known if known in models.directories(path) else models.default_id(path))
+    usual = models.default_id(path) if known else id_for_new(path)
+    model_id = named or (known if known in models.directories(path) else usual)
     assert model_id is not None
     return model_id, models.path_of(model_id, path)
+
+
+def id_for_new(path: Path) -> str:
+    """The id that new collections get where no model is named: of one model directory, its id in the catalogue."""
+    usual = models.default_id(path)
+    return usual if models.members_of(path) else models.catalogue_id(path) or usual
+
+
+def model_to_search(model_dir: Path | None, database: Path, collection: str) -> tuple[str, Path]:
+    """The id of a collection's model and its directory. Raises InputError if it is not here, and as chosen_model."""
+    path = model_dir or default_path()
+    known = model_of_collection(database, collection)
+    if known is not None and known not in models.directories(path):
+        raise InputError(
+            f"the collection {cited(collection)} is of the model {cited(known)}, which is not in {path}; "
+            f"{models.listed(models.ids(path))}"
+        )
+    return chosen_model(model_dir, database, collection)
 
 
 def model_of_collection(database: Path, name: str) -> str | None:

@@ -109,11 +109,11 @@ def search(
     from llm_clip_onnx.engine import Engine
     from llm_clip_onnx.images.limits import OWN_MACHINE
 
-    from .model_choice import chosen_model
+    from .model_choice import model_to_search
     from .photo_search import find_collection, find_rows, read_terms
 
     file, terms = find_collection(collection, database), read_terms(query, images, likes)
-    model_id, path = chosen_model(model_dir, file.database, file.name)
+    model_id, path = model_to_search(model_dir, file.database, file.name)
     engine = Engine(path, OWN_MACHINE)
     rows = find_rows(file, terms, number, engine.embed_item, engine.manifest.embed_dim, model_id)
     if as_json:

@@ -71,3 +71,27 @@ def test_another_model_and_an_unknown_one_are_refused(env, photos, tmp_path):
     )
     done = run_llm(*into, "--model", "siglip", env=env, ok=False)
     assert done.stderr == "Error: there is no model 'siglip' here; there are 'clip', 'float32', 'tiny'\n"
+
+
+def test_a_new_collection_has_the_catalogue_id_of_the_one_model_here(photos, tiny_dir, tmp_path):
+    model = tmp_path / "one"
+    shutil.copytree(tiny_dir, model)
+    env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(model))
+    into = ("clip", "embed", str(photos), "-d", str(tmp_path / "photos.db"), "-c")
+    run_llm(*into, "before", env=env)
+    facts = json.loads((model / "manifest.json").read_text())
+    (model / "manifest.json").write_text(json.dumps(facts | {"id": "datacomp-b32"}))
+    for collection in ("before", "after"):
+        run_llm(*into, collection, env=env)
+    sql = "select name, model from collections order by id"
+    assert read(tmp_path / "photos.db", sql) == [("before", "clip"), ("after", "datacomp-b32")]
+
+
+def test_a_search_in_a_collection_of_a_model_that_is_not_here_names_both(env, folder, photos, tmp_path):
+    database = str(tmp_path / "photos.db")
+    run_llm("clip", "embed", str(photos), "-d", database, "-c", "photos", "--model", "tiny", env=env)
+    shutil.rmtree(folder / "tiny")
+    done = run_llm("clip", "search", "photos", "red", "-d", database, env=env, ok=False)
+    assert done.stderr == (
+        f"Error: the collection 'photos' is of the model 'tiny', which is not in {folder}; there are 'clip', 'float32'\n"
+    )
