@@ -16,6 +16,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
 
@@ -145,6 +146,8 @@ def bake_arguments(manifest: Manifest, to: Path) -> dict[str, str]:
     if manifest.images:
         images = checkpoint_argument(manifest.images, to, "-images")
         arguments |= {"CLIP_IMAGES": images, "REFERENCE": "sentence-transformers"}
+    if manifest.logit_bias is not None:  # llm clip verify compares no SigLIP yet; prompts of ImageNet take long
+        arguments |= {"VERIFY": "0", "LABELS": ""}
     return arguments
 
 
@@ -170,14 +173,30 @@ def copy_package(model_dir: Path, to: Path) -> Path:
     to.mkdir(parents=True, exist_ok=True)
     (to / "srv").mkdir(exist_ok=True)
     shutil.copytree(model_dir, to / "model", dirs_exist_ok=True)
-    manifest = json.loads((to / "model" / MANIFEST).read_text())
-    manifest["source"]["id"] = Path(manifest["source"]["id"]).name  # a checkpoint's folder is no one's business
-    (to / "model" / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-    (to / "Dockerfile").write_text((PUBLISHED / "Dockerfile").read_text().replace("VERSION", __version__))
+    manifest = read_manifest(model_dir)
+    (to / "model" / MANIFEST).write_text(without_folders(manifest).to_json(), encoding="utf-8")
+    extra = "[open-clip]" if manifest.tokens and manifest.tokens.library == "open_clip" else ""
+    dockerfile = (PUBLISHED / "Dockerfile").read_text().replace("==VERSION", f"{extra}=={__version__}")
+    (to / "Dockerfile").write_text(dockerfile)
     shutil.copy(PUBLISHED / "fly.toml", to)
     for name in ("metadata.json", "settings.json"):
         shutil.copy(PUBLISHED / name, to / "srv")
     return to / "srv"
+
+
+def without_folders(manifest: Manifest) -> Manifest:
+    """The manifest with the names alone of checkpoints that are folders, which are no one's business."""
+    source, images = public_source(manifest.source), manifest.images and public_source(manifest.images)
+    return replace(manifest, source=source, images=images)
+
+
+def public_source(source: Source) -> Source:
+    return replace(source, id=Path(source.id).name) if is_local(source) else source
+
+
+def is_local(source: Source) -> bool:
+    """True if a checkpoint is a folder, also one that is gone; False for a hub id."""
+    return Path(source.id).is_absolute() or Path(source.id).is_dir()
 
 
 def publish_database(database: Path, to: Path, originals: Sequence[PhotoFolder]) -> None:

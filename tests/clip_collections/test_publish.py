@@ -6,6 +6,7 @@ import getpass
 import io
 import json
 import os
+import shutil
 import sqlite3
 import tomllib
 from contextlib import closing
@@ -18,8 +19,9 @@ from PIL import ExifTags, Image
 
 import clip_collections.publish
 from clip_collections.publish import bake_arguments, check_destination, copy_package, publish_database
+from llm_clip_onnx import __version__
 from llm_clip_onnx.errors import InputError
-from llm_clip_onnx.model_dir import Source, read_manifest
+from llm_clip_onnx.model_dir import MANIFEST, Source, Tokens, read_manifest
 from made_photos import picture
 from nasty import saved
 from serving import environment, run_llm, serving
@@ -208,3 +210,40 @@ def test_a_text_tower_is_published_with_the_checkpoint_of_its_images(demo_dir, t
     assert (copies / "checkpoint-images/config.json").read_text() == "images"
     images = Source("owner/images", "0123", {}, None)
     assert bake_arguments(replace(manifest, images=images), tmp_path / "out")["CLIP_IMAGES"] == "owner/images"
+
+
+def test_a_siglip_is_baked_again_without_what_cannot_be_compared_yet(demo_dir, tmp_path):
+    manifest = replace(read_manifest(demo_dir), source=Source("owner/siglip", "0123", {}, None), logit_bias=-10.0)
+    assert bake_arguments(manifest, tmp_path / "out") == {
+        "CLIP_MODEL": "owner/siglip",
+        "CLIP_REVISION": "0123",
+        "VERIFY": "0",
+        "LABELS": "",
+    }
+
+
+def test_the_published_manifest_names_no_folder_and_hub_ids_in_full(demo_dir, tmp_path):
+    (private := tmp_path / "private-home" / "images").mkdir(parents=True)
+    gone, hub = Source(str(tmp_path / "private-home" / "gone"), None, {}, None), Source("owner/model", "0123", {}, None)
+    shutil.copytree(demo_dir, model := tmp_path / "model")
+    for source, images, ids in (
+        (hub, Source(str(private), None, {}, None), ("owner/model", "images")),
+        (gone, hub, ("gone", "owner/model")),
+    ):
+        manifest = replace(read_manifest(demo_dir), source=source, images=images)
+        (model / MANIFEST).write_text(manifest.to_json())
+        copy_package(model, tmp_path / "out")
+        published = read_manifest(tmp_path / "out/model")
+        assert published.images
+        assert (published.source.id, published.images.id) == ids
+        assert b"private-home" not in (tmp_path / "out/model" / MANIFEST).read_bytes()
+
+
+def test_the_published_dockerfile_installs_what_reads_texts_as_open_clip(demo_dir, tmp_path):
+    shutil.copytree(demo_dir, model := tmp_path / "model")
+    manifest = read_manifest(demo_dir)
+    tokens = Tokens("<|startoftext|>", "<|endoftext|>", "<|endoftext|>", ())
+    for library, package in (("transformers", "datasette-clip"), ("open_clip", "datasette-clip[open-clip]")):
+        (model / MANIFEST).write_text(replace(manifest, tokens=replace(tokens, library=library)).to_json())
+        copy_package(model, tmp_path / "out")
+        assert f'"{package}=={__version__}"' in (tmp_path / "out/Dockerfile").read_text()
