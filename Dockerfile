@@ -91,10 +91,14 @@ COPY demo/emoji.txt demo/
 COPY deploy/labels deploy/labels
 ARG LABELS
 RUN set -e; set -- ${CLIP_MODELS:-$CLIP_MODEL}; \
+    for labels in $LABELS; do case "$labels" in \
+      *@*) case " $* " in *" ${labels#*@} "*) ;; *) echo "LABELS: $labels names none of the models $*"; exit 1 ;; esac ;; \
+    esac; done; \
     for labels in $LABELS; do for model in "$@"; do \
       to=/model; test $# = 1 || to="/model/$(basename "$model")"; \
       case "$labels" in \
-        imagenet) test $# = 1 || grep -q '"id": "clip"' "$to/manifest.json" || continue; from= ;; \
+        imagenet) if test $# = 1; then ! grep -q '"logit_bias"' "$to/manifest.json" || continue; \
+                  else grep -q '"id": "clip"' "$to/manifest.json" || continue; fi; from= ;; \
         imagenet@*) test "$model" = "${labels#*@}" || continue; from= ;; \
         *) from="--labels $labels" ;; \
       esac; \

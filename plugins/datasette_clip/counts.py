@@ -15,7 +15,7 @@ from array import array
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from datasette.utils import sqlite_timelimit
@@ -41,8 +41,9 @@ NOT_COUNTED = ("width", "height", "bytes", "latitude", "longitude", "duration", 
 class Counts:
     """How many rows have which values of some keys together: `rows` [n], of n combinations.
 
-    codes: [keys, n], the positions in `values` of what a combination has of each key. Of TAKEN the value is the day.
-    None stands for a value that is missing. rowids: [rows], ascending; combinations: [rows], which one a row has.
+    codes: [keys, n]; codes[i, j] is the position in values[i] of what combination j has of key i. Of TAKEN the value is
+    the day. None stands for a value that is missing. rowids: [rows], ascending; combinations: [rows], which one a row
+    has. These two are empty where only the numbers are kept.
     """
 
     keys: tuple[str, ...]
@@ -50,7 +51,11 @@ class Counts:
     codes: NDArray[np.intp]
     rows: NDArray[np.intp]
     rowids: NDArray[np.int64]
-    combinations: NDArray[np.intp]
+    combinations: NDArray[np.int32]
+
+    def without_rows(self) -> Counts:
+        """The numbers alone."""
+        return replace(self, rowids=self.rowids[:0], combinations=self.combinations[:0])
 
 
 @dataclass
@@ -86,16 +91,18 @@ def count_rows(
     [(last,)] = rows(conn, f"select max(rowid) from main.{quoted(ref.collection.table)}")
     known = kept.get(place)
     is_written = known is None or files is None or known.files != files
-    is_over = now_s > known.until_s and (is_written or None in known.counts.values()) if known else True
+    is_over = now_s > known.until_s and (is_written or None in [*known.counts.values()]) if known else True
     if known is None or known.last != last or is_over or len(known.counts) > KEPT:
         sampled = sample(conn, ref.collection)
         has_days = len(days_in(sampled.get(TAKEN, []))) > 1
         known = kept[place] = Kept(last, files, now_s + FRESH_S, countable_keys(sampled), has_days, {})
     keys = tuple(dict.fromkeys([*known.keys, *filters.counted_keys]))
     if (where, keys) not in known.counts:
-        known.counts[where, keys] = None
+        counted = None
         with suppress(sqlite3.Error), sqlite_timelimit(conn, limit_ms):
-            known.counts[where, keys] = count_together(conn, ref.collection, keys, where)
+            counted = count_together(conn, ref.collection, keys, where)
+        is_of_all = not where and keys == tuple(known.keys)  # of these the rows are kept, 12 bytes each
+        known.counts[where, keys] = counted if counted is None or is_of_all else counted.without_rows()
     return known.counts[where, keys], known.keys, known.has_days
 
 
@@ -133,7 +140,7 @@ def count_together(conn, collection: Collection, keys: tuple[str, ...], where: s
     for rowid, *row in cursor:
         rowids.append(rowid)
         combinations.append(numbers.setdefault(tuple(row), len(numbers)))
-    return coded(keys, list(numbers), np.array(rowids, np.int64), np.array(combinations, np.intp))
+    return coded(keys, list(numbers), np.array(rowids, np.int64), np.array(combinations, np.int32))
 
 
 def day_of(column: str) -> str:
@@ -145,7 +152,7 @@ def coded(
     keys: tuple[str, ...],
     found: list[tuple[str | None, ...]],
     rowids: NDArray[np.int64],
-    combinations: NDArray[np.intp],
+    combinations: NDArray[np.int32],
 ) -> Counts:
     """The combinations that were found, as arrays, because each request adds up all of them."""
     columns = list(zip(*found)) or [()] * len(keys)
@@ -185,14 +192,14 @@ def counted_rowids(
 ) -> NDArray[np.int64] | None:
     """The rowids for which `filters` hold, ascending; None if they were not counted since the last write."""
     known, files = kept.get((ref.database, ref.collection.name)), state_of_files(conn)
-    is_short = all(len(value) <= MAX_CHARACTERS for _, value in filters.metadata)  # of others a part is counted
-    if known is None or files is None or known.files != files or filters.id is not None or not is_short:
+    if known is None or files is None or known.files != files or filters.id is not None:
         return None
-    chosen = set(filters.counted_keys)
-    for (where, keys), counts in known.counts.items():
-        if counts and not where and chosen <= set(keys):
-            return counts.rowids[fitting(counts, filters)[counts.combinations]]
-    return None
+    # Of a longer value and of TAKEN only the beginning is counted.
+    is_whole = all(key != TAKEN and len(value) <= MAX_CHARACTERS for key, value in filters.metadata)
+    counts = known.counts.get(("", tuple(known.keys)))
+    if counts is None or not is_whole or not {*filters.counted_keys} <= {*counts.keys}:
+        return None
+    return counts.rowids[fitting(counts, filters)[counts.combinations]]
 
 
 def sample(conn, collection: Collection) -> dict[str, list]:

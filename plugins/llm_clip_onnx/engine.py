@@ -1,7 +1,7 @@
 """Embeds texts and images with the towers of one model directory, from any thread: the engine of the server.
 
-It keeps opened towers, the embeddings of recent texts and recent classifiers. The engines of a process keep towers of
-so many bytes, and one image tower for all models that have the same.
+It keeps opened towers, the embeddings of recent texts and recent classifiers. The towers of all engines of a process
+together stay below models.open_bytes, and models with the same image tower share it.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import threading
 from collections import ChainMap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -50,7 +51,7 @@ class Engine:
         )
         self._cache_lock = threading.Lock()
         self.levels: str | None = None  # "signed" or "unsigned", once an 8-bit tower was opened
-        self._opened_files: dict[str, tuple[str, ...]] = {}  # of each tower that was ever opened
+        self.held: dict[str, tuple[str, ...]] = {}  # files of the towers that are open or being opened
         self._label_sets: dict[str, Classifier] = {}
         self._classifiers: LRUCache[tuple, Classifier] = LRUCache(
             CLASSIFIERS_BYTES, getsizeof=lambda classifier: classifier.vectors.nbytes + 200 * len(classifier.labels)
@@ -81,31 +82,28 @@ class Engine:
         graph, *weights = self.tower_files("text")
         self._check((graph, *weights, *model_dir.tokenizer_files(self.manifest.tokens)))
         # The tokenizer holds the GIL all the while it opens. onnxruntime releases it, once it has it: so it goes first.
-        with ThreadPoolExecutor(1, thread_name_prefix="clip-tower") as beside:
+        with (
+            room_for(self, "text", (graph, *weights)),
+            ThreadPoolExecutor(1, thread_name_prefix="clip-tower") as beside,
+        ):
             tower = beside.submit(towers.open_tower, self.path / graph, threads=1)
             read = open_reader(self.path, self.manifest.context_length, self.manifest.tokens or CLIP_TOKENS)
-            opened = read, tower.result()
-        self._count("text", (graph, *weights))
-        return opened
+            return read, tower.result()
 
     def _open_image(self):
         names = self.tower_files("image")
         self._check(names)
         key = self.sha256_of(names)
-        tower = _image_towers.get(key)
-        if tower is None:
-            tower = towers.open_tower(self.path / names[0], threads=towers.available_cores(), one_shape=True)
-        self._count("image", names)
-        return _image_towers.setdefault(key, tower)
+        with room_for(self, "image", names), _image_towers_lock:
+            tower = _image_towers.get(key)
+            if tower is None:
+                tower = towers.open_tower(self.path / names[0], threads=towers.available_cores(), one_shape=True)
+                _image_towers[key] = tower
+            return tower
 
     def sha256_of(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """The sha256 of files, as the manifest says them."""
         return tuple(self.manifest.files[name].sha256 for name in names)
-
-    def _count(self, tower: str, names: tuple[str, ...]) -> None:
-        """Note the files of a tower that is being opened, and close others beyond the bytes for all."""
-        self._opened_files[tower] = names
-        make_room(self, tower)
 
     def open_text(self) -> None:
         """Open the text tower now, if it is not open. Raises ModelDirError where a file is damaged."""
@@ -119,11 +117,22 @@ class Engine:
         """Close both towers; the next call opens them again. A call that is using one keeps it until it ends."""
         self._text.close()
         self._image.close()
+        self.held.clear()
 
-    def opened_bytes(self, opening: str | None = None) -> dict[tuple[str, ...], int]:
-        """The sizes of the files of open towers, and of the one that is being opened, by the sha256 of those files."""
-        opened = [names for tower, names in self._opened_files.items() if tower in (*self.open_towers, opening)]
-        return {self.sha256_of(names): sum(self.manifest.files[name].bytes for name in names) for names in opened}
+    @property
+    def is_opening(self) -> bool:
+        """True while a tower is being opened."""
+        return not self.held.keys() <= {*self.open_towers}
+
+    def held_bytes(self) -> dict[tuple, int]:
+        """The sizes of `held`, an image tower by the sha256 of its files, which other engines may have open too."""
+        return {
+            (self.sha256_of(names) if tower == "image" else (self, tower)): self._size(names)
+            for tower, names in self.held.items()
+        }
+
+    def _size(self, names: tuple[str, ...]) -> int:
+        return sum(self.manifest.files[name].bytes for name in names)
 
     @property
     def open_towers(self) -> list[str]:
@@ -238,8 +247,9 @@ class Engine:
 
 
 _engines: dict[tuple[Path, ImageLimits], Engine] = {}  # the most recently used one last
-_engines_lock = threading.Lock()
+_engines_lock = threading.RLock()  # also of what engines hold
 _image_towers: WeakValueDictionary[tuple[str, ...], Any] = WeakValueDictionary()  # by sha256 of files
+_image_towers_lock = threading.Lock()  # two engines with the same tower open it once
 
 
 def engine_for(path: Path, bounds: ImageLimits = SERVER) -> Engine:
@@ -251,23 +261,42 @@ def engine_for(path: Path, bounds: ImageLimits = SERVER) -> Engine:
     with _engines_lock:
         engine = _engines.pop(key) if key in _engines else Engine(*key)
         _engines[key] = engine  # the last one now
+        if len(_engines) > 1:
+            make_room(engine)  # for what was being opened when it was last made
         return engine
 
 
-def make_room(used: Engine, opening: str) -> None:
-    """Close the towers of the least recently used engines, until all open ones fit; those of `used` stay open.
+@contextmanager
+def room_for(engine: Engine, tower: str, names: tuple[str, ...]) -> Iterator[None]:
+    """A context in which a tower is opened; others are closed before, so that it fits. If it fails, nothing is held."""
+    with _engines_lock:
+        engine.held[tower] = names
+        make_room(engine)
+    try:
+        yield
+    except BaseException:
+        with _engines_lock:
+            engine.held.pop(tower, None)
+        raise
 
-    A tower that several engines share counts once.
+
+def make_room(used: Engine) -> None:
+    """Close the towers of the least recently used engines, until all that are held fit; those of `used` stay open.
+
+    A tower that several engines share counts once. One that is being opened counts, and is not closed.
     """
     with _engines_lock:
-        others = [engine for engine in _engines.values() if engine is not used and engine.open_towers]
-        while others and size_of(used.opened_bytes(opening), *map(Engine.opened_bytes, others)) > models.open_bytes:
-            others.pop(0).close()
+        held = [used, *(engine for engine in _engines.values() if engine is not used and engine.held)]
+        for engine in held[1:]:
+            if bytes_of(held) <= models.open_bytes:
+                break
+            if not engine.is_opening:
+                engine.close()
 
 
-def size_of(*opened: dict[tuple[str, ...], int]) -> int:
-    """The bytes of the towers of several engines."""
-    return sum(ChainMap(*opened).values())
+def bytes_of(engines: Iterable[Engine]) -> int:
+    """The bytes of the towers that engines hold."""
+    return sum(ChainMap(*(engine.held_bytes() for engine in engines)).values())
 
 
 def engines_of_process() -> list[Engine]:

@@ -95,8 +95,8 @@ def twins(path: Path | None = None) -> list[str]:
 
 def twin_sentence(id: str, paths: Iterable[Path]) -> str:
     return (
-        f"{' and '.join(map(str, paths))} both have the model id {cited(id)}, so neither is served; "
-        "move one out of the folder"
+        f"{' and '.join(map(str, paths))} have the same model id {cited(id)}, so none of them is served; "
+        "leave one in the folder"
     )
 
 
@@ -128,13 +128,15 @@ def default_id(path: Path | None = None) -> str:
 def path_of(model_id: str, path: Path | None = None) -> Path:
     """The model directory of a model.
 
-    Raises InputError for an id that no model here has, ModelDirError for one that several directories have, and where
-    the folder of llm cannot be made.
+    Raises InputError for an id that no model here has, ModelDirError for one that several directories have, if that is
+    so of all ids here, and where the folder of llm cannot be made.
     """
     path = path or model_dir.default_path()
     if model_id == MODEL_ID and not members_of(path):
         return path  # without a look at its manifest
     found = directories(path)
+    if model_id not in found and not ids(path):
+        raise ModelDirError("; ".join(twins(path)))
     if model_id not in found:
         raise InputError(unknown(model_id, ids(path)))
     if len(found[model_id]) > 1:

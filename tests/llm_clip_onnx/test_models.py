@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -16,6 +17,7 @@ from llm_clip_onnx.engine import Engine, default_engine, engine_of
 from llm_clip_onnx.errors import InputError, ModelDirError
 from llm_clip_onnx.model_dir import read_manifest
 from nasty import photo, saved
+from patience import PATIENCE_S
 from serving import environment, run_llm
 
 PNG = saved(photo(64, 64), "PNG")
@@ -86,12 +88,21 @@ def test_a_single_clip_is_found_without_a_look_at_its_manifest(demo_dir, monkeyp
 def test_two_directories_of_one_id_are_refused_and_the_others_go_on(folder):
     shutil.copytree(folder / "tiny", folder / "zwei")
     with_id(folder / "zwei", "tiny")
-    sentence = f"{folder}/tiny and {folder}/zwei both have the model id 'tiny', so neither is served; move one out of the folder"
+    sentence = f"{folder}/tiny and {folder}/zwei have the same model id 'tiny', so none of them is served; leave one in the folder"
     with pytest.raises(ModelDirError) as raised:
         engine_of("tiny")
     assert [str(raised.value)] == models.twins() == [sentence]
     assert models.ids() == ["clip"]
     assert engine_of("clip").embed_item("red").shape == (512,)
+
+
+def test_a_folder_in_which_all_have_one_id_says_so(folder):
+    with_id(folder / "tiny", "same")
+    with_id(folder / "demo", "same")
+    with pytest.raises(
+        ModelDirError, match=r"demo and .*tiny have the same model id 'same', so none of them is served"
+    ):
+        default_engine()
 
 
 @pytest.mark.parametrize("manifest", ["", "{", "[]", '{"id": 3}', '{"id": "clip"'])
@@ -121,7 +132,7 @@ def test_info_lists_the_models_of_a_folder(folder, tmp_path):
     lines = [line.split() for line in done.stdout.splitlines()]
     assert lines == [["clip", str(folder / "demo")], ["tiny", str(folder / "tiny")]]
     assert done.stderr.splitlines() == [
-        f"{folder}/twin and {folder}/zwei both have the model id 'other', so neither is served; move one out of the folder"
+        f"{folder}/twin and {folder}/zwei have the same model id 'other', so none of them is served; leave one in the folder"
     ]
 
 
@@ -168,6 +179,34 @@ def test_a_model_that_closes_while_it_embeds_finishes(folder, bound, monkeypatch
     closed.set()
     thread.join()
     np.testing.assert_array_equal(found[0], expected)
+
+
+def test_towers_that_are_opened_at_once_count_before_they_are_open(folder, bound, monkeypatch):
+    bound(max(size(folder / name, "text") for name in ("demo", "tiny")))
+    clip, tiny = engine_of("clip"), engine_of("tiny")
+    both_begun, genuine = threading.Barrier(2), towers.open_tower
+
+    def open_tower(graph, *threads, **more):
+        if graph.name.startswith("text"):
+            both_begun.wait(PATIENCE_S)
+        return genuine(graph, *threads, **more)
+
+    monkeypatch.setattr(towers, "open_tower", open_tower)
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda opened: opened.open_text(), (clip, tiny)))
+    assert (clip.open_towers, tiny.open_towers) == (["text"], ["text"])
+    engine_of("tiny")
+    assert (clip.open_towers, tiny.open_towers) == ([], ["text"])
+
+
+def test_a_tower_that_cannot_be_opened_takes_no_room(folder, bound, monkeypatch):
+    bound(size(folder / "demo", "text") + size(folder / "tiny", "text", "image") - 1)
+    engine_of("clip").open_text()
+    with monkeypatch.context() as patched:
+        patched.setattr(towers, "open_tower", lambda *graph, **more: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            engine_of("tiny").open_image()
+    assert engine_of("tiny").held == {}
 
 
 def test_models_with_the_same_image_tower_have_it_open_once(folder, bound, monkeypatch):

@@ -74,7 +74,7 @@ def model_facts(id: str, choices: list[str]) -> dict:
         "context_length": manifest.context_length,
         "image_side": manifest.preprocess.crop,
         "open_towers": engine.open_towers,
-        "opened_bytes": sum(engine.opened_bytes().values()),
+        "opened_bytes": sum(engine.held_bytes().values()),
         "exchangeable_with": [other for other in choices if other != id and are_exchangeable(id, other)],
     }
 

@@ -59,7 +59,8 @@ def bake(
     say(f"reading {entry.source if entry else source}")
     checkpoint = open_checkpoint(source, revision, images or (entry.images if entry else None), say)
     with work_folder(to) as work:
-        manifest = replace(bake_into(work, checkpoint, precision, say), id=entry.id if entry else None)
+        id = entry.id if entry and images in (None, entry.images) else None  # other images are another model
+        manifest = replace(bake_into(work, checkpoint, precision, say), id=id)
         install(work, to, manifest)
     say(f"{to} is ready, {sum(f.bytes for f in manifest.files.values()) / 1e6:.1f} MB")
     for name in label_sets.list_names(to):
