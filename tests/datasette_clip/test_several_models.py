@@ -175,6 +175,19 @@ def test_a_kept_picture_is_embedded_again_by_another_model(server, engines):
     assert "of a.png only the vector is here, of the model 'clip'" in html.unescape(refused.text)
 
 
+def test_a_page_with_an_error_still_says_whose_vectors_it_keeps(server, engines):
+    """What it says is sent a second time, and answered as before; the model of the vectors still answers."""
+    vector = base64.urlsafe_b64encode(engines["clip"].embed_item("red").tobytes()).decode()
+    for path, texts in (("/-/clip/classify", {"labels": "", "own": "red"}), ("/-/clip/compare", {"texts": "red"})):
+        page = server.get(path, params=texts | {"name": "a", "vector": vector, "model": "clip"}).text
+        for model, status in (("tiny", 400), ("tiny", 400), ("clip", 200)):
+            kept = dict(re.findall(r'form="clip-form" name="(vectors_of|name|img|vector)" value="([^"]*)"', page))
+            assert kept["vectors_of"] == "clip"
+            response = server.post(path, data=texts | kept | {"model": model})
+            assert response.status_code == status, response.text
+            page = response.text
+
+
 def test_the_search_page_offers_the_models_whose_vectors_can_be_compared(server):
     page = server.get("/-/clip/search/words/words?q=blue").text
     assert chosen(page) == ["clip", "float32"]
