@@ -74,7 +74,7 @@ def default_model(config: Config) -> str:
     default = models.default_id()
     if config.models is None or default in config.models:
         return default
-    return next((id for id in models.choices() if id in config.models), default)
+    return next((id for id in models.ids() if id in config.models), default)
 
 
 def log_twins() -> None:

@@ -57,6 +57,23 @@ def test_the_json_gives_the_manifest_and_what_is_open(datasette, demo_dir):
     assert response.headers["access-control-allow-origin"] == "*"
 
 
+@pytest.fixture
+def catalogued(demo_dir, tmp_path, monkeypatch, fresh_opening) -> Datasette:
+    """A Datasette whose one model directory has an id in the catalogue, which alone is on the list of models."""
+    path = Path(shutil.copytree(demo_dir, tmp_path / "model"))
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(manifest | {"id": "it's-b32"}))
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(path))
+    return Datasette(memory=True, metadata={"plugins": {"datasette-clip": {"models": ["it's-b32"]}}})
+
+
+def test_the_one_model_answers_by_its_id_in_the_catalogue_alone(catalogued):
+    assert get(catalogued, "/-/clip/embed.json?text=red").json()["model"] == "it's-b32"
+    assert get(catalogued, "/-/clip/embed.json?text=red&model=clip").status_code == 400
+    page = html.unescape(get(catalogued, "/-/clip").text)
+    assert "The model <code>it's-b32</code> is <strong>ready</strong>" in page
+
+
 def test_there_is_no_cors_header_unless_datasette_is_told_so(demo_dir, monkeypatch):
     monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
     assert "access-control-allow-origin" not in get(Datasette(memory=True), "/-/clip.json").headers

@@ -114,4 +114,5 @@ async def clip_page(datasette, request) -> Response:
     """The facts of this instance's model, and how to call it."""
     await ensure_instance(datasette, request)
     context = {"paths": paths, "report": await report(datasette), "calls": await example_calls(datasette, request)}
+    context["model"] = default_model(config_of(datasette))
     return Response.html(await datasette.render_template("clip.html", context, request=request))
