@@ -63,9 +63,14 @@ def permitted_models(config: Config) -> list[str]:
     return models.ids() if config.models is None else list(config.models)
 
 
+def own_models(config: Config) -> list[str]:
+    """The ids of our models that clients may call."""
+    return [id for id in models.ids() if config.models is None or id in config.models]
+
+
 def model_choices(config: Config) -> list[str]:
     """The ids of our models between which clients may choose; [] if there is one."""
-    permitted = [id for id in models.choices() if config.models is None or id in config.models]
+    permitted = own_models(config) if models.choices() else []
     return permitted if len(permitted) > 1 else []
 
 
@@ -74,7 +79,7 @@ def default_model(config: Config) -> str:
     default = models.default_id()
     if config.models is None or default in config.models:
         return default
-    return next((id for id in models.ids() if id in config.models), default)
+    return next(iter(own_models(config)), default)
 
 
 def log_twins() -> None:
@@ -88,18 +93,20 @@ def log_twins() -> None:
 
 @cache
 def text_opening() -> Future[str | None]:
-    """Start opening the text tower, once: a future of None, or of the sentence that says why it cannot be opened."""
+    """Start opening the text tower, once: a future of None, or of the sentence that says why it cannot be opened.
+
+    It is that of the model which is the default without a configuration, because none is read yet.
+    """
     executor = ThreadPoolExecutor(1, thread_name_prefix="clip-opening")
-    future = executor.submit(open_text)
+    future = executor.submit(lambda: open_text(models.default_id()))
     executor.shutdown(wait=False)
     return future
 
 
-def open_text() -> str | None:
-    """Open the text tower of the default model if it is closed: None, or the sentence that says why it cannot be."""
+def open_text(model_id: str) -> str | None:
+    """Open the text tower of a model if it is closed: None, or the sentence that says why it cannot be."""
     try:
-        engine = get_engine(models.default_id())
-        engine.open_text()
+        get_engine(model_id).open_text()
     except ClipError as error:
         return str(error)
     except Exception as error:  # any: the server starts and says why on its pages
@@ -169,10 +176,10 @@ def may_meet_closed_tower() -> bool:
     return any(is_closed(engine, "image") for engine in engines)
 
 
-def open_default_image() -> None:
+def open_default_image(config: Config) -> None:
     """Open the image tower of the default model, if there is one."""
     with suppress(ClipError, ImportError):
-        open_tower(get_engine(models.default_id()), "image")
+        open_tower(get_engine(default_model(config)), "image")
 
 
 class Recorder:
@@ -263,7 +270,7 @@ async def run_repeatable(app, scope: dict, receive, send) -> None:
     await app(scope, recorder, send)
 
 
-def open_towers_outside_sql(base_url: str):
+def open_towers_outside_sql(datasette):
     """An ASGI wrapper in which requests that may run SQL wait for the default model's text tower, and others they need.
 
     A request that changes nothing runs again after a tower was opened. For any other the default model's image tower is
@@ -273,7 +280,7 @@ def open_towers_outside_sql(base_url: str):
 
     def wrap(app):
         async def with_towers(scope, receive, send):
-            if scope["type"] != "http" or not runs_sql(path := path_below(base_url, scope)):
+            if scope["type"] != "http" or not runs_sql(path := path_below(datasette.setting("base_url"), scope)):
                 return await app(scope, receive, send)
             if not text_opening().done():
                 await asyncio.shield(asyncio.wrap_future(text_opening()))
@@ -281,7 +288,7 @@ def open_towers_outside_sql(base_url: str):
                 return await app(scope, receive, send)
             if scope["method"] in ("GET", "HEAD") or is_read_only(path):
                 return await run_repeatable(app, scope, receive, send)
-            await asyncio.to_thread(open_default_image)
+            await asyncio.to_thread(open_default_image, config_of(datasette))
             await app(scope, receive, send)
 
         return with_towers

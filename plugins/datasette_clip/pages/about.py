@@ -22,27 +22,26 @@ from .links import curl_command, sql_database, sql_paths
 EXAMPLE_SQL = "select hex(llm_embed('{}', :q)) as x"
 
 
-async def why_not_ready() -> str | None:
+async def why_not_ready(datasette) -> str | None:
     """The sentence why no text can be embedded, None if it can."""
     if text_opening().done():
-        return await asyncio.to_thread(
-            open_text
-        )  # returns at once if it is open; else a model may have been baked since
+        # It returns at once if it is open; else a model may have been baked since.
+        return await asyncio.to_thread(open_text, default_model(config_of(datasette)))
     return "the text tower is being opened"
 
 
 async def report(datasette) -> dict:
     """The content of /-/clip.json: if the model is ready, else why not, and the facts of its manifest."""
-    why_not = await why_not_ready()
+    config, why_not = config_of(datasette), await why_not_ready(datasette)
     facts: dict = {
         "ok": True,
         "ready": why_not is None,
         "why_not": why_not,
-        "models": permitted_models(config_of(datasette)),
+        "models": permitted_models(config),
     }
-    facts |= served_models(config_of(datasette))
+    facts |= served_models(config)
     try:
-        engine = get_engine(models.default_id())
+        engine = get_engine(default_model(config))
     except Exception:  # any: why_not says it
         return facts | {"open_towers": []}
     facts |= {"open_towers": engine.open_towers, "logit_scale": round(engine.manifest.logit_scale, 4)}
@@ -94,9 +93,9 @@ async def example_calls(datasette, request) -> dict[str, Any] | None:
     return calls | {"curl": curl_command(datasette, "-s", json_url), "private": is_private(datasette)}
 
 
-async def health() -> Response:
+async def health(datasette) -> Response:
     """200 if the model is ready, else 503 and the sentence why not. Needs no permission, and keeps no server awake."""
-    why_not = await why_not_ready()
+    why_not = await why_not_ready(datasette)
     content = {"ok": why_not is None, "error": why_not, "status": 503 if why_not else 200}
     return Response.json(content, status=content["status"])
 

@@ -26,7 +26,7 @@ from llm_clip_onnx.errors import ClipError, InputError, cited
 from ..config import Config, config_of
 from ..items import bytes_of, check_text
 from ..labels import DIGITS
-from ..model import default_model, get_engine, model_choices, permitted_engine
+from ..model import default_model, get_engine, model_choices, own_models, permitted_engine
 from .functions import embed_outside_clock, embedding_of_value, number_of, public
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def collection_engine(config: Config, of: Collection, asked: str = "") -> tuple[
     if not models.is_here(own):
         raise InputError(
             f"collection {cited(of.name)} holds vectors of model {cited(own)}, which is not here; "
-            + models.listed(models.ids())
+            + models.listed(own_models(config))
         )
     if asked in ("", own):
         return own, checked_engine(of, own, permitted_engine(config, own))
