@@ -204,6 +204,21 @@ def test_the_search_page_offers_the_models_whose_vectors_can_be_compared(server)
     assert REFUSED["another model's vectors"][1] in html.unescape(refused.text)
 
 
+def test_a_search_without_a_query_refuses_a_model_too_and_its_page_forgets_it(server):
+    for collection in ("words", "noise"):
+        for model in ("nonsense", {"words": "tiny", "noise": "clip"}[collection]):
+            path = f"/-/clip/search/words/{collection}"
+            assert server.get(f"{path}.json", params={"model": model}).status_code == 400
+            for query in ({}, {"q": "blue"}):
+                page = server.get(path, params=query | {"model": model})
+                assert page.status_code == 400
+                assert "message-error" in page.text
+                assert f'value="{model}"' not in page.text
+                assert f"model={model}" not in page.text
+    assert server.get("/-/clip/search/words/words.json?model=float32").json()["model"] == "float32"
+    assert server.get("/-/clip/search/words/lost.json").status_code == 200
+
+
 def test_a_choice_says_the_languages_of_a_model_of_the_catalogue(demo_dir, tmp_path, monkeypatch):
     for id in ("clip", "multilingual"):
         shutil.copytree(demo_dir, tmp_path / id)

@@ -28,7 +28,7 @@ from .. import paths
 from ..api.search import SearchRequest, read_search_fields, read_search_request, run_search
 from ..api.thumbnail import SMALL
 from ..collection_refs import CollectionRef, searchable_collections, visible_collection
-from ..config import config_of
+from ..config import Config, config_of
 from ..facets import Facet, Value, facets_of
 from ..failures import WITH_SENTENCE, MayNotRunSql, status_of, unknown_method
 from ..filters import TAKEN, is_filter, readable_filters
@@ -112,6 +112,7 @@ async def fill_search(datasette, request, ref: CollectionRef, page: Page) -> Non
     """Fill the page with the query, then with the rows. Raises MayNotRunSql and the exceptions of WITH_SENTENCE."""
     fields = await read_search_fields(datasette, request)
     page |= typed_fields(fields) | {"asked": fields}
+    await check_page_model(config_of(datasette), ref, page)
     page |= facts_of_model(page["model"] or page["own"])
     page |= spaced_query(page, fields)
     fields.options.setdefault("k", [str(ROWS)])
@@ -140,6 +141,16 @@ async def fill_search(datasette, request, ref: CollectionRef, page: Page) -> Non
     page["rows_said"] = rows_said(page)
     page |= await other_ways(datasette, request, ref, page, search_request)
     page |= facet_chips(page, facets, search_request.where)
+
+
+async def check_page_model(config: Config, ref: CollectionRef, page: Page) -> None:
+    """Raises an exception of WITH_SENTENCE for a chosen model that may not search, which the page then forgets."""
+    try:
+        if page["model"]:
+            await in_thread(collection_engine, config, ref.collection, page["model"])
+    except WITH_SENTENCE:
+        page["model"] = ""
+        raise
 
 
 async def kept_filters(datasette, ref: CollectionRef, page: Page, fields: FormFields) -> Page:
