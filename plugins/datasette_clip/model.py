@@ -10,18 +10,19 @@ import asyncio
 import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, lru_cache
 from http import HTTPStatus
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakSet
 
 from datasette.utils.asgi import Base400
 
 from datasette_guard import path_below, per_datasette, runs_sql
-from llm_clip_onnx import MODEL_ID, models
+from llm_clip_onnx import MODEL_ID, model_dir, models
 from llm_clip_onnx.errors import ClipError, InputError, cited
 
 from .config import PLUGIN, Config, config_of
@@ -29,6 +30,7 @@ from .paths import is_read_only
 
 if TYPE_CHECKING:
     from llm_clip_onnx.engine import Engine
+    from llm_clip_onnx.model_dir import Manifest
 
 T = TypeVar("T")
 log = logging.getLogger("datasette_clip")
@@ -80,6 +82,33 @@ def default_model(config: Config) -> str:
     if config.models is None or default in config.models:
         return default
     return next(iter(own_models(config)), default)
+
+
+def manifest_of(directory: Path) -> Manifest:
+    """The manifest of a model directory, read again if it was written since. Raises ModelDirError.
+
+    This asks no engine, so that pages about models do not change which engine was used last.
+    """
+    try:
+        written_ns = (directory / model_dir.MANIFEST).stat().st_mtime_ns
+    except OSError:
+        written_ns = 0  # what is wrong is said by the reading
+    return read_once(directory, written_ns)
+
+
+@lru_cache(maxsize=64)
+def read_once(directory: Path, written_ns: int) -> Manifest:
+    """As manifest_of. written_ns: when the manifest was written."""
+    return model_dir.read_manifest(directory)
+
+
+def manifests_of(ids: Iterable[str]) -> dict[str, Manifest]:
+    """The manifests of our models by id, without those that cannot be read. The folder of models is read once."""
+    directories, manifests = models.directories(), {}
+    for id in ids:
+        with suppress(ClipError, LookupError):
+            manifests[id] = manifest_of(directories[id][0])
+    return manifests
 
 
 def log_twins() -> None:

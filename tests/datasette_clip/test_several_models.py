@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import html
 import json
@@ -14,9 +15,12 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from datasette.app import Datasette
 
+from datasette_clip.model import get_engine
+from datasette_clip.pages import search
 from datasette_clip.pages.search import languages_of
-from llm_clip_onnx.engine import Engine
+from llm_clip_onnx.engine import Engine, engines_of_process
 from nasty import photo, saved
 from serving import DATASETTES_LIMIT, environment, serving
 
@@ -217,6 +221,30 @@ def test_a_search_without_a_query_refuses_a_model_too_and_its_page_forgets_it(se
                 assert f"model={model}" not in page.text
     assert server.get("/-/clip/search/words/words.json?model=float32").json()["model"] == "float32"
     assert server.get("/-/clip/search/words/lost.json").status_code == 200
+
+
+def test_pages_about_models_leave_the_order_of_their_engines(folder, database, monkeypatch):
+    """The engine that was used least recently is closed first; each page asks once which models may search."""
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(folder))
+    monkeypatch.setattr("llm_clip_onnx.engine._engines", {})
+    datasette, asked = Datasette([str(database)]), []
+    genuine = search.exchangeable_models
+    monkeypatch.setattr(search, "exchangeable_models", lambda *about: asked.append(about) or genuine(*about))
+
+    async def pages():
+        await datasette.client.get("/words.json?sql=select+1")  # the towers that start with Datasette are open
+        for id in ("float32", "tiny", "clip"):
+            get_engine(id)
+        used = [engine.path.name for engine in engines_of_process()]
+        paths = ("/-/clip/search/words/words", "/-/clip/search/words/noise", "/-/clip.json")
+        answers = [await datasette.client.get(path) for path in paths]
+        return used, [engine.path.name for engine in engines_of_process()], answers
+
+    before, after, (words, _, facts) = asyncio.run(pages())
+    assert after == before == ["float32", "tiny", "clip"]
+    assert chosen(words.text) == ["clip", "float32"]
+    assert len(asked) == 2
+    assert [model["exchangeable_with"] for model in facts.json()["served"] if model["id"] == "float32"] == [["clip"]]
 
 
 def test_a_choice_says_the_languages_of_a_model_of_the_catalogue(demo_dir, tmp_path, monkeypatch):

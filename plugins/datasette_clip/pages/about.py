@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from datasette.utils import add_cors_headers
@@ -15,9 +18,22 @@ from llm_clip_onnx.errors import ClipError
 
 from .. import paths
 from ..config import Config, config_of
-from ..model import default_model, get_engine, model_choices, open_text, permitted_models, text_opening
-from ..sql.search import are_exchangeable
+from ..model import (
+    default_model,
+    get_engine,
+    manifest_of,
+    manifests_of,
+    model_choices,
+    open_text,
+    permitted_models,
+    text_opening,
+)
+from ..sql.search import exchangeable_with
 from .links import curl_command, sql_database, sql_paths
+
+if TYPE_CHECKING:
+    from llm_clip_onnx.engine import Engine
+    from llm_clip_onnx.model_dir import Manifest
 
 EXAMPLE_SQL = "select hex(llm_embed('{}', :q)) as x"
 
@@ -39,7 +55,7 @@ async def report(datasette) -> dict:
         "why_not": why_not,
         "models": permitted_models(config),
     }
-    facts |= served_models(config)
+    facts |= await asyncio.to_thread(served_models, config)
     try:
         engine = get_engine(default_model(config))
     except Exception:  # any: why_not says it
@@ -55,27 +71,39 @@ def served_models(config: Config) -> dict:
     They are the default model, the facts of each, and the sentences about ids that several directories have.
     """
     choices = model_choices(config)
-    served = [model_facts(id, choices) for id in choices]
+    manifests = manifests_of(choices)
+    served = [model_facts(id, manifests) for id in choices]
     return {"model": default_model(config), "served": served, "twins": models.twins()} if choices else {}
 
 
-def model_facts(id: str, choices: list[str]) -> dict:
-    """What is known of one of several models, or {"id", "error"} if it cannot be used."""
+def model_facts(id: str, manifests: Mapping[str, Manifest]) -> dict:
+    """What is known of one of several models, or {"id", "error"} if it cannot be used.
+
+    manifests: of the models among which others are looked for whose vectors can be compared with its own.
+    """
     try:
-        engine = get_engine(id)
+        manifest = manifest_of(models.path_of(id))
+        engine = known_engine(models.path_of(id))
     except (ClipError, ImportError) as error:
         return {"id": id, "error": str(error)}
-    manifest = engine.manifest
     return {
         "id": id,
         "source": manifest.source.id,
         "embed_dim": manifest.embed_dim,
         "context_length": manifest.context_length,
         "image_side": manifest.preprocess.crop,
-        "open_towers": engine.open_towers,
-        "opened_bytes": sum(engine.opened_bytes().values()),
-        "exchangeable_with": [other for other in choices if other != id and are_exchangeable(id, other)],
+        "open_towers": engine.open_towers if engine else [],
+        "opened_bytes": sum(engine.opened_bytes().values()) if engine else 0,
+        "exchangeable_with": exchangeable_with(id, manifests),
     }
+
+
+def known_engine(directory: Path) -> Engine | None:
+    """The engine of a model directory if this process has one. It stays as recently used as it was."""
+    from llm_clip_onnx.engine import engines_of_process  # here: as in get_engine
+
+    path = Path(os.path.realpath(directory))
+    return next((engine for engine in engines_of_process() if engine.path == path), None)
 
 
 async def example_calls(datasette, request) -> dict[str, Any] | None:
