@@ -19,7 +19,7 @@ from ..config import PLUGIN, Config, config_of
 from ..items import FormFields, check_text, read_k
 from ..model import embedding_queue, in_thread
 from ..paths import CLASSIFY
-from .form_page import LINE, K, Page, chosen_engine, model_fields, read_page_pictures, render_form, shrinking
+from .form_page import LINE, K, Page, chosen_engine, model_fields, read_page_pictures, render_form
 from .links import curl_command, fitting_path, sql_page_path, sql_text
 from .samples import pictures_to_try, read_sample
 
@@ -110,12 +110,12 @@ def read_list(text: str) -> list[str]:
 
 
 def label_choices(engine: Engine, page: Page) -> Page:
-    """The label sets with their sizes, the chosen one, and `shrinking` of the model."""
+    """The label sets with their sizes, and the chosen one."""
     sets = {name: len(engine.label_set(name).labels) for name in labels.sets_of(engine)}
     chosen = page["chosen"]
     if chosen is None:
         chosen = labels.default_set(engine) if sets else ""
-    return {"sets": sets, "chosen": chosen, **shrinking(engine.manifest.preprocess)}
+    return {"sets": sets, "chosen": chosen}
 
 
 def best_labels(engine: Engine, config: Config, page: Page) -> Page:

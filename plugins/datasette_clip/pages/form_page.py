@@ -71,6 +71,7 @@ async def chosen_engine(config: Config, fields: FormFields, page: Page) -> Engin
     """
     page["model"] = fields.last("model") or page["model"]
     engine = await in_thread(permitted_engine, config, page["model"])
+    page |= shrinking(engine.manifest.preprocess)
     if page["vectors_of"] != page["model"]:
         for picture in page["pictures"]:
             if picture.vector and not picture.img:

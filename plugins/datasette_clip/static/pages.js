@@ -74,7 +74,8 @@ function show(response, text, kept, ms) {
   if (replaced.length && !pending.length) result.replaceChildren(...replaced);
   if (!pending.length) replaced = [];
   if (!answer) return say(response.headers.get("content-type")?.startsWith("text/plain") ? text : `The server answered ${response.status}.`);
-  form.dataset.side = answered.querySelector(".clip-form").dataset.side;
+  const { side, resize } = answered.querySelector(".clip-form").dataset; // of the model that is chosen now
+  Object.assign(form.dataset, { side, resize });
   const focused = result.contains(document.activeElement);
   result.replaceChildren(...answer.childNodes);
   putBack(kept);
