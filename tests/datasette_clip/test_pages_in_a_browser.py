@@ -116,6 +116,28 @@ def test_a_model_that_reads_the_whole_picture_is_sent_all_of_it(resize, browser_
 
 
 @chromium
+def test_the_label_sets_on_offer_are_the_chosen_models(browser_page, demo_dir, tmp_path):
+    for name in ("clip", "other"):
+        shutil.copytree(demo_dir, tmp_path / "models" / name)
+    shutil.rmtree(tmp_path / "models" / "other" / "labels")
+    env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(tmp_path / "models"))
+    with serving("--memory", env=env, log=tmp_path / "log") as url:
+        browser_page.goto(url + CLASSIFY)
+        browser_page.fill("#clip-own", "a heart, a cat")
+        upload(browser_page, ("heart.png", drawing("heart", 300, 200)))
+        wait_for_text(browser_page, "All 2 labels")
+        browser_page.select_option("#clip-labels", "emoji")
+        wait_for_text(browser_page, "The best 5 of")
+        browser_page.select_option("#clip-model", "other")
+        wait_for_text(browser_page, "has no label set 'emoji' that can be used; these are your own labels")
+        assert browser_page.eval_on_selector_all("#clip-labels option", "all => all.map(one => one.value)") == [""]
+        browser_page.select_option("#clip-model", "clip")
+        browser_page.locator('#clip-result [name=vectors_of][value="clip"]').wait_for(state="attached")
+        values = browser_page.eval_on_selector_all("#clip-labels option", "all => all.map(one => one.value)")
+        assert values == ["emoji", ""]
+
+
+@chromium
 def test_after_a_change_of_model_the_next_picture_is_shrunk_as_that_one_reads_it(browser_page, demo_dir, tmp_path):
     """The ends of the picture are red, which a central square has none of."""
     shutil.copytree(demo_dir, tmp_path / "models" / "clip")

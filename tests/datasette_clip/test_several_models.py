@@ -192,6 +192,29 @@ def test_a_page_with_an_error_still_says_whose_vectors_it_keeps(server, engines)
             page = response.text
 
 
+def test_a_label_set_that_another_model_has_is_replaced_and_the_page_says_so(server, engines):
+    form = {"labels": "emoji", "model": "clip"}
+    assert "clip-bars" in server.post("/-/clip/classify", data=form, files={"image": ("a.png", PNG)}).text
+    form |= {"model": "tiny", "vectors_of": "clip"}
+    missing = "the model 'tiny' has no label set 'emoji' that can be used"
+    own = server.post("/-/clip/classify", data=form | {"own": "a, b", "shown": "a, b"}, files={"image": ("a.png", PNG)})
+    assert own.status_code == 200
+    assert f"{missing}; these are your own labels" in html.unescape(own.text)
+    assert '<option value="" selected>' in own.text
+    assert "All 2 labels" in own.text
+    none = server.post("/-/clip/classify", data=form, files={"image": ("a.png", PNG)})
+    assert none.status_code == 400
+    assert f"{missing}, and no other one; expected labels of your own" in html.unescape(none.text)
+    other = server.post(
+        "/-/clip/classify", data={"labels": "imagenet", "model": "clip"}, files={"image": ("a.png", PNG)}
+    )
+    assert other.status_code == 200
+    assert "'clip' has no label set 'imagenet' that can be used; these are of its set emoji" in html.unescape(
+        other.text
+    )
+    assert '<option value="emoji" selected>' in other.text
+
+
 def test_the_search_page_offers_the_models_whose_vectors_can_be_compared(server):
     page = server.get("/-/clip/search/words/words?q=blue").text
     assert chosen(page) == ["clip", "float32"]

@@ -110,11 +110,20 @@ def read_list(text: str) -> list[str]:
 
 
 def label_choices(engine: Engine, page: Page) -> Page:
-    """The label sets with their sizes, and the chosen one."""
+    """The label sets with their sizes, and the chosen one; another one, with a sentence, if this model lacks that.
+
+    Raises InputError if the model has no set at all and no labels are typed.
+    """
     sets = {name: len(engine.label_set(name).labels) for name in labels.sets_of(engine)}
     chosen = page["chosen"]
     if chosen is None:
         chosen = labels.default_set(engine) if sets else ""
+    elif chosen and chosen not in sets and page["models"]:  # it is another model's, chosen before
+        missing = f"the model {cited(page['model'])} has no label set {cited(chosen)} that can be used"
+        if not sets and not page["own"].strip():
+            raise InputError(f"{missing}, and no other one; expected labels of your own")
+        chosen = labels.default_set(engine) if sets else ""
+        page["errors"].append(f"{missing}; these are {f'of its set {chosen}' if sets else 'your own labels'}")
     return {"sets": sets, "chosen": chosen}
 
 
