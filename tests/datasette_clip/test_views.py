@@ -78,6 +78,9 @@ def test_the_one_model_answers_by_its_id_in_the_catalogue_alone(catalogued):
     assert get(catalogued, "/-/clip/embed.json?text=red&model=clip").status_code == 400
     page = html.unescape(get(catalogued, "/-/clip").text)
     assert "The model <code>it's-b32</code> is <strong>ready</strong>" in page
+    assert "select hex(llm_embed('it''s-b32', :q)) as x" in page
+    url = re.search(r'href="[^"]*?(/_memory[^"]*\.json\?[^"]*)">as JSON', page)[1]
+    assert len(get(catalogued, url).json()[0]["x"]) == 2 * 2048
 
 
 def test_a_list_of_models_without_clip_hides_it_and_what_is_wrong_with_it(

@@ -29,13 +29,13 @@ from ..model import (
     text_opening,
 )
 from ..sql.search import exchangeable_with
-from .links import curl_command, sql_database, sql_paths
+from .links import curl_command, sql_database, sql_paths, sql_text
 
 if TYPE_CHECKING:
     from llm_clip_onnx.engine import Engine
     from llm_clip_onnx.model_dir import Manifest
 
-EXAMPLE_SQL = "select hex(llm_embed('{}', :q)) as x"
+EXAMPLE_SQL = "select hex(llm_embed({}, :q)) as x"
 
 
 async def why_not_ready(datasette) -> str | None:
@@ -113,7 +113,7 @@ async def example_calls(datasette, request) -> dict[str, Any] | None:
     model_id = default_model(config)
     if name is None or model_id not in permitted_models(config):
         return None
-    sql = EXAMPLE_SQL.format(model_id)
+    sql = EXAMPLE_SQL.format(sql_text(model_id))
     query = urlencode({"sql": sql, "q": "purple and gold"})
     page, json_path = sql_paths(datasette, name)
     json_url = datasette.absolute_url(request, f"{json_path}?{query}&_shape=array")
