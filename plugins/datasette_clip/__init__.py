@@ -44,7 +44,7 @@ def startup(datasette):
 
 @hookimpl(tryfirst=True)  # innermost: what runs again is Datasette, and no wrapper of another plugin
 def asgi_wrapper(datasette):
-    with_towers = open_towers_outside_sql(datasette.setting("base_url"))
+    with_towers = open_towers_outside_sql(datasette)
     return lambda app: compressed(datasette, with_policy(datasette, with_towers(app)))
 
 

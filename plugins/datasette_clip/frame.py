@@ -16,6 +16,7 @@ from llm_clip_onnx import model_dir, models
 from llm_clip_onnx.errors import ClipError
 
 from .config import Config, config_of
+from .model import default_model
 from .static_files import static_path
 
 SCOPE_KEY = "clip_policy"  # in the ASGI scope of a request
@@ -80,7 +81,7 @@ class Frame:
     def notice(self) -> str:
         """What the checkpoint's maker says about it, "" if nothing, or if there is no model."""
         try:
-            path = models.path_of(models.default_id())
+            path = models.path_of(default_model(config_of(self.datasette)))
             return notice_in(path, (path / model_dir.MANIFEST).stat().st_mtime_ns)
         except (ClipError, OSError):
             return ""

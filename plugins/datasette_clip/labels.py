@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from llm_clip_onnx import label_sets, zero_shot
 from llm_clip_onnx.errors import InputError, cited, cited_json
@@ -28,7 +28,7 @@ def classifier_of(
     """
     if labels is None:
         labels = default_set(engine)
-    if isinstance(labels, str) and labels.lstrip().startswith("["):
+    if is_json_list(labels):
         if len(labels) > (limit := limits.prompts * CHARACTERS):
             raise InputError(f"labels is a JSON list of {len(labels)} characters; at most {limit} are read")
         try:
@@ -42,6 +42,11 @@ def classifier_of(
     if templates:
         raise InputError(f"label set {cited(labels)} has its own templates; templates go with labels given one by one")
     return engine.label_set(labels)
+
+
+def is_json_list(labels: object) -> TypeGuard[str]:
+    """True if labels are written as a JSON list, whose texts are embedded."""
+    return isinstance(labels, str) and labels.lstrip().startswith("[")
 
 
 def default_set(engine: Engine) -> str:

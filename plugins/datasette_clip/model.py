@@ -10,18 +10,19 @@ import asyncio
 import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, lru_cache
 from http import HTTPStatus
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakSet
 
 from datasette.utils.asgi import Base400
 
 from datasette_guard import path_below, per_datasette, runs_sql
-from llm_clip_onnx import MODEL_ID, models
+from llm_clip_onnx import MODEL_ID, model_dir, models
 from llm_clip_onnx.errors import ClipError, InputError, cited
 
 from .config import PLUGIN, Config, config_of
@@ -29,6 +30,7 @@ from .paths import is_read_only
 
 if TYPE_CHECKING:
     from llm_clip_onnx.engine import Engine
+    from llm_clip_onnx.model_dir import Manifest
 
 T = TypeVar("T")
 log = logging.getLogger("datasette_clip")
@@ -63,9 +65,14 @@ def permitted_models(config: Config) -> list[str]:
     return models.ids() if config.models is None else list(config.models)
 
 
+def own_models(config: Config) -> list[str]:
+    """The ids of our models that clients may call."""
+    return [id for id in models.ids() if config.models is None or id in config.models]
+
+
 def model_choices(config: Config) -> list[str]:
     """The ids of our models between which clients may choose; [] if there is one."""
-    permitted = [id for id in models.choices() if config.models is None or id in config.models]
+    permitted = own_models(config) if models.choices() else []
     return permitted if len(permitted) > 1 else []
 
 
@@ -74,7 +81,34 @@ def default_model(config: Config) -> str:
     default = models.default_id()
     if config.models is None or default in config.models:
         return default
-    return next((id for id in models.choices() if id in config.models), default)
+    return next(iter(own_models(config)), default)
+
+
+def manifest_of(directory: Path) -> Manifest:
+    """The manifest of a model directory, read again if it was written since. Raises ModelDirError.
+
+    This asks no engine, so that pages about models do not change which engine was used last.
+    """
+    try:
+        written_ns = (directory / model_dir.MANIFEST).stat().st_mtime_ns
+    except OSError:
+        written_ns = 0  # what is wrong is said by the reading
+    return read_once(directory, written_ns)
+
+
+@lru_cache(maxsize=64)
+def read_once(directory: Path, written_ns: int) -> Manifest:
+    """As manifest_of. written_ns: when the manifest was written."""
+    return model_dir.read_manifest(directory)
+
+
+def manifests_of(ids: Iterable[str]) -> dict[str, Manifest]:
+    """The manifests of our models by id, without those that cannot be read. The folder of models is read once."""
+    directories, manifests = models.directories(), {}
+    for id in ids:
+        with suppress(ClipError, LookupError):
+            manifests[id] = manifest_of(directories[id][0])
+    return manifests
 
 
 def log_twins() -> None:
@@ -88,18 +122,20 @@ def log_twins() -> None:
 
 @cache
 def text_opening() -> Future[str | None]:
-    """Start opening the text tower, once: a future of None, or of the sentence that says why it cannot be opened."""
+    """Start opening the text tower, once: a future of None, or of the sentence that says why it cannot be opened.
+
+    It is that of the model which is the default without a configuration, because none is read yet.
+    """
     executor = ThreadPoolExecutor(1, thread_name_prefix="clip-opening")
-    future = executor.submit(open_text)
+    future = executor.submit(lambda: open_text(models.default_id()))
     executor.shutdown(wait=False)
     return future
 
 
-def open_text() -> str | None:
-    """Open the text tower of the default model if it is closed: None, or the sentence that says why it cannot be."""
+def open_text(model_id: str) -> str | None:
+    """Open the text tower of a model if it is closed: None, or the sentence that says why it cannot be."""
     try:
-        engine = get_engine(models.default_id())
-        engine.open_text()
+        get_engine(model_id).open_text()
     except ClipError as error:
         return str(error)
     except Exception as error:  # any: the server starts and says why on its pages
@@ -169,10 +205,10 @@ def may_meet_closed_tower() -> bool:
     return any(is_closed(engine, "image") for engine in engines)
 
 
-def open_default_image() -> None:
+def open_default_image(config: Config) -> None:
     """Open the image tower of the default model, if there is one."""
     with suppress(ClipError, ImportError):
-        open_tower(get_engine(models.default_id()), "image")
+        open_tower(get_engine(default_model(config)), "image")
 
 
 class Recorder:
@@ -263,7 +299,7 @@ async def run_repeatable(app, scope: dict, receive, send) -> None:
     await app(scope, recorder, send)
 
 
-def open_towers_outside_sql(base_url: str):
+def open_towers_outside_sql(datasette):
     """An ASGI wrapper in which requests that may run SQL wait for the default model's text tower, and others they need.
 
     A request that changes nothing runs again after a tower was opened. For any other the default model's image tower is
@@ -273,7 +309,7 @@ def open_towers_outside_sql(base_url: str):
 
     def wrap(app):
         async def with_towers(scope, receive, send):
-            if scope["type"] != "http" or not runs_sql(path := path_below(base_url, scope)):
+            if scope["type"] != "http" or not runs_sql(path := path_below(datasette.setting("base_url"), scope)):
                 return await app(scope, receive, send)
             if not text_opening().done():
                 await asyncio.shield(asyncio.wrap_future(text_opening()))
@@ -281,7 +317,7 @@ def open_towers_outside_sql(base_url: str):
                 return await app(scope, receive, send)
             if scope["method"] in ("GET", "HEAD") or is_read_only(path):
                 return await run_repeatable(app, scope, receive, send)
-            await asyncio.to_thread(open_default_image)
+            await asyncio.to_thread(open_default_image, config_of(datasette))
             await app(scope, receive, send)
 
         return with_towers

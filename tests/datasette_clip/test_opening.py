@@ -100,6 +100,23 @@ def test_the_first_query_for_an_image_waits_outside_sql_for_its_tower(name, data
     assert openings == [OUTSIDE_SQL]
 
 
+def test_the_first_list_of_labels_waits_outside_sql_for_the_text_tower(datasette, openings, demo_engine, monkeypatch):
+    assert (
+        get(datasette, "/_memory.json", sql="select 1").status_code == 200
+    )  # which opens what Datasette's start opens
+    genuine, threads = default_engine()._open_text, []
+
+    def noting():
+        threads.append(threading.current_thread().name.partition("_")[0])
+        return genuine()
+
+    monkeypatch.setattr(default_engine(), "_text", Lazy(noting))
+    vector = demo_engine.embed_item("red").tobytes().hex()
+    sql = f"select clip_classify(x'{vector}', '[\"red\", \"blue\"]', 1) like '%\"red\"%'"
+    assert get(datasette, "/_memory.json", sql=sql).json()["rows"] == [[1]]
+    assert threads == [OUTSIDE_SQL]
+
+
 def test_the_page_of_a_query_and_its_csv_wait_too(datasette, openings):
     sql = "select length(llm_embed('clip', image)) as size from pictures"
     assert get(datasette, "/files.csv", sql=sql).text.splitlines() == ["size", "2048"]

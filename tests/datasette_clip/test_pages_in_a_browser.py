@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shlex
+import shutil
 import subprocess
 from urllib.parse import urlencode
 
@@ -112,6 +113,50 @@ def test_a_model_that_reads_the_whole_picture_is_sent_all_of_it(resize, browser_
     assert [wanted.getpixel(point)[0] > 200 for point in points[:4]] == [True, True, False, True]
     for point in points:
         assert np.abs(np.subtract(seen.getpixel(point), wanted.getpixel(point))).max() < 40, point
+
+
+@chromium
+def test_the_label_sets_on_offer_are_the_chosen_models(browser_page, demo_dir, tmp_path):
+    for name in ("clip", "other"):
+        shutil.copytree(demo_dir, tmp_path / "models" / name)
+    shutil.rmtree(tmp_path / "models" / "other" / "labels")
+    env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(tmp_path / "models"))
+    with serving("--memory", env=env, log=tmp_path / "log") as url:
+        browser_page.goto(url + CLASSIFY)
+        browser_page.fill("#clip-own", "a heart, a cat")
+        upload(browser_page, ("heart.png", drawing("heart", 300, 200)))
+        wait_for_text(browser_page, "All 2 labels")
+        browser_page.select_option("#clip-labels", "emoji")
+        wait_for_text(browser_page, "The best 5 of")
+        browser_page.select_option("#clip-model", "other")
+        wait_for_text(browser_page, "has no label set 'emoji' that can be used; these are your own labels")
+        assert browser_page.eval_on_selector_all("#clip-labels option", "all => all.map(one => one.value)") == [""]
+        browser_page.select_option("#clip-model", "clip")
+        browser_page.locator('#clip-result [name=vectors_of][value="clip"]').wait_for(state="attached")
+        values = browser_page.eval_on_selector_all("#clip-labels option", "all => all.map(one => one.value)")
+        assert values == ["emoji", ""]
+
+
+@chromium
+def test_after_a_change_of_model_the_next_picture_is_shrunk_as_that_one_reads_it(browser_page, demo_dir, tmp_path):
+    """The ends of the picture are red, which a central square has none of."""
+    shutil.copytree(demo_dir, tmp_path / "models" / "clip")
+    with_preprocess(demo_dir, tmp_path / "models" / "squashing", resize="squash")
+    ends = Image.new("RGB", (1500, 500), "red")
+    ends.paste("blue", (400, 0, 1100, 500))
+    env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(tmp_path / "models"))
+    with serving("--memory", env=env, log=tmp_path / "log") as url:
+        browser_page.goto(url + CLASSIFY)
+        upload(browser_page, ("heart.png", drawing("heart", 300, 200)))
+        wait_for_text(browser_page, "The best 5 of")
+        browser_page.select_option("#clip-model", "squashing")
+        browser_page.locator('#clip-result [name=vectors_of][value="squashing"]').wait_for(state="attached")
+        upload(browser_page, ("ends.png", saved(ends, "PNG")))
+        wait_for_text(browser_page, "ends.png, as CLIP looks at it")
+        browser_page.locator(".clip-bars").wait_for()
+        [jpeg] = jpegs_in(browser_page.inner_html("#clip-result"))
+    red, _, blue = Image.open(io.BytesIO(jpeg)).convert("RGB").getpixel((5, 112))
+    assert red > 200 > 60 > blue
 
 
 @chromium

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import html
 import json
@@ -14,9 +15,12 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from datasette.app import Datasette
 
+from datasette_clip.model import get_engine
+from datasette_clip.pages import search
 from datasette_clip.pages.search import languages_of
-from llm_clip_onnx.engine import Engine
+from llm_clip_onnx.engine import Engine, engines_of_process
 from nasty import photo, saved
 from serving import DATASETTES_LIMIT, environment, serving
 
@@ -175,6 +179,42 @@ def test_a_kept_picture_is_embedded_again_by_another_model(server, engines):
     assert "of a.png only the vector is here, of the model 'clip'" in html.unescape(refused.text)
 
 
+def test_a_page_with_an_error_still_says_whose_vectors_it_keeps(server, engines):
+    """What it says is sent a second time, and answered as before; the model of the vectors still answers."""
+    vector = base64.urlsafe_b64encode(engines["clip"].embed_item("red").tobytes()).decode()
+    for path, texts in (("/-/clip/classify", {"labels": "", "own": "red"}), ("/-/clip/compare", {"texts": "red"})):
+        page = server.get(path, params=texts | {"name": "a", "vector": vector, "model": "clip"}).text
+        for model, status in (("tiny", 400), ("tiny", 400), ("clip", 200)):
+            kept = dict(re.findall(r'form="clip-form" name="(vectors_of|name|img|vector)" value="([^"]*)"', page))
+            assert kept["vectors_of"] == "clip"
+            response = server.post(path, data=texts | kept | {"model": model})
+            assert response.status_code == status, response.text
+            page = response.text
+
+
+def test_a_label_set_that_another_model_has_is_replaced_and_the_page_says_so(server, engines):
+    form = {"labels": "emoji", "model": "clip"}
+    assert "clip-bars" in server.post("/-/clip/classify", data=form, files={"image": ("a.png", PNG)}).text
+    form |= {"model": "tiny", "vectors_of": "clip"}
+    missing = "the model 'tiny' has no label set 'emoji' that can be used"
+    own = server.post("/-/clip/classify", data=form | {"own": "a, b", "shown": "a, b"}, files={"image": ("a.png", PNG)})
+    assert own.status_code == 200
+    assert f"{missing}; these are your own labels" in html.unescape(own.text)
+    assert '<option value="" selected>' in own.text
+    assert "All 2 labels" in own.text
+    none = server.post("/-/clip/classify", data=form, files={"image": ("a.png", PNG)})
+    assert none.status_code == 400
+    assert f"{missing}, and no other one; expected labels of your own" in html.unescape(none.text)
+    other = server.post(
+        "/-/clip/classify", data={"labels": "imagenet", "model": "clip"}, files={"image": ("a.png", PNG)}
+    )
+    assert other.status_code == 200
+    assert "'clip' has no label set 'imagenet' that can be used; these are of its set emoji" in html.unescape(
+        other.text
+    )
+    assert '<option value="emoji" selected>' in other.text
+
+
 def test_the_search_page_offers_the_models_whose_vectors_can_be_compared(server):
     page = server.get("/-/clip/search/words/words?q=blue").text
     assert chosen(page) == ["clip", "float32"]
@@ -189,6 +229,45 @@ def test_the_search_page_offers_the_models_whose_vectors_can_be_compared(server)
     refused = server.get("/-/clip/search/words/words?q=blue&model=tiny")
     assert refused.status_code == 400
     assert REFUSED["another model's vectors"][1] in html.unescape(refused.text)
+
+
+def test_a_search_without_a_query_refuses_a_model_too_and_its_page_forgets_it(server):
+    for collection in ("words", "noise"):
+        for model in ("nonsense", {"words": "tiny", "noise": "clip"}[collection]):
+            path = f"/-/clip/search/words/{collection}"
+            assert server.get(f"{path}.json", params={"model": model}).status_code == 400
+            for query in ({}, {"q": "blue"}):
+                page = server.get(path, params=query | {"model": model})
+                assert page.status_code == 400
+                assert "message-error" in page.text
+                assert f'value="{model}"' not in page.text
+                assert f"model={model}" not in page.text
+    assert server.get("/-/clip/search/words/words.json?model=float32").json()["model"] == "float32"
+    assert server.get("/-/clip/search/words/lost.json").status_code == 200
+
+
+def test_pages_about_models_leave_the_order_of_their_engines(folder, database, monkeypatch):
+    """The engine that was used least recently is closed first; each page asks once which models may search."""
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(folder))
+    monkeypatch.setattr("llm_clip_onnx.engine._engines", {})
+    datasette, asked = Datasette([str(database)]), []
+    genuine = search.exchangeable_models
+    monkeypatch.setattr(search, "exchangeable_models", lambda *about: asked.append(about) or genuine(*about))
+
+    async def pages():
+        await datasette.client.get("/words.json?sql=select+1")  # the towers that start with Datasette are open
+        for id in ("float32", "tiny", "clip"):
+            get_engine(id)
+        used = [engine.path.name for engine in engines_of_process()]
+        paths = ("/-/clip/search/words/words", "/-/clip/search/words/noise", "/-/clip.json")
+        answers = [await datasette.client.get(path) for path in paths]
+        return used, [engine.path.name for engine in engines_of_process()], answers
+
+    before, after, (words, _, facts) = asyncio.run(pages())
+    assert after == before == ["float32", "tiny", "clip"]
+    assert chosen(words.text) == ["clip", "float32"]
+    assert len(asked) == 2
+    assert [model["exchangeable_with"] for model in facts.json()["served"] if model["id"] == "float32"] == [["clip"]]
 
 
 def test_a_choice_says_the_languages_of_a_model_of_the_catalogue(demo_dir, tmp_path, monkeypatch):

@@ -207,3 +207,34 @@ def test_a_page_asks_once_if_names_may_be_shown(vectors, demo_dir, tmp_path, mon
     page = asyncio.run(Datasette([str(tmp_path / "l.db")]).client.get("/l/embeddings"))
     assert page.text.count("more like this") == len(vectors)
     assert asked == [("l", "collections")]
+
+
+def test_two_columns_of_vectors_have_the_ids_of_their_own_collections(vectors, demo_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    blob = to_blob(vectors["cat"])
+    with sqlite3.connect(tmp_path / "o.db") as conn:
+        conn.execute("create table shop (sku text primary key, title text, front blob, back blob)")
+        conn.execute("insert into shop values ('a1', 'A cat', ?, ?)", [blob, blob])
+    configured = {
+        "fronts": {"table": "shop", "vector": "front", "id": "sku"},
+        "backs": {"table": "shop", "vector": "back", "id": "title"},
+    }
+    metadata = {"plugins": {"datasette-clip": {"collections": {"o": configured}}}}
+    page = asyncio.run(Datasette([str(tmp_path / "o.db")], metadata=metadata).client.get("/o/shop")).text
+    assert re.findall(r"/-/clip/search/o/(\w+)\?q=([^\"]+)", page) == [
+        ("fronts", "id%3Aa1"),
+        ("backs", "id%3AA+cat"),
+    ]
+
+
+def test_a_thumbnail_is_never_said_to_be_missing_while_it_is_read(tmp_path, monkeypatch):
+    """Cells are rendered at once: another one may read what is kept between any two steps."""
+    page, seen = places.Page(0), []
+    with sqlite3.connect(tmp_path / "o.db") as conn:
+        conn.execute("create table clip_thumbnails (collection text, id text, row text, image blob)")
+        conn.execute("insert into clip_thumbnails values ('shop', 'a1', '', x'00')")
+        genuine = places.rows
+        monkeypatch.setattr(places, "rows", lambda *query: seen.append(dict(page.thumbnails)) or genuine(*query))
+        places.read_thumbnails(conn, page, "shop", ["a1", "b2"])
+    assert seen == [{}]
+    assert page.thumbnails == {("shop", "a1"): True, ("shop", "b2"): False}

@@ -7,6 +7,7 @@ import html
 import json
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 from concurrent.futures import Future
@@ -21,6 +22,11 @@ from llm_clip_onnx import model_dir
 from patience import PATIENCE_S
 from serving import environment
 
+LOST = """
+create table collections (id integer primary key, name text, model text);
+create table embeddings (collection_id integer, id text, embedding blob, primary key (collection_id, id));
+insert into collections values (1, 'photos', 'ada-002');
+"""
 # For the same reason as in test_sql_functions.py.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -55,6 +61,46 @@ def test_the_json_gives_the_manifest_and_what_is_open(datasette, demo_dir):
     assert (facts["ok"], facts["ready"], facts["why_not"], facts["models"]) == (True, True, None, ["clip"])
     assert "text" in facts["open_towers"]
     assert response.headers["access-control-allow-origin"] == "*"
+
+
+@pytest.fixture
+def catalogued(demo_dir, tmp_path, monkeypatch, fresh_opening) -> Datasette:
+    """A Datasette whose one model directory has an id in the catalogue, which alone is on the list of models."""
+    path = Path(shutil.copytree(demo_dir, tmp_path / "model"))
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(manifest | {"id": "it's-b32"}))
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(path))
+    return Datasette(memory=True, metadata={"plugins": {"datasette-clip": {"models": ["it's-b32"]}}})
+
+
+def test_the_one_model_answers_by_its_id_in_the_catalogue_alone(catalogued):
+    assert get(catalogued, "/-/clip/embed.json?text=red").json()["model"] == "it's-b32"
+    assert get(catalogued, "/-/clip/embed.json?text=red&model=clip").status_code == 400
+    page = html.unescape(get(catalogued, "/-/clip").text)
+    assert "The model <code>it's-b32</code> is <strong>ready</strong>" in page
+    assert "select hex(llm_embed('it''s-b32', :q)) as x" in page
+    url = re.search(r'href="[^"]*?(/_memory[^"]*\.json\?[^"]*)">as JSON', page)[1]
+    assert len(get(catalogued, url).json()[0]["x"]) == 2 * 2048
+
+
+def test_a_list_of_models_without_clip_hides_it_and_what_is_wrong_with_it(
+    demo_dir, tiny_dir, tmp_path, monkeypatch, fresh_opening
+):
+    for name, directory in (("clip", demo_dir), ("tiny", tiny_dir)):
+        shutil.copytree(directory, tmp_path / "models" / name)
+    (tmp_path / "models" / "clip" / "text.bin").unlink()
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(tmp_path / "models"))
+    with sqlite3.connect(tmp_path / "lost.db") as connection:
+        connection.executescript(LOST)
+    datasette = Datasette([str(tmp_path / "lost.db")], metadata={"plugins": {"datasette-clip": {"models": ["tiny"]}}})
+    get(datasette, "/lost.json?sql=select+1")  # waits until the towers that start with Datasette are open
+    facts = get(datasette, "/-/clip.json").json()
+    assert (facts["ready"], facts["why_not"], facts["models"]) == (True, None, ["tiny"])
+    assert facts["source"] == json.loads((tiny_dir / "manifest.json").read_text())["source"]
+    assert get(datasette, "/-/clip/health").status_code == 200
+    assert get(datasette, "/-/clip/search/lost/photos.json?q=red").json()["error"] == (
+        "collection 'photos' holds vectors of model 'ada-002', which is not here; there is 'tiny'"
+    )
 
 
 def test_there_is_no_cors_header_unless_datasette_is_told_so(demo_dir, monkeypatch):

@@ -222,6 +222,8 @@ async def run_search(datasette, request, ref: CollectionRef, search_request: Sea
             model_id, embedding = await in_thread(search_embedding, config, ref.collection, search_request, stored)
         if search_request.images:
             collect_soon()
+    elif search_request.model:
+        model_id, _ = await in_thread(collection_engine, config, ref.collection, search_request.model)
     is_of_words = not search_request.images and all(term.kind == "text" for term in terms)
     has_floor = is_of_words and model_id == own  # which was measured with the texts of the collection's model
     made = await may_view_made(datasette, request.actor, ref.database)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from datasette.utils import add_cors_headers
@@ -15,34 +18,46 @@ from llm_clip_onnx.errors import ClipError
 
 from .. import paths
 from ..config import Config, config_of
-from ..model import default_model, get_engine, model_choices, open_text, permitted_models, text_opening
-from ..sql.search import are_exchangeable
-from .links import curl_command, sql_database, sql_paths
+from ..model import (
+    default_model,
+    get_engine,
+    manifest_of,
+    manifests_of,
+    model_choices,
+    open_text,
+    permitted_models,
+    text_opening,
+)
+from ..sql.search import exchangeable_with
+from .links import curl_command, sql_database, sql_paths, sql_text
 
-EXAMPLE_SQL = "select hex(llm_embed('{}', :q)) as x"
+if TYPE_CHECKING:
+    from llm_clip_onnx.engine import Engine
+    from llm_clip_onnx.model_dir import Manifest
+
+EXAMPLE_SQL = "select hex(llm_embed({}, :q)) as x"
 
 
-async def why_not_ready() -> str | None:
+async def why_not_ready(datasette) -> str | None:
     """The sentence why no text can be embedded, None if it can."""
     if text_opening().done():
-        return await asyncio.to_thread(
-            open_text
-        )  # returns at once if it is open; else a model may have been baked since
+        # It returns at once if it is open; else a model may have been baked since.
+        return await asyncio.to_thread(open_text, default_model(config_of(datasette)))
     return "the text tower is being opened"
 
 
 async def report(datasette) -> dict:
     """The content of /-/clip.json: if the model is ready, else why not, and the facts of its manifest."""
-    why_not = await why_not_ready()
+    config, why_not = config_of(datasette), await why_not_ready(datasette)
     facts: dict = {
         "ok": True,
         "ready": why_not is None,
         "why_not": why_not,
-        "models": permitted_models(config_of(datasette)),
+        "models": permitted_models(config),
     }
-    facts |= served_models(config_of(datasette))
+    facts |= await asyncio.to_thread(served_models, config)
     try:
-        engine = get_engine(models.default_id())
+        engine = get_engine(default_model(config))
     except Exception:  # any: why_not says it
         return facts | {"open_towers": []}
     facts |= {"open_towers": engine.open_towers, "logit_scale": round(engine.manifest.logit_scale, 4)}
@@ -56,27 +71,39 @@ def served_models(config: Config) -> dict:
     They are the default model, the facts of each, and the sentences about ids that several directories have.
     """
     choices = model_choices(config)
-    served = [model_facts(id, choices) for id in choices]
+    manifests = manifests_of(choices)
+    served = [model_facts(id, manifests) for id in choices]
     return {"model": default_model(config), "served": served, "twins": models.twins()} if choices else {}
 
 
-def model_facts(id: str, choices: list[str]) -> dict:
-    """What is known of one of several models, or {"id", "error"} if it cannot be used."""
+def model_facts(id: str, manifests: Mapping[str, Manifest]) -> dict:
+    """What is known of one of several models, or {"id", "error"} if it cannot be used.
+
+    manifests: of the models among which others are looked for whose vectors can be compared with its own.
+    """
     try:
-        engine = get_engine(id)
+        manifest = manifest_of(models.path_of(id))
+        engine = known_engine(models.path_of(id))
     except (ClipError, ImportError) as error:
         return {"id": id, "error": str(error)}
-    manifest = engine.manifest
     return {
         "id": id,
         "source": manifest.source.id,
         "embed_dim": manifest.embed_dim,
         "context_length": manifest.context_length,
         "image_side": manifest.preprocess.crop,
-        "open_towers": engine.open_towers,
-        "opened_bytes": sum(engine.held_bytes().values()),
-        "exchangeable_with": [other for other in choices if other != id and are_exchangeable(id, other)],
+        "open_towers": engine.open_towers if engine else [],
+        "opened_bytes": sum(engine.held_bytes().values()) if engine else 0,
+        "exchangeable_with": exchangeable_with(id, manifests),
     }
+
+
+def known_engine(directory: Path) -> Engine | None:
+    """The engine of a model directory if this process has one. It stays as recently used as it was."""
+    from llm_clip_onnx.engine import engines_of_process  # here: as in get_engine
+
+    path = Path(os.path.realpath(directory))
+    return next((engine for engine in engines_of_process() if engine.path == path), None)
 
 
 async def example_calls(datasette, request) -> dict[str, Any] | None:
@@ -86,7 +113,7 @@ async def example_calls(datasette, request) -> dict[str, Any] | None:
     model_id = default_model(config)
     if name is None or model_id not in permitted_models(config):
         return None
-    sql = EXAMPLE_SQL.format(model_id)
+    sql = EXAMPLE_SQL.format(sql_text(model_id))
     query = urlencode({"sql": sql, "q": "purple and gold"})
     page, json_path = sql_paths(datasette, name)
     json_url = datasette.absolute_url(request, f"{json_path}?{query}&_shape=array")
@@ -94,9 +121,9 @@ async def example_calls(datasette, request) -> dict[str, Any] | None:
     return calls | {"curl": curl_command(datasette, "-s", json_url), "private": is_private(datasette)}
 
 
-async def health() -> Response:
+async def health(datasette) -> Response:
     """200 if the model is ready, else 503 and the sentence why not. Needs no permission, and keeps no server awake."""
-    why_not = await why_not_ready()
+    why_not = await why_not_ready(datasette)
     content = {"ok": why_not is None, "error": why_not, "status": 503 if why_not else 200}
     return Response.json(content, status=content["status"])
 
@@ -114,4 +141,5 @@ async def clip_page(datasette, request) -> Response:
     """The facts of this instance's model, and how to call it."""
     await ensure_instance(datasette, request)
     context = {"paths": paths, "report": await report(datasette), "calls": await example_calls(datasette, request)}
+    context["model"] = default_model(config_of(datasette))
     return Response.html(await datasette.render_template("clip.html", context, request=request))

@@ -19,7 +19,7 @@ from ..config import PLUGIN, Config, config_of
 from ..items import FormFields, check_text, read_k
 from ..model import embedding_queue, in_thread
 from ..paths import CLASSIFY
-from .form_page import LINE, K, Page, chosen_engine, model_fields, read_page_pictures, render_form, shrinking
+from .form_page import LINE, K, Page, chosen_engine, model_fields, read_page_pictures, render_form
 from .links import curl_command, fitting_path, sql_page_path, sql_text
 from .samples import pictures_to_try, read_sample
 
@@ -110,12 +110,21 @@ def read_list(text: str) -> list[str]:
 
 
 def label_choices(engine: Engine, page: Page) -> Page:
-    """The label sets with their sizes, the chosen one, and `shrinking` of the model."""
+    """The label sets with their sizes, and the chosen one; another one, with a sentence, if this model lacks that.
+
+    Raises InputError if the model has no set at all and no labels are typed.
+    """
     sets = {name: len(engine.label_set(name).labels) for name in labels.sets_of(engine)}
     chosen = page["chosen"]
     if chosen is None:
         chosen = labels.default_set(engine) if sets else ""
-    return {"sets": sets, "chosen": chosen, **shrinking(engine.manifest.preprocess)}
+    elif chosen and chosen not in sets and page["models"]:  # it is another model's, chosen before
+        missing = f"the model {cited(page['model'])} has no label set {cited(chosen)} that can be used"
+        if not sets and not page["own"].strip():
+            raise InputError(f"{missing}, and no other one; expected labels of your own")
+        chosen = labels.default_set(engine) if sets else ""
+        page["errors"].append(f"{missing}; these are {f'of its set {chosen}' if sets else 'your own labels'}")
+    return {"sets": sets, "chosen": chosen}
 
 
 def best_labels(engine: Engine, config: Config, page: Page) -> Page:

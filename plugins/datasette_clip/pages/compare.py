@@ -20,7 +20,7 @@ from ..items import FormFields, Item
 from ..labels import DIGITS
 from ..model import embedding_queue
 from ..paths import COMPARE
-from .form_page import Page, chosen_engine, lines_of, model_fields, read_page_pictures, render_form, shrinking
+from .form_page import Page, chosen_engine, lines_of, model_fields, read_page_pictures, render_form
 from .links import fitting_path
 from .pictures import Picture
 from .samples import pictures_to_try, read_sample
@@ -46,7 +46,6 @@ async def fill_compare(datasette, request, fields: FormFields, page: Page) -> No
         page["pictures"] = [await read_sample(datasette, request, sample) for sample in samples[: config.limits.items]]
     page["pictures"] = [picture for n, picture in enumerate(page["pictures"]) if str(n) not in remove]
     engine = await chosen_engine(config, fields, page)
-    page |= shrinking(engine.manifest.preprocess)
     limit = config.limits.items
     texts = lines_of(page["texts"], limit)
     if len(texts) + len(page["pictures"]) > limit:

@@ -42,10 +42,11 @@ async def render_form(datasette, request, template: str, fill: Fill) -> Response
         return Response.text(sentence, status=405)
     status, config = 200, config_of(datasette)
     page: Page = {"paths": paths, "errors": [], "pictures": [], "sets": {}, "k": K, **shrinking(None)}
-    page |= {"models": model_choices(config), "model": default_model(config)}
+    page |= {"models": model_choices(config), "model": default_model(config), "vectors_of": ""}
     try:
         chunks, content_type = await receive_body(request), request.headers.get("content-type", "")
         fields = await asyncio.to_thread(read_form, request.query_string, content_type, chunks, config.limits)
+        page["vectors_of"] = fields.last("vectors_of") or fields.last("model") or page["model"]
         page["pictures"] = await asyncio.to_thread(pictures_of, fields)
         await fill(datasette, request, fields, page)
     except WITH_SENTENCE as error:
@@ -65,16 +66,19 @@ def shrinking(preprocess: Preprocess | None) -> Page:
 async def chosen_engine(config: Config, fields: FormFields, page: Page) -> Engine:
     """The engine of the model that a form chooses, which the page shows from now on.
 
-    A kept picture whose vector is of another model is embedded again. Raises InputError, and as get_engine.
+    Kept pictures whose vectors are of another model, `vectors_of`, lose them, so that they are embedded again; all
+    keep them if one has nothing else. Raises InputError, and as get_engine.
     """
     page["model"] = fields.last("model") or page["model"]
     engine = await in_thread(permitted_engine, config, page["model"])
-    vectors_of = fields.last("vectors_of") or page["model"]
-    for picture in page["pictures"]:
-        if vectors_of != page["model"] and picture.vector:
-            if not picture.img:
-                raise InputError(f"of {picture.name} only the vector is here, of the model {cited(vectors_of)}")
+    page |= shrinking(engine.manifest.preprocess)
+    if page["vectors_of"] != page["model"]:
+        for picture in page["pictures"]:
+            if picture.vector and not picture.img:
+                raise InputError(f"of {picture.name} only the vector is here, of the model {cited(page['vectors_of'])}")
+        for picture in page["pictures"]:
             picture.vector = ""
+        page["vectors_of"] = page["model"]
     return engine
 
 

@@ -43,7 +43,7 @@ async def home_variables(datasette, request) -> dict[str, Any]:
         ],
         "calls": await example_calls(datasette, request),
         "sql": database and sql_paths(datasette, database)[0],
-        "why_not": await why_not_ready() if text_opening().done() else None,
+        "why_not": await why_not_ready(datasette) if text_opening().done() else None,
     }
 
 

@@ -5,22 +5,21 @@ api/search.py runs the search. static/search.js fetches the page again at every 
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Awaitable
 from contextlib import suppress
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 from datasette.utils.asgi import Response
 
 from clip_collections import query
-from clip_collections.collection import quoted
+from clip_collections.collection import Collection, quoted
 from clip_collections.query import Term
 from datasette_guard import ensure_instance, may
-from llm_clip_onnx import model_dir, models
+from llm_clip_onnx import models
 from llm_clip_onnx.catalogue import CATALOGUE
 from llm_clip_onnx.errors import ClipError, InputError, shortened
 
@@ -28,12 +27,12 @@ from .. import paths
 from ..api.search import SearchRequest, read_search_fields, read_search_request, run_search
 from ..api.thumbnail import SMALL
 from ..collection_refs import CollectionRef, searchable_collections, visible_collection
-from ..config import config_of
+from ..config import Config, config_of
 from ..facets import Facet, Value, facets_of
 from ..failures import WITH_SENTENCE, MayNotRunSql, status_of, unknown_method
 from ..filters import TAKEN, is_filter, readable_filters
 from ..items import FormFields
-from ..model import default_model, embedding_queue, in_thread, model_choices
+from ..model import default_model, embedding_queue, in_thread, manifest_of, model_choices
 from ..sql.search import collection_engine, exchangeable_models
 from .form_page import Page, shrinking
 from .links import curl_command, sql_paths, sql_text
@@ -100,18 +99,24 @@ async def empty_page(datasette, request, ref: CollectionRef) -> Page:
         "where": "",
         "own": own,
         "model": "",
-        "models": exchangeable_models(config, ref.collection),
-        "languages": {id: languages_of(id) for id in exchangeable_models(config, ref.collection)},
-        "several": bool(model_choices(config)),
+        **await asyncio.to_thread(choices_of_model, config, ref.collection),
         **facts_of_model(own),
         "may_sql": await may(datasette, request.actor, "execute-sql", ref.database),
     }
+
+
+def choices_of_model(config: Config, of: Collection) -> Page:
+    """The models that may search a collection, with their languages; and if several are served. It reads folders."""
+    ids = exchangeable_models(config, of)
+    languages = {id: languages_of(id) for id in ids}
+    return {"models": ids, "languages": languages, "several": bool(model_choices(config))}
 
 
 async def fill_search(datasette, request, ref: CollectionRef, page: Page) -> None:
     """Fill the page with the query, then with the rows. Raises MayNotRunSql and the exceptions of WITH_SENTENCE."""
     fields = await read_search_fields(datasette, request)
     page |= typed_fields(fields) | {"asked": fields}
+    await check_page_model(config_of(datasette), ref, page)
     page |= facts_of_model(page["model"] or page["own"])
     page |= spaced_query(page, fields)
     fields.options.setdefault("k", [str(ROWS)])
@@ -140,6 +145,16 @@ async def fill_search(datasette, request, ref: CollectionRef, page: Page) -> Non
     page["rows_said"] = rows_said(page)
     page |= await other_ways(datasette, request, ref, page, search_request)
     page |= facet_chips(page, facets, search_request.where)
+
+
+async def check_page_model(config: Config, ref: CollectionRef, page: Page) -> None:
+    """Raises an exception of WITH_SENTENCE for a chosen model that may not search, which the page then forgets."""
+    try:
+        if page["model"]:
+            await in_thread(collection_engine, config, ref.collection, page["model"])
+    except WITH_SENTENCE:
+        page["model"] = ""
+        raise
 
 
 async def kept_filters(datasette, ref: CollectionRef, page: Page, fields: FormFields) -> Page:
@@ -274,10 +289,11 @@ def spaced(q: str) -> str | None:
 def facts_of_model(model_id: str) -> Page:
     """`shrinking` of a model, and reads_english: it was trained on English texts, so its tokens are CLIP's own."""
     try:
-        path = models.path_of(model_id)
-        return facts_of_manifest(path, (path / model_dir.MANIFEST).stat().st_mtime_ns)
-    except (ClipError, OSError):
+        manifest = manifest_of(models.path_of(model_id))
+    except ClipError:
         return shrinking(None) | {"reads_english": False}
+    is_english = manifest.tokens is None and not MANY_LANGUAGES.search(manifest.source.id)
+    return shrinking(manifest.preprocess) | {"reads_english": is_english}
 
 
 def languages_of(model_id: str) -> str:
@@ -287,14 +303,6 @@ def languages_of(model_id: str) -> str:
         said = next((entry.languages for entry in CATALOGUE if entry.id == id), "")
         return f"{said} languages" if said.isdigit() else said
     return ""
-
-
-@lru_cache(maxsize=64)
-def facts_of_manifest(path: Path, written_ns: int) -> Page:
-    """As facts_of_model. written_ns: when the manifest was written, so that a new one is read."""
-    manifest = model_dir.read_manifest(path)
-    is_english = manifest.tokens is None and not MANY_LANGUAGES.search(manifest.source.id)
-    return shrinking(manifest.preprocess) | {"reads_english": is_english}
 
 
 def search_url(page: Page, fields: list[tuple[str, Any]], path: str = "path") -> str:

@@ -25,7 +25,7 @@ from llm_clip_onnx.lazy import Lazy
 
 from ..config import Config
 from ..items import bytes_of, check_text, is_image
-from ..labels import classifier_of, matches_json
+from ..labels import classifier_of, is_json_list, matches_json
 from ..model import TowerClosed, check_model, default_model, get_engine, need_tower, permitted_engine
 
 if TYPE_CHECKING:
@@ -136,6 +136,8 @@ def clip_classify(
     if not isinstance(number := number_of(k), int):
         raise InputError(f"k is {cited(k)}; expected a whole number from 1, of the labels to answer")
     engine = get_engine(model_id)
+    if is_json_list(labels):
+        need_tower(engine, "text")
     classifier = classifier_of(engine, config.limits, labels)
     embedding = embedding_of_value(config, engine, item)
     matches = engine.classify(classifier, embedding, number)

@@ -21,16 +21,17 @@ from clip_collections.collection import Collection
 from clip_collections.query import Term
 from datasette_guard import connect, per_datasette
 from llm_clip_onnx import models, vectors
-from llm_clip_onnx.errors import ClipError, InputError, cited
+from llm_clip_onnx.errors import InputError, cited
 
 from ..config import Config, config_of
 from ..items import bytes_of, check_text
 from ..labels import DIGITS
-from ..model import default_model, get_engine, model_choices, permitted_engine
+from ..model import default_model, get_engine, manifests_of, model_choices, own_models, permitted_engine
 from .functions import embed_outside_clock, embedding_of_value, number_of, public
 
 if TYPE_CHECKING:
     from llm_clip_onnx.engine import Engine
+    from llm_clip_onnx.model_dir import Manifest
 
 K = 20
 MAX_K = 1000
@@ -61,7 +62,7 @@ def collection_engine(config: Config, of: Collection, asked: str = "") -> tuple[
     if not models.is_here(own):
         raise InputError(
             f"collection {cited(of.name)} holds vectors of model {cited(own)}, which is not here; "
-            + models.listed(models.ids())
+            + models.listed(own_models(config))
         )
     if asked in ("", own):
         return own, checked_engine(of, own, permitted_engine(config, own))
@@ -77,16 +78,15 @@ def collection_engine(config: Config, of: Collection, asked: str = "") -> tuple[
 def exchangeable_models(config: Config, of: Collection) -> list[str]:
     """The ids of the models that may embed queries for a collection, its own first; [] if no other one may."""
     own, choices = of.model or default_model(config), model_choices(config)
-    others = [id for id in choices if own in choices and id != own and are_exchangeable(own, id)]
+    others = exchangeable_with(own, manifests_of(choices)) if own in choices else []
     return [own, *others] if others else []
 
 
-def are_exchangeable(model_id: str, other: str) -> bool:
-    """True if the vectors of two models here can be compared, and both can be used."""
-    try:
-        return models.exchangeable(get_engine(model_id).manifest, get_engine(other).manifest)
-    except (ClipError, ImportError):
-        return False
+def exchangeable_with(model_id: str, manifests: Mapping[str, Manifest]) -> list[str]:
+    """The ids of the other models whose vectors can be compared with a model's; [] if its manifest is not there."""
+    if (own := manifests.get(model_id)) is None:
+        return []
+    return [id for id, other in manifests.items() if id != model_id and models.exchangeable(own, other)]
 
 
 def checked_engine(of: Collection, own: str, engine: Engine) -> Engine:

@@ -74,7 +74,10 @@ function show(response, text, kept, ms) {
   if (replaced.length && !pending.length) result.replaceChildren(...replaced);
   if (!pending.length) replaced = [];
   if (!answer) return say(response.headers.get("content-type")?.startsWith("text/plain") ? text : `The server answered ${response.status}.`);
-  form.dataset.side = answered.querySelector(".clip-form").dataset.side;
+  const { side, resize } = answered.querySelector(".clip-form").dataset; // of the model that is chosen now
+  Object.assign(form.dataset, { side, resize });
+  const sets = answered.querySelector("#clip-labels");
+  if (sets && (response.ok || sets.length > 1)) offer(sets);
   const focused = result.contains(document.activeElement);
   result.replaceChildren(...answer.childNodes);
   putBack(kept);
@@ -83,6 +86,16 @@ function show(response, text, kept, ms) {
   remember();
   for (const span of result.querySelectorAll("[data-round-trip]")) span.textContent = `, there and back ${ms.toFixed(1)} ms`;
   status.textContent = answered.querySelector("#clip-status").textContent;
+}
+
+/** Offers the label sets of a response, if they are another model's than those of the form. */
+function offer({ options, value }) {
+  const values = (of) => JSON.stringify([...of].map((option) => option.value));
+  const { labels } = form.elements;
+  if (values(options) === values(labels.options)) return;
+  labels.replaceChildren(...options);
+  labels.value = value;
+  chosenSet = value || labels.options[0].value;
 }
 
 /** Makes the address of the page a link to the answer, which has vectors. The pictures stay in this tab, for a reload. */

@@ -157,9 +157,8 @@ async def nearest_rows(datasette, database: str, of: Collection, terms: Sequence
         _, engine = collection_engine(config, of)
         return embed_query(engine, config, terms, stored, partial(engine.embed_item, orient=of.orient))
 
-    page = page_of(datasette, database)
-
     def find(conn, embedding):
+        page = page_of(datasette, database)  # after the embedding, which may take longer than a page is kept
         with sqlite_timelimit(conn, limit_ms):
             hits = search.search(conn, of, embedding, k)
             read_thumbnails(conn, page, of.name, [hit.id for hit in hits])  # at once, and not for each cell

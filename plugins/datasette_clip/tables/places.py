@@ -30,14 +30,15 @@ class Place(NamedTuple):
 class Page:
     """What was read for a page of a database, since `begun_s`.
 
-    may_read_names: None if it was not asked. names: of llm's collections by their ids. keys: columns of ids by table.
-    thumbnails: by collection and id of a row, if it has one.
+    may_read_names: None if it was not asked. names: of llm's collections by their ids. keys: columns of ids by
+    table and the configured column, which two columns of vectors of a table may have. thumbnails: by collection and id
+    of a row, if it has one.
     """
 
     begun_s: float
     may_read_names: bool | None = None
     names: dict[Any, str | None] = field(default_factory=dict)
-    keys: dict[str, str] = field(default_factory=dict)
+    keys: dict[tuple[str, str | None], str] = field(default_factory=dict)
     thumbnails: dict[tuple[str | None, Any], bool] = field(default_factory=dict)
 
 
@@ -67,9 +68,10 @@ async def find_place(datasette, database: str, table: str, row, column: str) -> 
             await datasette.get_database(database).execute_fn(lambda conn: read_llms(conn, page, number, id_))
         name = page.names[number]
         return Place(name, id_, name is not None and page.thumbnails[name, id_])
-    if table not in page.keys:
-        await datasette.get_database(database).execute_fn(lambda conn: read_key(conn, page, table, settings))
-    id_ = plain(row[page.keys[table]]) if page.keys[table] in columns else None
+    key = table, settings.get("id")
+    if key not in page.keys:
+        await datasette.get_database(database).execute_fn(lambda conn: read_key(conn, page, *key))
+    id_ = plain(row[page.keys[key]]) if page.keys[key] in columns else None
     if name is not None and (name, id_) not in page.thumbnails:
         await datasette.get_database(database).execute_fn(lambda conn: read_thumbnails(conn, page, name, [id_]))
     return Place(name, id_, name is not None and page.thumbnails[name, id_])
@@ -93,19 +95,20 @@ def read_llms(conn, page: Page, number: Any, id_: Any) -> None:
         page.thumbnails[name, id_] = False
 
 
-def read_key(conn, page: Page, table: str, settings: dict) -> None:
-    """Read the column of ids of a table into `page`. settings: of the collection that is configured for it."""
-    page.keys[table] = settings.get("id") or key_of(columns_of(conn, table))
+def read_key(conn, page: Page, table: str, configured: str | None) -> None:
+    """Read the column of ids of a table into `page`. configured: that of the collection, where it says one."""
+    page.keys[table, configured] = configured or key_of(columns_of(conn, table))
 
 
 def read_thumbnails(conn, page: Page, name: str, ids: Iterable[Id | None]) -> None:
     """Read which rows of a collection have a thumbnail into `page`. One that is out of date is not shown by its URL."""
     ids = [*ids]
-    page.thumbnails |= {(name, id_): False for id_ in ids}
+    found: dict[tuple[str | None, Any], bool] = {(name, id_): False for id_ in ids}
     if "row" in columns_of(conn, "clip_thumbnails"):
         among = ", ".join("?" * len(ids))
         sql = f"select id from main.clip_thumbnails where collection = ? and id in ({among}) and image is not null"
-        page.thumbnails |= {(name, id_): True for (id_,) in rows(conn, sql, [name, *ids])}
+        found |= {(name, id_): True for (id_,) in rows(conn, sql, [name, *ids])}
+    page.thumbnails |= found  # at once, because another cell may read it now
 
 
 def configured_for(config: Config, database: str, table: str, column: str) -> tuple[str | None, dict]:
