@@ -7,8 +7,8 @@ stay open, each in a process of its own, and take turns: the time of a text coun
 an image from its pixels, with the threads that a server takes. A figure is the median of a turn, of the fastest turn,
 because other programs only add to it. CPU seconds of a bake depend less on them than its seconds. Memory is that of
 `datasette serve` with that model alone: its peak resident size (VmHWM) after 20 texts, and after 20 images too;
-"opened" are the bytes of the towers. The figures are those of llm_clip_onnx/catalogue.py. Not measured: real weights,
-whose bake may keep matrices float32.
+"opened" are the bytes of the towers. No results are kept yet, so run.py does not name it. Not measured: real weights,
+whose bake may keep matrices float32, SigLIP and the multilingual text tower.
 """
 
 from __future__ import annotations

@@ -76,11 +76,6 @@ BENCHES = {
         quick="--images 20 --pairs 1",
         arguments="--pairs 5",
     ),
-    "models": Bench(
-        "bench.embedding.models",
-        "a bake and a server of each shape of the catalogue",
-        quick="--shapes TinyCLIP-40M-32 --rounds 1",
-    ),
     "first_mile": Bench(
         "bench.photos.first_mile",
         "a new user, from a folder of photos to one of them, large",

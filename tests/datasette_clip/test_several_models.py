@@ -338,9 +338,7 @@ def test_the_sentences_reach_sql_too(server):
 
 
 def test_two_models_of_one_id_are_refused_named_and_logged(server, folder):
-    sentence = (
-        f"{folder}/one and {folder}/two have the same model id 'twin', so none of them is served; leave one in the folder"
-    )
+    sentence = f"{folder}/one and {folder}/two have the same model id 'twin', so none of them is served; leave one in the folder"
     response = server.get("/-/clip/embed.json?text=red&model=twin")
     assert (response.status_code, response.json()["error"]) == (503, sentence)
     assert server.get("/-/clip.json").json()["twins"] == [sentence]

@@ -317,7 +317,7 @@ def test_images_that_do_not_fit_are_refused_with_the_reason(text, images, tmp_pa
     shutil.copytree(images, tmp_path / "broken")
     (tmp_path / "broken/config.json").write_text('{"model_type": "vit"}')
     assert refusal(text, tmp_path / "broken") == (
-        f"{tmp_path}/broken: config.json says 'vit'; only 'clip', with both its towers, can be baked"
+        f"{tmp_path}/broken: config.json says 'vit'; only 'clip' and 'siglip', with both their towers, can be baked"
     )
 
 
