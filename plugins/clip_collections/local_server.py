@@ -23,6 +23,7 @@ TILDES = str.maketrans({"%": "~", ".": "~2E", "~": "~7E"})
 SETTINGS = {  # of a machine of one's own: its one user may wait longer than the many of a public instance
     "sql_time_limit_ms": 10_000,
     "suggest_facets": "off",
+    "default_page_size": 50,  # a table's rows have pictures; 100 take Datasette 0.1 s
 }
 
 
