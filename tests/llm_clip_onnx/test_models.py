@@ -203,6 +203,7 @@ def test_a_tower_that_cannot_be_opened_takes_no_room(folder, bound, monkeypatch)
     bound(size(folder / "demo", "text") + size(folder / "tiny", "text", "image") - 1)
     engine_of("clip").open_text()
     with monkeypatch.context() as patched:
+        patched.setattr(engine, "_image_towers", WeakValueDictionary())  # another test's engine may have it open
         patched.setattr(towers, "open_tower", lambda *graph, **more: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             engine_of("tiny").open_image()
