@@ -88,7 +88,7 @@ SOURCES = tuple(dict.fromkeys(entry.published for entry in CATALOGUE if entry.pu
 def entry_of(source: str) -> Entry | None:
     """The entry that `source` names by its id, or by its hub id where no folder has that path; None for any other.
 
-    Raises CheckpointError, listing the ids, for what is no folder either and no hub id such as owner/name.
+    Raises CheckpointError, with the list of ids, if `source` is no id, no folder and no hub id such as owner/name.
     """
     by_id = {entry.id: entry for entry in CATALOGUE}
     if source in by_id or Path(source).is_dir():

@@ -1,7 +1,8 @@
 """Names the models of this process: the id of each, and the model directory that it is served from.
 
-CLIP_MODEL_DIR is a model directory, whose model is `clip`, or a folder whose sub-folders are model directories. Of
-their manifests only what is asked for is read. This opens no tower, and imports neither onnxruntime nor numpy.
+CLIP_MODEL_DIR is a model directory, whose model is `clip`, or a folder whose sub-folders are model directories. A
+manifest is read when its model is first asked for. No tower is opened here, and neither onnxruntime nor numpy is
+imported.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Both:
         # transformers reads T5's kind only by sentencepiece, from another file; this is the same tokenizer.json.
         reader = AutoTokenizer if version == 2 else PreTrainedTokenizerFast
         self.tokenizer = reader.from_pretrained(checkpoint)
-        # null, as the real checkpoints say, makes it refuse what is not RGB.
+        # The real checkpoints say null here. The library then refuses images that are not RGB.
         self.processor = SiglipImageProcessorPil.from_pretrained(checkpoint, do_convert_rgb=True)
 
     @property
