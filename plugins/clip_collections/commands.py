@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     from .sources import Source
     from .writer import Outcome
 
+existing_database = click.option(
+    "-d",
+    "--database",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="SQLite file [default: the one in which `llm clip serve` keeps the collection]",
+)
+
 OUTCOMES = {  # the words of the summary for each Outcome.became
     "embedded": "embedded",
     "copied": "with the same content as another",
@@ -313,12 +320,7 @@ def make_thumbnails(conn: sqlite3.Connection, collection: Collection) -> None:
 @click.command(cls=ClipCommand)
 @click.argument("collection")
 @click.option("--model", "model_id", required=True, help="Model to embed with from now on")
-@click.option(
-    "-d",
-    "--database",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="SQLite file [default: the one in which `llm clip serve` keeps COLLECTION]",
-)
+@existing_database
 @click.option("--model-dir", type=click.Path(path_type=Path), help="Folder of models [default: $CLIP_MODEL_DIR, ...]")
 @click.option(
     "--folder",
@@ -388,12 +390,7 @@ def say_converted(name: str, model_id: str, made_from: Counter[str]) -> None:
 
 @click.command(cls=ClipCommand)
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
-@click.option(
-    "-d",
-    "--database",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="SQLite file [default: the one in which `llm clip serve` keeps the collection]",
-)
+@existing_database
 @click.option("-c", "--collection", required=True, help="Collection to remove them from, or the folder it was made of")
 def forget(ids: tuple[str, ...], database: Path | None, collection: str):
     """Remove pictures or texts from a collection, with all that is kept of them

@@ -11,7 +11,7 @@ import click
 from llm_clip_onnx.commands import ClipCommand
 from llm_clip_onnx.errors import InputError, printable
 
-from .commands import check_name
+from .commands import check_name, existing_database
 
 WEAK_FROM_HERE = "Weak matches from here."
 
@@ -69,12 +69,7 @@ def serve(
 @click.command(cls=ClipCommand)
 @click.argument("collection")
 @click.argument("query", required=False)
-@click.option(
-    "-d",
-    "--database",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="SQLite file [default: the one in which `llm clip serve` keeps COLLECTION]",
-)
+@existing_database
 @click.option("--model-dir", type=click.Path(path_type=Path), help="Model directory [default: $CLIP_MODEL_DIR, ...]")
 @click.option("-n", "--number", type=click.IntRange(1, 10_000), default=10, show_default=True, help="Rows to print")
 @click.option(

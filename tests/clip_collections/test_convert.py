@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -25,6 +24,7 @@ from llm_clip_onnx.errors import InputError
 from llm_clip_onnx.llm_model import CLIP
 from nasty import saved
 from serving import environment, run_llm
+from several_models import plain_photos, three_models
 
 COLOURS = ("black", "blue", "green", "red", "white", "yellow")
 
@@ -32,17 +32,13 @@ COLOURS = ("black", "blue", "green", "red", "white", "yellow")
 @pytest.fixture
 def env(demo_dir, demo_float32_dir, tiny_dir, tmp_path) -> dict[str, str]:
     """An environment with three models: `clip`, `float32` of the same checkpoint, and another, `tiny`."""
-    for name, directory in (("clip", demo_dir), ("float32", demo_float32_dir), ("tiny", tiny_dir)):
-        shutil.copytree(directory, tmp_path / "models" / name)
-    return environment(tmp_path / "llm", CLIP_MODEL_DIR=str(tmp_path / "models"))
+    models = three_models(tmp_path / "models", demo_dir, demo_float32_dir, tiny_dir)
+    return environment(tmp_path / "llm", CLIP_MODEL_DIR=str(models))
 
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
-    (tmp_path / "photos").mkdir()
-    for colour in COLOURS:
-        (tmp_path / "photos" / f"{colour}.png").write_bytes(saved(Image.new("RGB", (80, 60), colour), "PNG"))
-    return tmp_path / "photos"
+    return plain_photos(tmp_path / "photos", COLOURS)
 
 
 @pytest.fixture

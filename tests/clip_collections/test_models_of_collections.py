@@ -13,16 +13,14 @@ from PIL import Image
 from llm_clip_onnx.engine import Engine
 from nasty import saved
 from serving import environment, run_llm
+from several_models import plain_photos, three_models
 
 COLOURS = ("red", "green", "blue")
 
 
 @pytest.fixture
 def folder(demo_dir, demo_float32_dir, tiny_dir, tmp_path) -> Path:
-    """A folder of three models: `clip`, `float32` of the same checkpoint, and another, `tiny`."""
-    for name, directory in (("clip", demo_dir), ("float32", demo_float32_dir), ("tiny", tiny_dir)):
-        shutil.copytree(directory, tmp_path / "models" / name)
-    return tmp_path / "models"
+    return three_models(tmp_path / "models", demo_dir, demo_float32_dir, tiny_dir)
 
 
 @pytest.fixture
@@ -32,10 +30,7 @@ def env(folder, tmp_path) -> dict[str, str]:
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
-    (tmp_path / "photos").mkdir()
-    for colour in COLOURS:
-        (tmp_path / "photos" / f"{colour}.png").write_bytes(saved(Image.new("RGB", (80, 60), colour), "PNG"))
-    return tmp_path / "photos"
+    return plain_photos(tmp_path / "photos", COLOURS)
 
 
 def read(database: Path, sql: str) -> list[tuple]:
