@@ -1,4 +1,4 @@
-"""The commands `llm clip embed`, `index` and `forget`: their options, their progress and what they say."""
+"""The commands `llm clip embed`, `index`, `convert` and `forget`: their options, their progress and what they say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Embeds a collection anew with another model, beside its vectors, and puts them in their place at the end.
+"""Embeds a collection again with another model, beside its vectors, and puts the new ones in their place at the end.
 
     clip_conversion   a row per row that was embedded: its vector, what it was embedded from, model and orientation
 

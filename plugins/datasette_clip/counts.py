@@ -1,4 +1,4 @@
-"""Counts the values of a collection's metadata, and keeps the counts, and which rows have which values, for a while.
+"""Chooses the keys of metadata that get chips, counts their values, and keeps for a while which rows have which.
 
 facets.py shows the counts. A search with filters takes its rows from here while they are up to date, because reading
 the metadata of 20,000 rows takes longer than the search. Nothing here needs the permission to run SQL.

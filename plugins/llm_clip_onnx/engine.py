@@ -1,4 +1,4 @@
-"""Embeds texts and images with the towers of one model directory, from any thread: the engine of the server.
+"""Embeds texts and images with a model directory's towers, and closes those of the least used model beyond a bound.
 
 It keeps opened towers, the embeddings of recent texts and recent classifiers. The towers of all engines of a process
 together stay below models.open_bytes, and models with the same image tower share it.

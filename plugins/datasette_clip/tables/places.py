@@ -1,4 +1,4 @@
-"""Finds the collection and the id of a row of a table page, and whether it has a thumbnail.
+"""Finds the collection and the id of each row of a table page, and which rows have a thumbnail, once for a page.
 
 Datasette renders cell by cell, each a query of its own. What one page has read is kept while it is rendered.
 """

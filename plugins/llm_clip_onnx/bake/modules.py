@@ -1,4 +1,4 @@
-"""The layout of sentence-transformers: where its only module is, and what its own files change.
+"""The layout of sentence-transformers of a CLIP: where its only module is, and what the files of that module change.
 
 They count only where modules.json is there.
 """

@@ -1,4 +1,4 @@
-"""Reads a checkpoint of any family and layout that can be baked: CLIP, SigLIP, or a text tower for another's images."""
+"""Reads a checkpoint of any family that can be baked: CLIP, SigLIP, or a text tower alone, with a module for each."""
 
 from __future__ import annotations
 
