@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import httpx
 import jinja2
@@ -27,6 +28,7 @@ os.environ["LLM_LOAD_PLUGINS"] = "datasette-clip"  # `llm` would load llm-clip t
 from datasette import app
 from datasette.app import DEFAULT_SETTINGS, Datasette
 
+from llm_clip_onnx import engine
 from llm_clip_onnx.engine import Engine
 from random_checkpoint import TINY, write_checkpoint
 
@@ -225,6 +227,12 @@ def demo_multilingual_dir(request, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def demo_engine(demo_dir) -> Engine:
     return Engine(demo_dir)
+
+
+@pytest.fixture
+def no_image_tower(monkeypatch) -> None:
+    """No image tower is open for another engine of this process, such as one of another test."""
+    monkeypatch.setattr(engine, "_image_towers", WeakValueDictionary())
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import base64
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from weakref import WeakValueDictionary
 
 import numpy as np
 import pytest
@@ -124,7 +123,7 @@ def test_a_very_long_text_is_not_remembered(demo_dir):
     assert list(engine._cache) == ["a"]
 
 
-def test_many_threads_get_what_one_gets_and_each_tower_opens_once(demo_dir, monkeypatch):
+def test_many_threads_get_what_one_gets_and_each_tower_opens_once(demo_dir, no_image_tower, monkeypatch):
     opened = []
     genuine = towers.open_tower
     monkeypatch.setattr(
@@ -132,7 +131,6 @@ def test_many_threads_get_what_one_gets_and_each_tower_opens_once(demo_dir, monk
         "open_tower",
         lambda graph, threads, **more: opened.append((graph.name, threads)) or genuine(graph, threads, **more),
     )
-    monkeypatch.setattr("llm_clip_onnx.engine._image_towers", WeakValueDictionary())
     engine = Engine(demo_dir)
     texts, blobs = [f"{n % 23} {TEXTS[n % len(TEXTS)]}" for n in range(200)], list(images().values()) * 2
     with ThreadPoolExecutor(16) as pool:

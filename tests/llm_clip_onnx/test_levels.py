@@ -44,7 +44,7 @@ def test_a_processor_on_which_products_overflow_is_told_apart(demo_dir, tmp_path
 
 
 @pytest.mark.parametrize("exact", [True, False])
-def test_signed_levels_are_opened_where_they_are_exact_and_only_there(exact, demo_dir, monkeypatch):
+def test_signed_levels_are_opened_where_they_are_exact_and_only_there(exact, demo_dir, no_image_tower, monkeypatch):
     opened, genuine = set(), towers.open_tower
     monkeypatch.setattr(towers, "multiplies_signed", lambda probe: exact)
     monkeypatch.setattr(

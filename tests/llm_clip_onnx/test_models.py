@@ -7,7 +7,6 @@ import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from weakref import WeakValueDictionary
 
 import numpy as np
 import pytest
@@ -31,7 +30,7 @@ def with_id(directory: Path, id: str) -> Path:
 
 
 @pytest.fixture
-def folder(demo_dir, tiny_dir, tmp_path, monkeypatch) -> Path:
+def folder(demo_dir, tiny_dir, no_image_tower, tmp_path, monkeypatch) -> Path:
     """A folder with the demo model under the id `clip`, a tiny one without an id, and a file beside them."""
     shutil.copytree(demo_dir, tmp_path / "models" / "demo")
     shutil.copytree(tiny_dir, tmp_path / "models" / "tiny")
@@ -203,7 +202,6 @@ def test_a_tower_that_cannot_be_opened_takes_no_room(folder, bound, monkeypatch)
     bound(size(folder / "demo", "text") + size(folder / "tiny", "text", "image") - 1)
     engine_of("clip").open_text()
     with monkeypatch.context() as patched:
-        patched.setattr(engine, "_image_towers", WeakValueDictionary())  # another test's engine may have it open
         patched.setattr(towers, "open_tower", lambda *graph, **more: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             engine_of("tiny").open_image()
@@ -221,7 +219,6 @@ def test_models_with_the_same_image_tower_have_it_open_once(folder, bound, monke
         return genuine(graph, *threads, **more)
 
     monkeypatch.setattr(towers, "open_tower", open_tower)
-    monkeypatch.setattr(engine, "_image_towers", WeakValueDictionary())
     clip, other = engine_of("clip"), engine_of("other")
     np.testing.assert_array_equal(clip.embed_item(PNG), other.embed_item(PNG))
     assert (clip.open_towers, other.open_towers) == (["image"], ["image"])
