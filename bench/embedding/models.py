@@ -3,12 +3,12 @@
     python -m bench.embedding.models [--shapes NAME ...] [--rounds 5] [--to FILE]
 
 A checkpoint is written in float16 and baked by `llm clip bake` in auto precision, which is timed once. Then all models
-stay open, each in a process of its own, and take turns: the time of a text counts from 7 ids to its embedding, that of
-an image from its pixels, with the threads that a server takes. A figure is the median of a turn, of the fastest turn,
-because other programs only add to it. CPU seconds of a bake depend less on them than its seconds. Memory is that of
-`datasette serve` with that model alone: its peak resident size (VmHWM) after 20 texts, and after 20 images too;
-"opened" are the bytes of the towers. No results are kept yet, so run.py does not name it. Not measured: real weights,
-whose bake may keep matrices float32, SigLIP and the multilingual text tower.
+stay open, each in a process of its own, and take turns: the time of a text counts from its ids to its embedding, of 7
+ids, or as many as a SigLIP always has, that of an image from its pixels, with the threads that a server takes. A figure
+is the median of a turn, of the fastest turn, because other programs only add to it. CPU seconds of a bake count threads
+that wait for each other too. Memory is that of `datasette serve` with that model alone: its peak resident size (VmHWM)
+after 20 texts, and after 20 images too; "opened" are the bytes of the towers. Results are written after each shape and
+each round. Not measured: real weights, whose bake may keep matrices float32.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -26,13 +27,13 @@ from typing import Any
 import httpx
 import numpy as np
 
-from bench.harness.child import answer_requests, child
+from bench.embedding.shapes import SHAPE_OF, SHAPES
+from bench.harness import ROOT
+from bench.harness.child import Child, answer_requests, child
 from bench.harness.command import Results, load_words, main, say, source_line
 from bench.harness.inputs import IMAGES, TEXTS, write_images
-from bench.harness.models import write_random
 from bench.harness.turns import Figures, Titles, turns
 from llm_clip_onnx import model_dir
-from random_checkpoint import SHAPES
 from serving import BIN, address_of, environment, started
 
 IDS, TEXTS_A_TURN, IMAGES_A_TURN, WARM = 7, 20, 4, 2
@@ -48,10 +49,22 @@ COLUMNS: Titles = {
 }
 
 
-def bake(checkpoint: Path, model: Path) -> Figures:
+def write_checkpoint(folder: Path, shape: str) -> list[str]:
+    """Write a checkpoint to `folder`, in a process of its own: the arguments by which `llm clip bake` reads it.
+
+    Linux counts the memory of a process as that of the commands it starts.
+    """
+    say("checkpoint")
+    command = [sys.executable, "-m", "bench.embedding.shapes", folder, shape]
+    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    images = folder / "images"
+    return [str(folder / "text"), "--images", str(images)] if images.exists() else [str(folder)]
+
+
+def bake(source: list[str], model: Path) -> Figures:
     """Bake as users do: its seconds, and its peak memory. Raises CalledProcessError if it fails."""
     say("bake")
-    command = [str(BIN / "llm"), "clip", "bake", str(checkpoint), "--to", str(model)]
+    command = [str(BIN / "llm"), "clip", "bake", *source, "--to", str(model)]
     begun_s = time.perf_counter()
     process = subprocess.Popen(command, env=environment(model.parent / "llm"), stdout=sys.stderr)
     _, status, used = os.wait4(process.pid, 0)
@@ -108,16 +121,22 @@ def answer(model: Path) -> None:
     text = towers.open_tower(graphs["text"], threads=1)
     image = towers.open_tower(graphs["image"], threads=towers.available_cores(), one_shape=True)
     random, side = np.random.default_rng(0), engine.manifest.preprocess.crop
+    length = ids_of_a_text(engine.manifest)
 
     def of_text() -> None:
-        ids = random.integers(300, 40_000, (1, IDS))
-        ids[0, -1] = 49_407  # <|endoftext|>
+        ids = random.integers(300, 40_000, (1, length))
+        ids[0, -1] = 49_407  # CLIP's <|endoftext|>, a token like others of the other families
         towers.run_text(text, ids)
 
     def of_image() -> None:
         towers.run_image(image, random.standard_normal((1, 3, side, side), np.float32))
 
     answer_requests(lambda: {"text_ms": times_ms(of_text, TEXTS_A_TURN), "image_ms": times_ms(of_image, IMAGES_A_TURN)})
+
+
+def ids_of_a_text(manifest: model_dir.Manifest) -> int:
+    """How many ids a text has: a SigLIP fills all its positions."""
+    return IDS if manifest.logit_bias is None else manifest.context_length
 
 
 def times_ms(embed, times: int) -> list[float]:
@@ -133,24 +152,35 @@ def times_ms(embed, times: int) -> list[float]:
 def measure(place: Path, options: argparse.Namespace) -> Results:
     write_images(place / "images.db")
     shapes: dict[str, dict[str, Any]] = {}
-    for shape in options.shapes:
-        say(shape)
-        model = place / shape
-        checkpoint = write_random(place / "checkpoint", shape, "--half")
-        shapes[shape] = bake(checkpoint, model) | facts_of(model) | served(model, place)
-    rounds: dict[str, list[Figures]] = {shape: [] for shape in shapes}
+    results: Results = {"rounds": options.rounds, "shapes": shapes}
     with ExitStack() as open_:
-        for shape in shapes:
+        children = {}
+        for shape in options.shapes:
+            say(shape)
+            shapes[shape] = baked_and_served(place, shape) | {"turns": []}
             command = [sys.executable, "-m", "bench.embedding.models", "--answer", str(place / shape)]
-            shapes[shape]["child"] = open_.enter_context(child(command, place / f"{shape}.log"))
-        for number, shape in turns(list(shapes), options.rounds):
-            say(f"round {number + 1} of {options.rounds}: {shape}")
-            spent = shapes[shape]["child"].ask()
-            rounds[shape].append({figure: float(np.median(ms)) for figure, ms in spent.items()})
-    for shape, figures in shapes.items():
-        del figures["child"]
-        figures |= {"turns": rounds[shape]} | least_of(rounds[shape])
-    return {"rounds": options.rounds, "shapes": shapes}
+            children[shape] = open_.enter_context(child(command, place / f"{shape}.log"))
+            take_turn(shapes[shape], children[shape])
+            options.keep(results)
+        for number, shape in turns(list(shapes), options.rounds - 1):
+            say(f"round {number + 2} of {options.rounds}: {shape}")
+            take_turn(shapes[shape], children[shape])
+            options.keep(results)
+    return results
+
+
+def baked_and_served(place: Path, shape: str) -> dict[str, Any]:
+    """The figures of a shape's bake and of its server. The model directory stays, the checkpoint does not."""
+    model, checkpoint = place / shape, place / "checkpoint"
+    figures = bake(write_checkpoint(checkpoint, shape), model)
+    shutil.rmtree(checkpoint)
+    return figures | facts_of(model) | served(model, place)
+
+
+def take_turn(figures: dict[str, Any], opened: Child) -> None:
+    """Add a turn to the figures of a shape, and set its milliseconds to the least of all turns."""
+    figures["turns"].append({figure: float(np.median(ms)) for figure, ms in opened.ask().items()})
+    figures |= least_of(figures["turns"])
 
 
 def least_of(rounds: list[Figures]) -> Figures:
@@ -162,6 +192,7 @@ def table(results: Results) -> str:
     lines = [f"{'':18}" + "".join(f"{title:>12}" for title, _ in COLUMNS.values())]
     for shape, figures in results["shapes"].items():
         lines.append(f"{shape:18}" + "".join(f"{figures[key]:>12.{digits}f}" for key, (_, digits) in COLUMNS.items()))
+        lines += [f"  {', '.join(id for id, of in SHAPE_OF.items() if of == shape)}"]
         lines += [f"  {name}: {told}" for name, told in figures["precision"].items() if told != "int8"]
     return "\n".join(
         [*lines, "", f"{results['rounds']} rounds, random weights, {load_words(results)}", source_line(results)]
@@ -172,4 +203,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--answer"]:
         answer(Path(sys.argv[2]))
     else:
-        main(__doc__, measure, table, shapes=tuple(SHAPES), rounds=5)
+        main(__doc__, measure, table, shapes=SHAPES, rounds=5)

@@ -34,7 +34,7 @@ def main(
     """Measure in a new folder, print the table of the results, and write all of them to --to FILE.
 
     Each of `defaults` is an option: a flag if it is False, many values if it is a tuple, without a default if it is a
-    type.
+    type. A long bench calls options.keep(RESULTS) now and then, so that a run that is ended keeps what it has.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in defaults.items():
@@ -43,11 +43,17 @@ def main(
     options = parser.parse_args()
     end_by_exception()
     results = origin()
+    options.keep = lambda found: write(results | found, options.to)
     with tempfile.TemporaryDirectory(prefix="clip-bench-") as place:
         results |= measure(Path(place), options)
-    if options.to:
-        options.to.write_text(json.dumps(results, indent=1) + "\n")
+    write(results, options.to)
     print(table(results))
+
+
+def write(results: Results, to: Path | None) -> None:
+    """Write results to a file, if there is one."""
+    if to:
+        to.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def option(default: Any) -> dict[str, Any]:

@@ -20,11 +20,11 @@ from serving import BIN, environment
 RANDOM = "random weights of ViT-B/32's shape"
 
 
-def write_random(folder: Path, shape: str = "ViT-B-32", *options: str) -> Path:
+def write_random(folder: Path, shape: str = "ViT-B-32") -> Path:
     """Write a checkpoint with random weights of a shape of random_checkpoint.SHAPES to `folder`, and return that."""
     say("checkpoint")
     script = ROOT / "tests/support/random_checkpoint.py"
-    subprocess.run([sys.executable, script, folder, shape, *options], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, script, folder, shape], check=True, stdout=subprocess.DEVNULL)
     return folder
 
 

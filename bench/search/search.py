@@ -39,7 +39,7 @@ from llm.embeddings_migrations import embeddings_migrations
 from numpy.typing import NDArray
 
 import clip_vectors
-from bench.harness.command import Results, end_by_exception, now, option, origin, say
+from bench.harness.command import Results, end_by_exception, now, option, origin, say, write
 from bench.harness.turns import Figures, Titles, medians_of, turns
 from bench.search.searchers import COLLECTION, SEARCHERS, Searcher
 
@@ -219,8 +219,7 @@ def run(options: argparse.Namespace) -> Results:
                 "searchers": {name: new[name] for name in SEARCHERS if name in new}
             }
         results["sizes"] = {size: results["sizes"][size] for size in sorted(results["sizes"], key=int)}
-        if options.to:
-            options.to.write_text(json.dumps(results, indent=1) + "\n")
+        write(results, options.to)
     return results
 
 

@@ -1,8 +1,8 @@
 """Writes a CLIP checkpoint of any shape with random weights: latency, memory and rounding errors are real, cosines not.
 
-    python tests/support/random_checkpoint.py FOLDER [SHAPE] [--half]     one of ViT-B/32's shape, 605 MB, or of SHAPE
+    python tests/support/random_checkpoint.py FOLDER [SHAPE]     one of ViT-B/32's shape, 605 MB, or of SHAPE
 
---half writes the tensors in float16. It needs numpy but not torch.
+It needs numpy but not torch.
 """
 
 from __future__ import annotations
@@ -119,6 +119,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("shape", nargs="?", default="ViT-B-32", choices=SHAPES)
-    parser.add_argument("--half", action="store_true")
     arguments = parser.parse_args()
-    print(write_checkpoint(arguments.folder, **SHAPES[arguments.shape], change=halve if arguments.half else None))
+    print(write_checkpoint(arguments.folder, **SHAPES[arguments.shape]))

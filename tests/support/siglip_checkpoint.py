@@ -21,6 +21,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 
 from llm_clip_onnx.bake.families.siglip import read_config
 from llm_clip_onnx.bake.towers.siglip import SiglipConfig, expected_shapes
+from many_tokens import filled
 
 EMOJI = Path(__file__).parents[2] / "demo" / "emoji.txt"
 LOGIT_SCALE, LOGIT_BIAS = 4.7, -12.9  # about those of the real models
@@ -36,10 +37,11 @@ def write_siglip(
 ) -> Path:
     """Write a checkpoint of SigLIP `version` to `folder` and return it; `text` and `vision` override its sizes.
 
-    `change(tensors)` may change the tensors before they are written.
+    The tokenizer of version 2 is filled up to the vocab_size of `text`, if it has one. `change(tensors)` may change the
+    tensors before they are written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    serialized, named = unigram() if version == 1 else byte_pairs()
+    serialized, named = unigram() if version == 1 else byte_pairs((text or {}).get("vocab_size", 0))
     write_json(folder / "tokenizer.json", serialized)
     write_json(folder / "tokenizer_config.json", named)
     sizes = TOWER | {"vocab_size": len(Tokenizer.from_str(json.dumps(serialized)).get_vocab())}
@@ -115,17 +117,19 @@ def unigram() -> tuple[dict, dict]:
 
 
 @cache
-def byte_pairs() -> tuple[dict, dict]:
-    """tokenizer.json and tokenizer_config.json as SigLIP 2's are, with Gemma's kind of vocabulary.
+def byte_pairs(count: int) -> tuple[dict, dict]:
+    """tokenizer.json and tokenizer_config.json as SigLIP 2's are, with Gemma's kind of vocabulary of at least `count` tokens.
 
     As in files converted from sentencepiece, each way to split a token into two others is a merge.
     """
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
     tokens = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *learned()]
+    made = filled(tokens, max(count, len(tokens)))[len(tokens) :]
+    tokens += made
     vocab = {token: n for n, token in enumerate(tokens)}
     merges = [
         [token[:k], token[k:]]
-        for token in learned()
+        for token in [*learned(), *made]
         for k in range(1, len(token))
         if token[:k] in vocab and token[k:] in vocab
     ]

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 import nasty
 from llm_clip_onnx.bake.samples import CALIBRATION_TEXTS, TEXTS
+from many_tokens import filled
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 VOCABULARY = 700
@@ -32,6 +33,7 @@ MODULES = [
 ]
 TINY = {"dim": 64, "hidden_dim": 128, "n_layers": 2, "n_heads": 4}
 REAL: dict[str, int] = {}  # every value is transformers' default
+REAL_WORDS = 119_547  # rows of the token table of clip-ViT-B-32-multilingual-v1
 
 
 @cache
@@ -52,9 +54,11 @@ def write_text_tower(
 ) -> Path:
     """Write the checkpoint to `folder` and return it. `shape` overrides DistilBERT's, `settings` the tokenizer's.
 
-    `change(tensors)` may change the tensors before they are written.
+    Its vocabulary is filled up to the shape's vocab_size, if it has one. `change(tensors)` may change the tensors before
+    they are written.
     """
     settings, tokens = SETTINGS | settings, vocabulary(not settings.get("do_lower_case"))
+    tokens = filled(tokens, shape.get("vocab_size", len(tokens)))
     config = {"model_type": "distilbert", "architectures": ["DistilBertModel"], "vocab_size": len(tokens), **shape}
     width = config.get("dim", 768)
     tensors = random_tensors(config, seed)
