@@ -202,6 +202,32 @@ def models() -> str:
     return table(rows[0], cells) + "\n" + "".join(f"- {line}\n" for line in published_lines())
 
 
+def machines() -> str:
+    """The smallest machine for a server of each model of the catalogue, for texts and with images too."""
+    from llm_clip_onnx.catalogue import CATALOGUE
+    from llm_clip_onnx.measured import figures, machine
+
+    rows = []
+    for id in (entry.id for entry in CATALOGUE):
+        found = figures().get(id)
+        mb = (found.text_mb, found.peak_mb) if found else ()
+        rows.append([f"`{id}`", *(f"{peak:.0f} MB: {machine(peak)}" for peak in mb), *[""] * (2 - len(mb))])
+    return table(["model", "texts", "texts and images"], rows) + siglip_price()
+
+
+def siglip_price() -> str:
+    """What a text costs by SigLIP 2, beside `clip`; nothing where one of them was not measured."""
+    from llm_clip_onnx.measured import figures
+
+    clip, siglip = (figures().get(id) for id in ("clip", "siglip2-b32-256"))
+    if not clip or not siglip:
+        return ""
+    return (
+        f"\nA text by `siglip2-b32-256` takes {siglip.text_ms:.1f} ms where one by `clip` takes {clip.text_ms:.1f}, "
+        f"and a server for texts {siglip.text_mb:.0f} MB where it takes {clip.text_mb:.0f}.\n"
+    )
+
+
 def row_files() -> str:
     """The files of rows that `llm clip embed` reads, by what their content begins as."""
     from clip_collections.file_format import DELIMITERS, SUFFIXES

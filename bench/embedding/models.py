@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from bench.harness.command import Results, load_words, main, say, source_line
 from bench.harness.inputs import IMAGES, TEXTS, write_images
 from bench.harness.turns import Figures, Titles, turns
 from llm_clip_onnx import model_dir
+from llm_clip_onnx.measured import Figures as Measured
 from serving import BIN, address_of, environment, started
 
 IDS, TEXTS_A_TURN, IMAGES_A_TURN, WARM = 7, 20, 4, 2
@@ -186,6 +188,16 @@ def take_turn(figures: dict[str, Any], opened: Child) -> None:
 def least_of(rounds: list[Figures]) -> Figures:
     """Figure -> its least value of all turns."""
     return {figure: min(one[figure] for one in rounds) for figure in rounds[0]}
+
+
+def measured(results: Results) -> dict[str, Figures]:
+    """Catalogue id -> its figures as llm_clip_onnx/measured.json has them, of the entries whose shape was measured."""
+    shapes = results["shapes"]
+    return {
+        id: {one.name: round(shapes[shape][one.name], 1) for one in fields(Measured)}
+        for id, shape in SHAPE_OF.items()
+        if shape in shapes
+    }
 
 
 def table(results: Results) -> str:

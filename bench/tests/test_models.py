@@ -8,7 +8,9 @@ import copy
 import pytest
 
 from bench.embedding import models, shapes
+from bench.harness import tables
 from bench.harness.command import machine
+from llm_clip_onnx import measured
 from llm_clip_onnx.bake import bake
 from llm_clip_onnx.catalogue import CATALOGUE
 from llm_clip_onnx.model_dir import read_manifest
@@ -23,6 +25,12 @@ def test_every_entry_of_the_catalogue_has_a_shape_of_its_family_that_can_be_writ
     assert {*shapes.SHAPE_OF.values()} == {*shapes.WRITERS}
     for entry in CATALOGUE:
         assert shapes.SHAPE_OF[entry.id].startswith(FAMILIES[entry.family])
+
+
+def test_the_catalogue_has_the_figures_of_the_kept_results():
+    """`python -m bench.harness.tables` writes them."""
+    assert measured.FILE.read_text() == tables.catalogue_figures()
+    assert measured.figures().keys() == ({*shapes.SHAPE_OF} if "models" in tables.results_of("embedding") else set())
 
 
 @pytest.mark.parametrize(
@@ -54,5 +62,7 @@ def test_a_run_that_is_ended_keeps_the_shapes_that_it_has_measured(tmp_path, mon
     figures = results["shapes"]["ViT-B-32"]
     assert len(figures["turns"]) == 1
     assert all(figures[figure] > 0 for figure in models.COLUMNS)
+    assert models.measured(results).keys() == {"clip", "laion2b-b32", "datacomp-b32"}
+    assert models.measured(results)["clip"]["peak_mb"] == round(figures["peak_mb"], 1)
     printed = models.table(results | {"date": "", "command": "", "machine": machine()})
     assert "clip, laion2b-b32, datacomp-b32" in printed

@@ -1,7 +1,8 @@
 """THE CATALOGUE: the models that `llm clip bake` knows by an id, with their licence and published figures.
 
-A checkpoint outside it bakes too if its layout is read. An entry is added once its family bakes; models whose licence
-forbids commercial use are left out. It opens nothing, and imports nothing heavy.
+What they take here is in measured.py. A checkpoint outside it bakes too if its layout is read. An entry is added once
+its family bakes; models whose licence forbids commercial use are left out. It opens nothing but that, and imports
+nothing heavy.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from . import measured
 from .errors import CheckpointError, cited
 
 OPEN_CLIP = "openclip_results.csv and openclip_retrieval_results.csv in open_clip's docs"
@@ -41,11 +43,13 @@ class Entry:
 
     def to_dict(self) -> dict:
         """The facts as `llm clip models --json` has them."""
-        return asdict(self) | {"vectors": self.vectors}
+        found = measured.figures().get(self.id)
+        return asdict(self) | {"vectors": self.vectors, "measured": found and asdict(found)}
 
     def cells(self) -> dict[str, str]:
         """Title -> cell, of the table that `llm clip models` and the manual show."""
         coco = f"{self.coco_image} / {self.coco_text}" if self.coco_image else ""
+        found = measured.figures().get(self.id)
         return {
             "id": self.id,
             "family": self.family,
@@ -53,6 +57,8 @@ class Entry:
             "languages": self.languages,
             "ImageNet": f"{self.imagenet}" if self.imagenet else "",
             "COCO": coco,
+            "ms": f"{found.text_ms:.1f} / {found.image_ms:.1f}" if found else "",
+            "MB": f"{found.text_mb:.0f} / {found.peak_mb:.0f}" if found else "",
             "vectors": self.vectors,
             "hub id": " + ".join(filter(None, [self.source, self.images])),
         }
@@ -107,5 +113,7 @@ def published_lines() -> list[str]:
     return [
         "ImageNet: zero-shot, the first of 1000 labels, %.",
         "COCO: recall@1, from a caption to its picture / from a picture to a caption, %.",
+        "ms: a text / an image on 2 cores, by random weights of that shape; empty where not measured yet.",
+        "MB: the most memory of a server with that model alone, after texts / after images too.",
         *(f"Published in {published}: {', '.join(ids)}." for published, ids in sources.items()),
     ]

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import facts
 from conftest import ROOT
+from llm_clip_onnx import measured
 from llm_clip_onnx.bake import bake
 from llm_clip_onnx.bake.families.text_tower import IMAGES
 from llm_clip_onnx.catalogue import CATALOGUE, entry_of, published_lines
@@ -72,6 +74,27 @@ def test_every_published_figure_has_its_source():
     assert [e.id for e in CATALOGUE if e.published and f"{e.published}: " in told and e.id in told] == [
         e.id for e in CATALOGUE if e.imagenet or e.coco_image or e.coco_text
     ]
+
+
+def test_an_entry_shows_what_it_takes_here_and_nothing_where_it_was_not_measured(monkeypatch):
+    found = measured.Figures(text_ms=3.44, image_ms=16.2, text_mb=173.6, peak_mb=287.2)
+    monkeypatch.setattr(measured, "figures", lambda: {"clip": found})
+    clip, laion = CATALOGUE[:2]
+    assert (clip.cells()["ms"], clip.cells()["MB"]) == ("3.4 / 16.2", "174 / 287")
+    assert (laion.cells()["ms"], laion.cells()["MB"]) == ("", "")
+    figures = {"text_ms": 3.44, "image_ms": 16.2, "text_mb": 173.6, "peak_mb": 287.2}
+    assert (clip.to_dict()["measured"], laion.to_dict()["measured"]) == (figures, None)
+    head, _, clip_row, laion_row = facts.machines().splitlines()[:4]
+    assert head == "| model | texts | texts and images |"
+    assert clip_row == "| `clip` | 174 MB: 256 MB | 287 MB: 512 MB |"
+    assert laion_row == "| `laion2b-b32` |  |  |"
+
+
+@pytest.mark.parametrize(
+    ("mb", "expected"), [(204, "256 MB"), (205, "512 MB"), (500, "1 GB"), (1638, "2 GB"), (1639, "more")]
+)
+def test_a_machine_has_a_fifth_of_its_memory_left(mb, expected):
+    assert measured.machine(mb) == expected
 
 
 def test_a_name_that_nothing_has_is_refused_with_the_ids(env, tmp_path):
