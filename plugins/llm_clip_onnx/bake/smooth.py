@@ -13,7 +13,8 @@ Suppression+ (arXiv 2304.09145) for the shift.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,17 +44,19 @@ class Choice:
 
 def smooth_tensors(
     tensors: Mapping[str, Array], linears: Sequence[Linear], inputs: Inputs
-) -> tuple[dict[str, Array], dict[str, Choice]]:
+) -> tuple[ChainMap[str, Array], dict[str, Choice]]:
     """The tensors, some of them rewritten, and the choice for each linear layer by its name.
 
-    inputs: measured on the original tensors, because rewriting one layer does not change the products of the next.
+    Those that are not rewritten are still read on access: SigLIP 2's token table takes 786 MB. inputs: measured on the
+    original tensors, because rewriting one layer does not change the products of the next.
     """
-    tensors, choices = dict(tensors), {}
+    rewritten: ChainMap[str, Array] = ChainMap({}, tensors)  # type: ignore[arg-type]  # only the first is written to
+    choices = {}
     for linear in linears:
-        choices[linear.name] = choice = choose(linear, tensors, inputs[linear.tensors[0]])
+        choices[linear.name] = choice = choose(linear, rewritten, inputs[linear.tensors[0]])
         if choice.strength is not None:
-            rewrite(tensors, linear, choice)
-    return tensors, choices
+            rewrite(rewritten, linear, choice)
+    return rewritten, choices
 
 
 def choose(linear: Linear, tensors: Mapping[str, Array], inputs: Sequence[Array]) -> Choice:
@@ -90,7 +93,7 @@ def scales(activations: Array, weights: Array, strength: float) -> Array:
     return np.exp(logs - logs.mean()).astype(np.float32)
 
 
-def rewrite(tensors: dict[str, Array], linear: Linear, choice: Choice) -> None:
+def rewrite(tensors: MutableMapping[str, Array], linear: Linear, choice: Choice) -> None:
     """Replace the tensors of a linear layer and of the step before it as `choice` says. Exact but for rounding."""
     shift, scale = choice.shift, choice.scale
     for name in linear.tensors:

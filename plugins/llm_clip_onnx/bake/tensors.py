@@ -13,26 +13,41 @@ from ..errors import CheckpointError, shortened
 from .layout import check_fetched, require_torch
 
 PICKLE_SUFFIX = ".bin"
+MAPPED_BYTES = 256_000_000  # read of the files before they are opened again, which takes 9 ms
 PREFIX = "clip."  # of the names of a CLIP's tensors inside a larger model
 
 
 class SafeTensors(Mapping):
-    """Named tensors of safetensors files, each read on access, always as float32."""
+    """Named tensors of safetensors files, each read on access, always as float32.
+
+    The library maps a file, and what was read of it counts as memory of this process until it is closed: so it is
+    opened again now and then.
+    """
 
     def __init__(self, files: list[Path]):
         import ml_dtypes  # noqa: F401, numpy has bfloat16 from it
+
+        self._files = files
+        self._open()
+
+    def _open(self) -> None:
         from safetensors import (
             safe_open,  # imported here and in open_tensors, because `llm clip verify` needs no safetensors
         )
 
+        self._read_bytes = 0
         self._handles: dict = {}
-        for file in files:
+        for file in self._files:
             handle = safe_open(file, framework="np")
             self._handles |= {name.removeprefix(PREFIX): (handle, name) for name in handle.keys()}  # noqa: SIM118, it is no dict
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         handle, stored_name = self._handles[name]
-        return handle.get_tensor(stored_name).astype(np.float32, copy=False)
+        tensor = handle.get_tensor(stored_name)
+        self._read_bytes += tensor.nbytes
+        if self._read_bytes > MAPPED_BYTES:
+            self._open()
+        return tensor.astype(np.float32, copy=False)
 
     def __contains__(self, name: object) -> bool:
         return name in self._handles  # Mapping's own reads the tensor

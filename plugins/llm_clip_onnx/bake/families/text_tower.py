@@ -6,6 +6,7 @@ layer into the vectors of OpenAI's ViT-B/32. What sentence-transformers would co
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -33,7 +34,7 @@ from ..layout import (
 from ..modules import check_sentences, read_module
 from ..tensors import Part, PickledTensors, RenamedTensors, SafeTensors, open_tensors
 from ..towers import Tower, TowerConfig, distilbert_text
-from ..towers.distilbert_text import DistilBertConfig
+from ..towers.distilbert_text import PROJECTION, DistilBertConfig
 from ..wordpiece_files import TOKENIZER_FILES, read_tokenizer
 
 IMAGES = "sentence-transformers/clip-ViT-B-32"  # whose images clip-ViT-B-32-multilingual-v1 was trained for
@@ -120,7 +121,8 @@ def read_checkpoint(root: Path, source: str, commit: str | None) -> TextCheckpoi
     length = read_context_length(folder, config, tokenizer.max_length, source)
     files = [*weights, dense / dense_file({file.name for file in dense.iterdir()}, folders.dense, source)]
     sha256 = {str(file.relative_to(root)): sha256_of(file) for file in files}
-    tower = distilbert_text.tower(config, tensors | {"text_projection.weight": projection["linear.weight"]})
+    named_projection = RenamedTensors(projection, {PROJECTION: Part("linear.weight")})
+    tower = distilbert_text.tower(config, ChainMap(named_projection, tensors))  # type: ignore[arg-type]  # never written
     origin = Source(source, commit, sha256, read_notice(root, source))
     return TextCheckpoint(origin, tower, config.embed_dim, tokenizer.files, tokenizer.tokens, length)
 
@@ -204,15 +206,13 @@ def dense_weights(dense: Path, folder: str, source: str) -> SafeTensors | Pickle
     return open_tensors([dense / dense_file({file.name for file in dense.iterdir()}, folder, source)], source)
 
 
-def named(config: DistilBertConfig, stored: SafeTensors | PickledTensors, file: str, source: str) -> dict:
+def named(config: DistilBertConfig, stored: SafeTensors | PickledTensors, file: str, source: str) -> RenamedTensors:
     """The tower's tensors under CLIP's names. Raises CheckpointError for one that is missing or of another shape."""
     prefix = PREFIX if f"{PREFIX}embeddings.word_embeddings.weight" in stored else ""
     names = stored_names(config.text.layers, prefix)
-    shapes = {
-        name: shape for name, shape in distilbert_text.expected_shapes(config) if name != "text_projection.weight"
-    }
+    shapes = {name: shape for name, shape in distilbert_text.expected_shapes(config) if name != PROJECTION}
     check_shapes(((names[name], shape) for name, shape in shapes.items()), stored, file, source)
-    return dict(RenamedTensors(stored, {name: Part(names[name]) for name in shapes}))
+    return RenamedTensors(stored, {name: Part(names[name]) for name in shapes})
 
 
 def stored_names(layers: int, prefix: str) -> dict[str, str]:

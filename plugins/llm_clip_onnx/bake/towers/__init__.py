@@ -61,6 +61,7 @@ class Tower:
     token_table: str | None  # the name of its tensor
     embed: Callable[[Tensors, Sequence[NDArray], Watch | None], Array]
     write: Callable[[Tensors, Names, Path], None]
+    padded: bool = False  # every text has as many ids as there are positions
 
 
 def pre_norm_linears(prefix: str, layers: int) -> tuple[Linear, ...]:

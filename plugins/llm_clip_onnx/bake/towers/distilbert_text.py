@@ -27,6 +27,7 @@ PREFIX = "text_model"
 TOKENS = f"{PREFIX}.embeddings.token_embedding.weight"
 POSITIONS = f"{PREFIX}.embeddings.position_embedding.weight"
 FIRST_NORM = f"{PREFIX}.embeddings.layer_norm"
+PROJECTION = "text_projection.weight"
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def expected_shapes(config: DistilBertConfig) -> Iterator[tuple[str, tuple[int, 
     width, hidden = config.text.width, config.text.hidden
     yield TOKENS, (config.vocab_size, width)
     yield POSITIONS, (config.positions, width)
-    yield "text_projection.weight", (config.embed_dim, width)
+    yield PROJECTION, (config.embed_dim, width)
     norms = [FIRST_NORM]
     for layer in layer_names(config.text.layers):
         norms += [f"{layer}.layer_norm1", f"{layer}.layer_norm2"]
@@ -97,7 +98,7 @@ def embed(
             hidden = forward.ACTIVATIONS[text.activation](forward.linear(x, tensors, f"{layer}.mlp.fc1", watch))
             x = x + forward.linear(hidden, tensors, f"{layer}.mlp.fc2", watch)
             x = forward.layer_norm(x, tensors, f"{layer}.layer_norm2", text.layer_norm_eps)
-        embeddings.append(tensors["text_projection.weight"] @ x[0].mean(0))
+        embeddings.append(tensors[PROJECTION] @ x[0].mean(0))
     return np.stack(embeddings)
 
 
@@ -114,7 +115,7 @@ def write(config: DistilBertConfig, tensors: Tensors, eight_bit: Names, graph: P
     for layer in layer_names(config.text.layers):
         normed, x = write_layer(g, tensors, layer, config.text, eight_bit, normed, x)
     mean = g.node("ReduceMean", normed, axes=[1], keepdims=0)  # [n, width]
-    g.node("MatMul", mean, g.weight("projection", tensors["text_projection.weight"].T), outputs=["embedding"])
+    g.node("MatMul", mean, g.weight("projection", tensors[PROJECTION].T), outputs=["embedding"])
     g.finish("text tower", ids_input(), config.embed_dim)
 
 

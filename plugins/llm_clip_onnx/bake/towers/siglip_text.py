@@ -25,7 +25,7 @@ LAST_NORM, HEAD = f"{PREFIX}.final_layer_norm", f"{PREFIX}.head"
 def tower(config: SiglipConfig, stored: SafeTensors | PickledTensors) -> Tower:
     tensors = tensors_of(PREFIX, config, stored)
     linears = pre_norm_linears(PREFIX, config.text.layers)
-    return Tower(config.text, tensors, linears, TOKENS, partial(embed, config), partial(write, config))
+    return Tower(config.text, tensors, linears, TOKENS, partial(embed, config), partial(write, config), padded=True)
 
 
 def embed(
