@@ -15,6 +15,7 @@ from PIL import Image
 
 from ..errors import CheckpointError, shortened
 from ..model_dir import Manifest, Source
+from ..siglip_tokenizer import canonical
 from .samples import TEXTS
 
 
@@ -111,17 +112,68 @@ def open_clip_embeddings(
     return {kind: np.stack(found) for kind, found in embeddings.items()}
 
 
+def transformers_embeddings(
+    text: Checkpoint, of_images: Checkpoint, images: list[bytes]
+) -> dict[str, NDArray[np.float32]]:
+    """transformers' embeddings of the fixed inputs by a SigLIP, [n, embed_dim] float32 each, and its probabilities.
+
+    These are [images, texts]. The texts are canonical before its tokenizer reads them, because its tokenizers leave
+    case or punctuation in them. Raises CheckpointError for a checkpoint that is no SigLIP, or that it cannot load.
+    """
+    import torch
+    from transformers import AutoModel, SiglipImageProcessorPil, SiglipModel
+
+    if text != of_images:
+        raise CheckpointError(f"the images of {text.source} are another checkpoint's; expected --reference own")
+    try:
+        model = AutoModel.from_pretrained(text.source, revision=text.revision, dtype=torch.float32).eval()
+        processor = SiglipImageProcessorPil.from_pretrained(text.source, revision=text.revision)
+        tokenizer = siglip_tokenizer(text)
+    except Exception as error:  # it raises many kinds, with many lines
+        raise CheckpointError(
+            f"transformers cannot load {text.source}: {shortened(str(error).splitlines()[0])}; --checkpoint says where "
+            "it is now"
+        ) from error
+    if not isinstance(model, SiglipModel):
+        raise CheckpointError(f"{text.source} is no SigLIP but a {type(model).__name__}; expected --reference own")
+    length = model.config.text_config.max_position_embeddings
+    texts = [canonical(one) for one in TEXTS]
+    ids = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")["input_ids"]
+    pixels = processor([Image.open(io.BytesIO(image)) for image in images], return_tensors="pt")
+    with torch.no_grad():
+        found = model(input_ids=ids, **pixels)
+    return {
+        "text": found.text_model_output.pooler_output.numpy(),
+        "image": found.vision_model_output.pooler_output.numpy(),
+        "probabilities": torch.sigmoid(found.logits_per_image).numpy(),
+    }
+
+
+def siglip_tokenizer(checkpoint: Checkpoint):
+    """transformers' tokenizer of a SigLIP, by its tokenizer.json.
+
+    transformers' own class for T5's kind reads another file, by sentencepiece, which a bake does not read.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+    settings = get_tokenizer_config(checkpoint.source, revision=checkpoint.revision)
+    reader = PreTrainedTokenizerFast if settings.get("tokenizer_class") == "SiglipTokenizer" else AutoTokenizer
+    return reader.from_pretrained(checkpoint.source, revision=checkpoint.revision)
+
+
 REFERENCES = {
     "llm-clip": llm_clip_embeddings,
     "sentence-transformers": sentence_transformers_embeddings,
     "open_clip": open_clip_embeddings,
+    "transformers": transformers_embeddings,
 }
 
 
 def library_of(manifest: Manifest) -> str:
-    """The library of REFERENCES that a model is compared with. Raises CheckpointError if its family has none."""
-    if manifest.logit_bias is not None:
-        raise CheckpointError(f"{manifest.source.id} is a SigLIP, and no library is asked about one yet")
+    """The library of REFERENCES that a model is compared with."""
     if manifest.images:
         return "sentence-transformers"
+    if manifest.logit_bias is not None:
+        return "transformers"
     return "open_clip" if manifest.preprocess.library == "open_clip" else "llm-clip"
