@@ -38,7 +38,7 @@ from ..sql.search import MAX_K, collection_engine, embed_query, open_collection,
 from .places import page_of, read_thumbnails
 
 K = 100
-LIKE, LIKE_ID, LIKE_K = "_like", "_like_id", "_like_k"
+LIKE, LIKE_ID, LIKE_K, LIKE_MODEL = "_like", "_like_id", "_like_k", "_like_model"
 LIKE_COLLECTION, LIKE_COLUMN = "_like_collection", "_like_column"
 SAMPLE_ROWS = 20  # of a table without a configured collection: a column of vectors has one in them
 
@@ -54,7 +54,7 @@ async def like_filter(datasette, request, database: str, table: str) -> FilterAr
         terms = read_terms(request.args)
         k = read_number(LIKE_K, request.args.get(LIKE_K) or str(K), 1, MAX_K)
         of = await open_for(datasette, request, database, table)
-        hits = await nearest_rows(datasette, database, of, terms, k)
+        hits = await nearest_rows(datasette, database, of, terms, k, request.args.get(LIKE_MODEL) or "")
     except WITH_SENTENCE as error:
         raise failure(error) from error
     among = ",".join(str(hit.rowid) for hit in hits)
@@ -145,8 +145,13 @@ def is_vector_blob(value: object) -> bool:
         return bool(sizes.max() < 1e4 and 2 * np.count_nonzero(sizes > 1e-8) > len(sizes))  # not if one is NaN
 
 
-async def nearest_rows(datasette, database: str, of: Collection, terms: Sequence[Term], k: int) -> list[search.Hit]:
-    """The k rows of a collection nearest to a query. Raises ClipError and Crowded."""
+async def nearest_rows(
+    datasette, database: str, of: Collection, terms: Sequence[Term], k: int, model_id: str = ""
+) -> list[search.Hit]:
+    """The k rows of a collection nearest to a query. model_id: as `asked` of collection_engine.
+
+    Raises ClipError and Crowded.
+    """
     config, db, limit_ms = (
         config_of(datasette),
         datasette.get_database(database),
@@ -154,7 +159,7 @@ async def nearest_rows(datasette, database: str, of: Collection, terms: Sequence
     )
 
     def embed(stored):
-        _, engine = collection_engine(config, of)
+        _, engine = collection_engine(config, of, model_id)
         return embed_query(engine, config, terms, stored, partial(engine.embed_item, orient=of.orient))
 
     def find(conn, embedding):
@@ -189,7 +194,8 @@ async def ranked_link(datasette, request, database: str, table: str) -> tuple[st
     name = request.args.get(LIKE_COLLECTION) or (names[0] if len(names) == 1 else None)
     if name is None or name not in names:
         return None
-    path = f"{search_path(datasette, database, name)}?{urlencode({'q': query.format_query(terms)})}"
+    fields = {"q": query.format_query(terms)} | ({"model": model} if (model := request.args.get(LIKE_MODEL)) else {})
+    path = f"{search_path(datasette, database, name)}?{urlencode(fields)}"
     return path, f"Rank by likeness to {query.format_query(terms)}"
 
 
