@@ -123,16 +123,30 @@ def test_llm_has_them_all(folder, demo_engine, tmp_path):
     assert done.stderr.startswith(f"Error: tiny: {folder}/tiny/text.bin has 0 bytes, its manifest says ")
 
 
-def test_info_lists_the_models_of_a_folder(folder, tmp_path):
-    shutil.copytree(folder / "tiny", folder / "twin")
-    shutil.copytree(folder / "tiny", folder / "zwei")
+def test_info_lists_the_models_of_a_folder_and_says_what_is_wrong_with_others(folder, tmp_path):
+    for name in ("damaged", "twin", "zwei"):
+        shutil.copytree(folder / "tiny", folder / name)
+    (folder / "damaged" / "text.bin").unlink()
     with_id(with_id(folder / "twin", "other").parent / "zwei", "other")
-    done = run_llm("clip", "info", env=environment(tmp_path / "llm", CLIP_MODEL_DIR=str(folder)))
-    lines = [line.split() for line in done.stdout.splitlines()]
-    assert lines == [["clip", str(folder / "demo")], ["tiny", str(folder / "tiny")]]
-    assert done.stderr.splitlines() == [
-        f"{folder}/twin and {folder}/zwei have the same model id 'other', so none of them is served; leave one in the folder"
+    twins = f"{folder}/twin and {folder}/zwei have the same model id 'other', so none of them is served; leave one in the folder"
+    sources = {name: read_manifest(folder / name).source.id for name in ("demo", "tiny")}
+    env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(folder))
+    lines = run_llm("clip", "info", env=env).stdout.splitlines()
+    assert lines[0] == f"clip     {folder}/demo, of {sources['demo']}"
+    assert lines[1].startswith(
+        f"damaged  {folder}/damaged/text.bin cannot be read (No such file or directory): bake aga"
+    )
+    assert lines[2:] == [f"other    {twins}"] * 2 + [f"tiny     {folder}/tiny, of {sources['tiny']}"]
+    members = json.loads(run_llm("clip", "info", str(folder), "--json", env=env).stdout)
+    assert [(member["id"], member["directory"]) for member in members] == [
+        (id, str(folder / name))
+        for id, name in zip(
+            ("clip", "damaged", "other", "other", "tiny"), ("demo", "damaged", "twin", "zwei", "tiny"), strict=True
+        )
     ]
+    assert [member.get("error") for member in members][2:] == [twins, twins, None]
+    assert members[0] == read_manifest(folder / "demo").to_dict() | members[0]
+    assert members[0]["embed_dim"] == 512
 
 
 def test_the_least_recently_used_model_closes_beyond_the_bytes(folder, bound):
