@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from llm_clip_onnx import engine, models, towers
 from llm_clip_onnx.engine import Engine, default_engine, engine_of
 from llm_clip_onnx.errors import InputError, ModelDirError
-from llm_clip_onnx.model_dir import read_manifest
+from llm_clip_onnx.model_dir import File, Manifest, read_manifest
 from nasty import photo, saved
 from patience import PATIENCE_S
 from serving import environment, run_llm
@@ -147,6 +148,33 @@ def test_info_lists_the_models_of_a_folder_and_says_what_is_wrong_with_others(fo
     assert [member.get("error") for member in members][2:] == [twins, twins, None]
     assert members[0] == read_manifest(folder / "demo").to_dict() | members[0]
     assert members[0]["embed_dim"] == 512
+
+
+def changed_tower(manifest: Manifest, name: str) -> Manifest:
+    """The manifest with another sha256 of a file."""
+    return replace(manifest, files=manifest.files | {name: File(manifest.files[name].bytes, "0" * 64)})
+
+
+def test_vectors_can_be_compared_if_the_image_towers_are_the_same(demo_dir):
+    copy = read_manifest(demo_dir)
+    of_openai = replace(copy, source=replace(copy.source, weights_sha256={"model.safetensors": "another file's"}))
+    assert models.exchangeable(copy, changed_tower(copy, "image.bin"))  # of one checkpoint, in another precision
+    assert models.exchangeable(copy, of_openai)  # of two, whose tensors are the same
+    assert models.exchangeable(copy, changed_tower(of_openai, "text.bin"))
+    assert not models.exchangeable(copy, changed_tower(of_openai, "image.bin"))
+    assert not models.exchangeable(copy, changed_tower(of_openai, "image.onnx"))
+    squashed = replace(of_openai, preprocess=replace(copy.preprocess, resize="squash"))
+    assert not models.exchangeable(copy, squashed)
+    assert not models.exchangeable(copy, replace(copy, embed_dim=768))
+
+
+def test_vectors_can_be_compared_if_the_catalogue_says_so(demo_dir):
+    clip = replace(read_manifest(demo_dir), id="clip")
+    source = replace(clip.source, weights_sha256={"model.safetensors": "another file's"})
+    other = changed_tower(replace(clip, source=source), "image.bin")
+    ids = ("multilingual", "clip", "datacomp-b32", "unknown", None)
+    assert [models.exchangeable(clip, replace(other, id=id)) for id in ids] == [True, True, False, False, False]
+    assert not models.exchangeable(replace(clip, id=None), replace(other, id=None))
 
 
 def test_the_least_recently_used_model_closes_beyond_the_bytes(folder, bound):
