@@ -100,6 +100,8 @@ def bake_arguments(manifest: Manifest, to: Path) -> dict[str, str]:
     if manifest.images:
         images = checkpoint_argument(manifest.images, to, f"{Path(manifest.images.id).name}-images")
         arguments |= {"CLIP_IMAGES": images, "REFERENCE": "sentence-transformers"}
+        if manifest.images.revision:
+            arguments["CLIP_IMAGES_REVISION"] = manifest.images.revision
     if manifest.logit_bias is not None:  # llm clip verify compares no SigLIP yet; prompts of ImageNet take long
         arguments |= {"VERIFY": "0", "LABELS": ""}
     return arguments
