@@ -119,6 +119,8 @@ def log_twins() -> None:
 
 # Opening the text tower
 
+was_open: WeakSet[Engine] = WeakSet()  # engines whose text tower open_text has opened, also if it was closed since
+
 
 @cache
 def text_opening() -> Future[str | None]:
@@ -135,7 +137,9 @@ def text_opening() -> Future[str | None]:
 def open_text(model_id: str) -> str | None:
     """Open the text tower of a model if it is closed: None, or the sentence that says why it cannot be."""
     try:
-        get_engine(model_id).open_text()
+        engine = get_engine(model_id)
+        engine.open_text()
+        was_open.add(engine)
     except ClipError as error:
         return str(error)
     except Exception as error:  # any: the server starts and says why on its pages
