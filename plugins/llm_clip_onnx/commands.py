@@ -209,7 +209,7 @@ def label_set_rows(directory: Path, manifest: Manifest) -> list[tuple[str, str]]
 @click.argument("directory", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--reference",
-    type=click.Choice(["own", "llm-clip", "sentence-transformers", "open_clip"]),
+    type=click.Choice(["own", "llm-clip", "sentence-transformers", "open_clip", "transformers"]),
     help="Compare with that library itself, or with the model's own, on the checkpoint that was baked",
 )
 @click.option("--checkpoint", help="Where that checkpoint is now, if not where it was baked from: a hub id or a folder")

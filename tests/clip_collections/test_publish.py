@@ -285,12 +285,11 @@ def test_a_text_tower_is_published_with_the_checkpoint_of_its_images(demo_dir, t
     }
 
 
-def test_a_siglip_is_baked_again_without_what_cannot_be_compared_yet(demo_dir, tmp_path):
+def test_a_siglip_is_baked_again_and_compared_but_without_imagenet(demo_dir, tmp_path):
     manifest = replace(read_manifest(demo_dir), source=Source("owner/siglip", "0123", {}, None), logit_bias=-10.0)
     assert bake_arguments(manifest, tmp_path / "out") == {
         "CLIP_MODEL": "owner/siglip",
         "CLIP_REVISION": "0123",
-        "VERIFY": "0",
         "LABELS": "",
     }
 
