@@ -307,7 +307,7 @@ def open_towers_outside_sql(datasette):
     """An ASGI wrapper in which requests that may run SQL wait for the default model's text tower, and others they need.
 
     A request that changes nothing runs again after a tower was opened. For any other the default model's image tower is
-    opened first, and others are opened inside SQL.
+    opened first, and others are opened inside SQL: for what writes Datasette 0.65 has no time limit, 1.0a41 one of 2 s.
     A stream whose later rows are the first to need a tower ends with an error, because its start is sent.
     """
 
