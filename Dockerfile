@@ -18,6 +18,8 @@ ARG CLIP_MODELS=
 ARG CLIP_REVISION=
 # Where CLIP_MODEL is a text tower alone: the checkpoint of its images, as CLIP_MODEL has it.
 ARG CLIP_IMAGES=
+# A branch, tag or commit of CLIP_IMAGES on the hub.
+ARG CLIP_IMAGES_REVISION=
 ARG CLIP_PRECISION=auto
 # Label sets: imagenet, and files with one label a line, demo/emoji.txt or deploy/labels/NAME.txt, with spaces between. Of
 # several models only clip gets imagenet, which takes minutes, and those that are named: imagenet@datacomp-b32-256.
@@ -78,14 +80,15 @@ ARG CLIP_MODEL
 ARG CLIP_MODELS
 ARG CLIP_REVISION
 ARG CLIP_IMAGES
+ARG CLIP_IMAGES_REVISION
 ARG CLIP_PRECISION
 ARG HF_ENDPOINT
 RUN set -e; set -- ${CLIP_MODELS:-$CLIP_MODEL}; \
-    test $# = 1 || test -z "$CLIP_REVISION$CLIP_IMAGES" || { echo "CLIP_REVISION and CLIP_IMAGES are of one model, not of $#"; exit 1; }; \
+    test $# = 1 || test -z "$CLIP_REVISION$CLIP_IMAGES$CLIP_IMAGES_REVISION" || { echo "CLIP_REVISION and CLIP_IMAGES are of one model, not of $#"; exit 1; }; \
     for model in "$@"; do \
       to=/model; test $# = 1 || to="/model/$(basename "$model")"; \
       python -m llm_clip_onnx bake "$model" ${CLIP_REVISION:+--revision "$CLIP_REVISION"} \
-        ${CLIP_IMAGES:+--images "$CLIP_IMAGES"} --precision "$CLIP_PRECISION" --to "$to"; \
+        ${CLIP_IMAGES:+--images "$CLIP_IMAGES"} ${CLIP_IMAGES_REVISION:+--images-revision "$CLIP_IMAGES_REVISION"} --precision "$CLIP_PRECISION" --to "$to"; \
     done
 COPY demo/emoji.txt demo/
 COPY deploy/labels deploy/labels

@@ -98,6 +98,8 @@ def bake_arguments(manifest: Manifest, to: Path) -> dict[str, str]:
     if manifest.images:
         images = checkpoint_argument(manifest.images, to, f"{Path(manifest.images.id).name}-images")
         arguments |= {"CLIP_IMAGES": images, "REFERENCE": "sentence-transformers"}
+        if manifest.images.revision:
+            arguments["CLIP_IMAGES_REVISION"] = manifest.images.revision
     if manifest.logit_bias is not None:  # a SigLIP, for which the prompts of ImageNet take long
         arguments["LABELS"] = ""
     return arguments

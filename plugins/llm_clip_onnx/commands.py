@@ -66,9 +66,18 @@ def clip():
 )
 @click.option("--revision", help="Branch, tag or commit on the hub")
 @click.option("--images", help="For a text tower alone: the checkpoint of its images, a hub id or a folder")
+@click.option("--images-revision", help="Branch, tag or commit of --images on the hub")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "int8"]), default="auto", show_default=True)
 @click.option("--force", is_flag=True, help="Replace a model directory that is there")
-def bake(source: str, to: Path | None, revision: str | None, images: str | None, precision: str, force: bool):
+def bake(
+    source: str,
+    to: Path | None,
+    revision: str | None,
+    images: str | None,
+    images_revision: str | None,
+    precision: str,
+    force: bool,
+):
     """Turn a CLIP checkpoint into a model directory
 
     SOURCE is an id that llm clip models shows, a hub id, or a folder: ./clip if it has the name of an id. A tower that
@@ -77,7 +86,7 @@ def bake(source: str, to: Path | None, revision: str | None, images: str | None,
     from .bake import bake as bake_it
     from .model_dir import default_path
 
-    bake_it(source, to or default_path(), precision, revision, force, timestamped_echo(), images)
+    bake_it(source, to or default_path(), precision, revision, force, timestamped_echo(), images, images_revision)
 
 
 @clip.command(cls=ClipCommand)

@@ -292,9 +292,15 @@ def bake_hint(path: Path) -> str:
 
 def rebake_hint(path: Path, manifest: Manifest | None = None) -> str:
     """A sentence that says how to replace the unusable model directory at `path`."""
-    source = manifest.source.id if manifest else "SOURCE"
-    images = f" --images {manifest.images.id}" if manifest and manifest.images else ""
-    return f"bake again with llm clip bake {source}{images} --to {path} --force"
+    source = f"{manifest.source.id}{revision_option(manifest.source, '--revision')}" if manifest else "SOURCE"
+    if manifest and manifest.images:
+        source += f" --images {manifest.images.id}{revision_option(manifest.images, '--images-revision')}"
+    return f"bake again with llm clip bake {source} --to {path} --force"
+
+
+def revision_option(source: Source, option: str) -> str:
+    """The words of a command that name the revision of a checkpoint, "" for a folder, which has none."""
+    return f" {option} {source.revision}" if source.revision else ""
 
 
 def read_manifest(path: Path) -> Manifest:

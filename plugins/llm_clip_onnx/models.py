@@ -154,7 +154,7 @@ def unknown(model_id: str, known: Iterable[str]) -> str:
 def listed(known: Iterable[str]) -> str:
     """The words about the models that are here: "there are 'clip', 'datacomp-b32-256'"."""
     ids = [cited(id) for id in known]
-    return f"there {'is' if len(ids) == 1 else 'are'} {', '.join(ids)}"
+    return f"there {'is' if len(ids) == 1 else 'are'} {', '.join(ids) or 'none'}"
 
 
 def image_source(manifest: Manifest) -> Source:

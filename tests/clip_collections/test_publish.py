@@ -277,7 +277,12 @@ def test_a_text_tower_is_published_with_the_checkpoint_of_its_images(demo_dir, t
     assert (copies / "checkpoint/config.json").read_text() == "text"
     assert (copies / "checkpoint-images/config.json").read_text() == "images"
     images = Source("owner/images", "0123", {}, None)
-    assert bake_arguments(replace(manifest, images=images), tmp_path / "out")["CLIP_IMAGES"] == "owner/images"
+    assert bake_arguments(replace(manifest, images=images), tmp_path / "out") == {
+        "CLIP_MODEL": "deploy/checkpoints/checkpoint",
+        "CLIP_IMAGES": "owner/images",
+        "REFERENCE": "sentence-transformers",
+        "CLIP_IMAGES_REVISION": "0123",
+    }
 
 
 def test_a_siglip_is_baked_again_and_compared_but_without_imagenet(demo_dir, tmp_path):

@@ -280,6 +280,25 @@ def test_pages_about_models_leave_the_order_of_their_engines(folder, database, m
     assert [model["exchangeable_with"] for model in facts.json()["served"] if model["id"] == "float32"] == [["clip"]]
 
 
+def test_health_neither_uses_nor_opens_a_model_whose_towers_were_closed(folder, database, monkeypatch):
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(folder))
+    monkeypatch.setattr("llm_clip_onnx.engine._engines", {})
+    datasette = Datasette([str(database)])
+
+    async def ask():
+        await datasette.client.get("/words.json?sql=select+1")  # the tower that starts with Datasette is open
+        first = await datasette.client.get("/-/clip/health")
+        monkeypatch.setattr("llm_clip_onnx.models.open_bytes", 1)
+        get_engine("tiny").open_text()
+        again = [await datasette.client.get(path) for path in ("/-/clip/health", "/-/clip.json", "/-/clip")]
+        return [first, *again], [(engine.path.name, engine.open_towers) for engine in engines_of_process()]
+
+    answers, engines = asyncio.run(ask())
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 200]
+    assert answers[2].json()["ready"]
+    assert engines == [("clip", []), ("tiny", ["text"])]
+
+
 def test_a_choice_says_the_languages_of_a_model_of_the_catalogue(demo_dir, tmp_path, monkeypatch):
     for id in ("clip", "multilingual"):
         shutil.copytree(demo_dir, tmp_path / id)

@@ -63,6 +63,13 @@ def test_each_directory_of_a_folder_has_its_id(folder):
         models.path_of("demo")
 
 
+@pytest.mark.parametrize(
+    ("ids", "words"), [([], "are none"), (["clip"], "is 'clip'"), (["clip", "tiny"], "are 'clip', 'tiny'")]
+)
+def test_a_sentence_lists_the_models_that_are_here(ids, words):
+    assert models.unknown("siglip", ids) == f"there is no model 'siglip' here; there {words}"
+
+
 def test_one_directory_is_clip_and_its_id_in_the_catalogue(demo_dir, tmp_path, monkeypatch):
     one = with_id(shutil.copytree(demo_dir, tmp_path / "one"), "datacomp-b32-256")
     monkeypatch.setenv("CLIP_MODEL_DIR", str(one))

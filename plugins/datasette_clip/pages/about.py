@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -27,6 +28,8 @@ from ..model import (
     open_text,
     permitted_models,
     text_opening,
+    unopenable,
+    was_open,
 )
 from ..sql.search import exchangeable_with
 from .links import curl_command, sql_database, sql_paths, sql_text
@@ -41,9 +44,20 @@ EXAMPLE_SQL = "select hex(llm_embed({}, :q)) as x"
 async def why_not_ready(datasette) -> str | None:
     """The sentence why no text can be embedded, None if it can."""
     if text_opening().done():
-        # It returns at once if it is open; else a model may have been baked since.
-        return await asyncio.to_thread(open_text, default_model(config_of(datasette)))
+        return await asyncio.to_thread(why_no_text, default_model(config_of(datasette)))
     return "the text tower is being opened"
+
+
+def why_no_text(model_id: str) -> str | None:
+    """The sentence why a model embeds no text, None if it does, also if its tower was closed to make room for another.
+
+    To ask is no use of the model. One that could not be opened is tried again, because it may have been baked since.
+    """
+    with suppress(ClipError, ImportError):
+        engine = known_engine(models.path_of(model_id))
+        if engine in was_open and engine not in unopenable["text"]:
+            return None
+    return open_text(model_id)
 
 
 async def report(datasette) -> dict:
@@ -56,8 +70,9 @@ async def report(datasette) -> dict:
         "models": permitted_models(config),
     }
     facts |= await asyncio.to_thread(served_models, config)
+    model_id = default_model(config)
     try:
-        engine = get_engine(default_model(config))
+        engine = known_engine(models.path_of(model_id)) or get_engine(model_id)
     except Exception:  # any: why_not says it
         return facts | {"open_towers": []}
     facts |= {"open_towers": engine.open_towers, "logit_scale": round(engine.manifest.logit_scale, 4)}

@@ -99,17 +99,19 @@ async def empty_page(datasette, request, ref: CollectionRef) -> Page:
         "where": "",
         "own": own,
         "model": "",
-        **await asyncio.to_thread(choices_of_model, config, ref.collection),
-        **facts_of_model(own),
+        **await asyncio.to_thread(choices_of_model, config, ref.collection, own),
         "may_sql": await may(datasette, request.actor, "execute-sql", ref.database),
     }
 
 
-def choices_of_model(config: Config, of: Collection) -> Page:
-    """The models that may search a collection, with their languages; and if several are served. It reads folders."""
+def choices_of_model(config: Config, of: Collection, own: str) -> Page:
+    """The models that may search a collection, with their languages; if several are served; facts of its own model.
+
+    It reads folders.
+    """
     ids = exchangeable_models(config, of)
     languages = {id: languages_of(id) for id in ids}
-    return {"models": ids, "languages": languages, "several": bool(model_choices(config))}
+    return {"models": ids, "languages": languages, "several": bool(model_choices(config))} | facts_of_model(own)
 
 
 async def fill_search(datasette, request, ref: CollectionRef, page: Page) -> None:
@@ -117,7 +119,8 @@ async def fill_search(datasette, request, ref: CollectionRef, page: Page) -> Non
     fields = await read_search_fields(datasette, request)
     page |= typed_fields(fields) | {"asked": fields}
     await check_page_model(config_of(datasette), ref, page)
-    page |= facts_of_model(page["model"] or page["own"])
+    if page["model"] not in ("", page["own"]):
+        page |= await asyncio.to_thread(facts_of_model, page["model"])
     page |= spaced_query(page, fields)
     fields.options.setdefault("k", [str(ROWS)])
     picture = await read_picture(datasette, request, ref, fields, page)

@@ -43,10 +43,11 @@ def bake(
     force: bool = False,
     say: Say = print,
     images: str | None = None,
+    images_revision: str | None = None,
 ) -> Manifest:
     """Bake `source`, an id of the catalogue, a hub id or a folder, to the model directory `to`; return its manifest.
 
-    images: for a text tower alone, the checkpoint whose images it searches.
+    images: for a text tower alone, the checkpoint whose images it searches. revision, images_revision: of a hub id.
     precision: "fp32", "int8", or "auto", which takes int8 for each tower that agrees with its float32 form in it, else
     float32. In an int8 tower, matrices that 8 bits harm too much stay float32. `say` hears each step as a line.
     Raises CheckpointError, or FidelityError if a tower does not agree with its reference; `to` is then as it was.
@@ -57,7 +58,8 @@ def bake(
     if entry and entry.id == source and Path(source).is_dir():
         say(f"{source} is the catalogue's; the folder of that name is ./{source}")
     say(f"reading {entry.source if entry else source}")
-    checkpoint = open_checkpoint(source, revision, images or (entry.images if entry else None), say)
+    of_images = images or (entry.images if entry else None)
+    checkpoint = open_checkpoint(source, revision, of_images, say, images_revision)
     with work_folder(to) as work:
         id = entry.id if entry and images in (None, entry.images) else None  # other images are another model
         manifest = replace(bake_into(work, checkpoint, precision, say), id=id)
@@ -72,7 +74,11 @@ def bake(
 
 
 def open_checkpoint(
-    source: str, revision: str | None = None, images: str | None = None, say: Say = silent
+    source: str,
+    revision: str | None = None,
+    images: str | None = None,
+    say: Say = silent,
+    images_revision: str | None = None,
 ) -> Checkpoint:
     """Find or fetch the checkpoint, and check that it can be baked; a text tower with the checkpoint of its images.
 
@@ -80,17 +86,19 @@ def open_checkpoint(
     """
     found = read_source(source, revision)
     if isinstance(found, TextCheckpoint):
-        return with_images(found, images, say)
-    if images:
-        raise CheckpointError(f"--images {images} goes with a text tower alone; {source} has an image tower")
+        return with_images(found, images, images_revision, say)
+    if images or images_revision:
+        given = f"--images {images}" if images else f"--images-revision {images_revision}"
+        raise CheckpointError(f"{given} goes with a text tower alone; {source} has an image tower")
     return found
 
 
-def read_source(source: str, revision: str | None) -> Checkpoint | TextCheckpoint:
+def read_source(source: str, revision: str | None, option: str = "--revision") -> Checkpoint | TextCheckpoint:
+    """The checkpoint of a hub id, of its revision, or of a folder. option: which gave the revision."""
     entry = entry_of(source)
     if entry is None and Path(source).is_dir():
         if revision:
-            raise CheckpointError(f"--revision {revision} goes with a hub id; {source} is a folder")
+            raise CheckpointError(f"{option} {revision} goes with a hub id; {source} is a folder")
         return read_checkpoint(Path(source), source, None)
     from .hub import fetch
 
@@ -99,13 +107,13 @@ def read_source(source: str, revision: str | None) -> Checkpoint | TextCheckpoin
     return read_checkpoint(root, hub_id, commit)
 
 
-def with_images(text: TextCheckpoint, images: str | None, say: Say) -> Checkpoint:
+def with_images(text: TextCheckpoint, images: str | None, revision: str | None, say: Say) -> Checkpoint:
     """The text tower with the image tower of the checkpoint `images`. Raises CheckpointError where they do not fit."""
     source = text.source.id
     if not images:
         say(f"{source} is a text tower; its images are those of {IMAGES}, as --images says none")
     say(f"reading {images or IMAGES} for its image tower")
-    other = read_source(images or IMAGES, None)
+    other = read_source(images or IMAGES, revision, "--images-revision")
     if isinstance(other, TextCheckpoint):
         raise CheckpointError(
             f"{images} is a text tower, as {source} is; expected a checkpoint with images in --images"

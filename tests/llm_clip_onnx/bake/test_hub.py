@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -23,7 +24,7 @@ from llm_clip_onnx.bake import layout
 from llm_clip_onnx.bake.hub import reason
 from llm_clip_onnx.bake.layout import needed_files
 from llm_clip_onnx.errors import CheckpointError
-from llm_clip_onnx.model_dir import Source, read_manifest
+from llm_clip_onnx.model_dir import Source, read_manifest, rebake_hint
 from open_clip_checkpoint import write_open_clip
 from patience import PATIENCE_S
 from random_checkpoint import TINY, write_checkpoint
@@ -173,6 +174,26 @@ def test_of_a_text_tower_the_three_modules_are_fetched(plain, tmp_path):
     weights = ("model.safetensors", "2_Dense/model.safetensors")
     assert manifest.source == Source(ID, COMMIT, {name: sha256(folder / name) for name in weights}, None)
     assert manifest.images == Source(str(plain), None, {weights[0]: sha256(plain / weights[0])}, None)
+
+
+def test_the_images_of_a_text_tower_have_a_revision_of_their_own_which_is_kept(hub, plain, tmp_path):
+    text = str(write_text_tower(tmp_path / "text", TINY_TEXT))
+    result = bake(tmp_path, hub.url, text, "--images", ID, "--images-revision", "main")
+    assert result.returncode == 0, result.stderr
+    assert hub.requests[0].path == f"/api/models/{ID}/revision/main"
+    path = tmp_path / "out" / "model"
+    manifest = read_manifest(path)
+    expected = Source(ID, COMMIT, {"model.safetensors": sha256(hub.folder / "model.safetensors")}, None)
+    assert manifest.images == expected
+    assert rebake_hint(path, manifest) == (
+        f"bake again with llm clip bake {text} --images {ID} --images-revision {COMMIT} --to {path} --force"
+    )
+    both = replace(manifest, source=Source("owner/text", "0123", {}, None))
+    assert "llm clip bake owner/text --revision 0123 --images " in rebake_hint(path, both)
+    folder = bake(tmp_path, hub.url, text, "--images", str(plain), "--images-revision", "main", "--force")
+    assert f"--images-revision main goes with a hub id; {plain} is a folder" in folder.stderr
+    alone = bake(tmp_path, hub.url, str(plain), "--images-revision", "main", "--force")
+    assert f"--images-revision main goes with a text tower alone; {plain} has an image tower" in alone.stderr
 
 
 def test_a_text_tower_that_cannot_be_baked_is_refused_before_its_weights_are_fetched(plain, tmp_path):
