@@ -38,7 +38,7 @@ from ..sql.search import MAX_K, collection_engine, embed_query, open_collection,
 from .places import page_of, read_thumbnails
 
 K = 100
-LIKE, LIKE_ID, LIKE_K = "_like", "_like_id", "_like_k"
+LIKE, LIKE_ID, LIKE_K, LIKE_MODEL = "_like", "_like_id", "_like_k", "_like_model"
 LIKE_COLLECTION, LIKE_COLUMN = "_like_collection", "_like_column"
 SAMPLE_ROWS = 20  # of a table without a configured collection: a column of vectors has one in them
 
@@ -54,14 +54,16 @@ async def like_filter(datasette, request, database: str, table: str) -> FilterAr
         terms = read_terms(request.args)
         k = read_number(LIKE_K, request.args.get(LIKE_K) or str(K), 1, MAX_K)
         of, is_named = await open_for(datasette, request, database, table)
-        hits = await nearest_rows(datasette, database, of, terms, k)
+        model = request.args.get(LIKE_MODEL) or ""
+        hits = await nearest_rows(datasette, database, of, terms, k, model)
     except WITH_SENTENCE as error:
         raise failure(error) from error
     among = ",".join(str(hit.rowid) for hit in hits)
     said = f"the row is among the {k:,} nearest to {query.format_query(terms)} (in the table's order, not ranked)"
     above = None
     if is_named and not is_1(datasette):
-        above = description_with_link(datasette, database, table, ranked_rows(datasette, database, of.name, terms))
+        ranked = ranked_rows(datasette, database, of.name, terms, model)
+        above = description_with_link(datasette, database, table, ranked)
     return FilterArguments([f"rowid in ({among})"], human_descriptions=[said], extra_context=above)
 
 
@@ -147,8 +149,13 @@ def is_vector_blob(value: object) -> bool:
         return bool(sizes.max() < 1e4 and 2 * np.count_nonzero(sizes > 1e-8) > len(sizes))  # not if one is NaN
 
 
-async def nearest_rows(datasette, database: str, of: Collection, terms: Sequence[Term], k: int) -> list[search.Hit]:
-    """The k rows of a collection nearest to a query. Raises ClipError and Crowded."""
+async def nearest_rows(
+    datasette, database: str, of: Collection, terms: Sequence[Term], k: int, model_id: str = ""
+) -> list[search.Hit]:
+    """The k rows of a collection nearest to a query. model_id: as `asked` of collection_engine.
+
+    Raises ClipError and Crowded.
+    """
     config, db, limit_ms = (
         config_of(datasette),
         datasette.get_database(database),
@@ -156,7 +163,7 @@ async def nearest_rows(datasette, database: str, of: Collection, terms: Sequence
     )
 
     def embed(stored):
-        _, engine = collection_engine(config, of)
+        _, engine = collection_engine(config, of, model_id)
         return embed_query(engine, config, terms, stored, partial(engine.embed_item, orient=of.orient))
 
     def find(conn, embedding):
@@ -192,13 +199,14 @@ async def ranked_link(datasette, request, database: str, table: str) -> tuple[st
     name = request.args.get(LIKE_COLLECTION) or (names[0] if len(names) == 1 else None)
     if name is None or name not in names:
         return None
-    return ranked_rows(datasette, database, name, terms)
+    return ranked_rows(datasette, database, name, terms, request.args.get(LIKE_MODEL) or "")
 
 
-def ranked_rows(datasette, database: str, name: str, terms: Sequence[Term]) -> tuple[str, str]:
+def ranked_rows(datasette, database: str, name: str, terms: Sequence[Term], model: str) -> tuple[str, str]:
     """The path and label of the search page of a collection with the rows nearest to a query, ranked."""
     text = query.format_query(terms)
-    return f"{search_path(datasette, database, name)}?{urlencode({'q': text})}", f"Rank by likeness to {text}"
+    fields = {"q": text} | ({"model": model} if model else {})
+    return f"{search_path(datasette, database, name)}?{urlencode(fields)}", f"Rank by likeness to {text}"
 
 
 def description_with_link(datasette, database: str, table: str, ranked: tuple[str, str]) -> dict:
