@@ -81,7 +81,7 @@ lock: .venv-lock/ready
 	printf '%s\n' pip torch torchvision > .venv-lock/reference.txt
 	printf '%s\n' pip $(NOT_IN_SERVING) > .venv-lock/serving.txt
 	$(LOCK) --excludes .venv-lock/serving.txt --extra open-clip -o deploy/requirements.txt
-	$(LOCK) --excludes .venv-lock/bake.txt --extra bake --extra labels --extra open-clip -o deploy/requirements-bake.txt
+	$(LOCK) --excludes .venv-lock/bake.txt --extra bake --extra labels -o deploy/requirements-bake.txt
 	$(LOCK) --excludes .venv-lock/reference.txt --extra reference --extra labels -o deploy/requirements-reference.txt
 
 # Of the code the model alone: no other edit bakes again, nor does a new environment.

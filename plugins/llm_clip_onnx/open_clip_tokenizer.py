@@ -31,12 +31,7 @@ def open_reader(
     It reads MAX_CHARACTERS of a text, and raises InputError for an image in base64. ftfy makes a lone surrogate U+FFFD.
     Raises ModelDirError if ftfy is not installed.
     """
-    try:
-        from ftfy import fix_text
-    except ImportError as error:
-        raise ModelDirError(
-            f"a model of open_clip needs ftfy to read texts: pip install 'datasette-clip[{EXTRA}]'"
-        ) from error
+    fix_text = import_fix_text()
     words = pre_tokenizers.Split(Regex(WORDS.format(start=start, end=end)), behavior="removed", invert=True)
     bpe = Bpe(models.BPE.from_file(str(vocab), str(merges), unk_token=end, end_of_word_suffix="</w>"))
     bpe.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(False, use_regex=False)])
@@ -55,6 +50,17 @@ def open_reader(
         return np.array([first, *ids[: context_length - 2], last], np.int64)
 
     return read
+
+
+def import_fix_text() -> Callable[[str], str]:
+    """ftfy's function that mends a text. Raises ModelDirError if ftfy is not installed."""
+    try:
+        from ftfy import fix_text
+    except ImportError as error:
+        raise ModelDirError(
+            f"a model of open_clip needs ftfy to read texts: pip install 'datasette-clip[{EXTRA}]'"
+        ) from error
+    return fix_text
 
 
 def clean(text: str, fix_text: Callable[[str], str]) -> str:

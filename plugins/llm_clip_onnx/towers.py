@@ -64,7 +64,11 @@ def multiplies_signed(probe: Path) -> bool:
 
 
 def run_text(tower: onnxruntime.InferenceSession, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-    """ids [n, t] int64, shorter rows filled up with <|endoftext|>, to embeddings [n, embed_dim] float32."""
+    """ids [n, t] int64 to embeddings [n, embed_dim] float32.
+
+    Texts of several lengths fit into one call only of a CLIP, whose shorter rows are filled up with <|endoftext|>.
+    A DistilBERT has no mask of padding. A SigLIP's reader makes all rows equally long.
+    """
     return run_one(tower, "ids", ids)
 
 

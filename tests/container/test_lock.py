@@ -13,12 +13,13 @@ from conftest import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
+SERVING = PROJECT["dependencies"] + EXTRAS["open-clip"]
 LOCKS = {
-    "requirements.txt": PROJECT["dependencies"],
-    "requirements-bake.txt": PROJECT["dependencies"] + EXTRAS["bake"] + EXTRAS["labels"],
-    "requirements-reference.txt": PROJECT["dependencies"] + EXTRAS["reference"],
+    "requirements.txt": SERVING,
+    "requirements-bake.txt": SERVING + EXTRAS["bake"] + EXTRAS["labels"],
+    "requirements-reference.txt": SERVING + EXTRAS["bake"] + EXTRAS["reference"],
 }
-UNLOCKED = {"datasette-clip", "torch", "torchvision"}  # this project, and packages from PyTorch's own index
+UNLOCKED = {"datasette-clip", "torch", "torchvision"}  # this project's extras, and packages from PyTorch's own index
 
 
 @pytest.mark.parametrize("name", LOCKS)

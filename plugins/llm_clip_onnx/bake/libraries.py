@@ -112,13 +112,12 @@ def open_clip_embeddings(
     return {kind: np.stack(found) for kind, found in embeddings.items()}
 
 
-def transformers_embeddings(
-    text: Checkpoint, of_images: Checkpoint, images: list[bytes]
-) -> dict[str, NDArray[np.float32]]:
+def transformers_embeddings(text: Checkpoint, of_images: Checkpoint, images: list[bytes]) -> dict[str, NDArray]:
     """transformers' embeddings of the fixed inputs by a SigLIP, [n, embed_dim] float32 each, and its probabilities.
 
-    These are [images, texts]. The texts are canonical before its tokenizer reads them, because its tokenizers leave
-    case or punctuation in them. Raises CheckpointError for a checkpoint that is no SigLIP, or that it cannot load.
+    The probabilities are [images, texts] float64. The texts are canonical before its tokenizer reads them, because its
+    tokenizers leave case or punctuation in them. Raises CheckpointError for a checkpoint that is no SigLIP, or that it
+    cannot load.
     """
     import torch
     from transformers import AutoModel, SiglipImageProcessorPil, SiglipModel
@@ -129,10 +128,9 @@ def transformers_embeddings(
         model = AutoModel.from_pretrained(text.source, revision=text.revision, dtype=torch.float32).eval()
         processor = SiglipImageProcessorPil.from_pretrained(text.source, revision=text.revision)
         tokenizer = siglip_tokenizer(text)
-    except Exception as error:  # it raises many kinds, with many lines
+    except Exception as error:  # it raises many kinds
         raise CheckpointError(
-            f"transformers cannot load {text.source}: {shortened(str(error).splitlines()[0])}; --checkpoint says where "
-            "it is now"
+            f"transformers cannot load {text.source}: {shortened(error)}; --checkpoint says where it is now"
         ) from error
     if not isinstance(model, SiglipModel):
         raise CheckpointError(f"{text.source} is no SigLIP but a {type(model).__name__}; expected --reference own")
@@ -145,7 +143,7 @@ def transformers_embeddings(
     return {
         "text": found.text_model_output.pooler_output.numpy(),
         "image": found.vision_model_output.pooler_output.numpy(),
-        "probabilities": torch.sigmoid(found.logits_per_image).numpy(),
+        "probabilities": torch.sigmoid(found.logits_per_image.double()).numpy(),  # in float32 0 below -104
     }
 
 

@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tomllib
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -19,12 +20,14 @@ from huggingface_hub.constants import ENDPOINT
 from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 from safetensors.numpy import load_file, save_file
 
+from conftest import ROOT
 from hub_standin import COMMIT, Cut, HubStandIn, Refusal, Request
-from llm_clip_onnx.bake import layout
+from llm_clip_onnx.bake import families, layout
 from llm_clip_onnx.bake.hub import reason
 from llm_clip_onnx.bake.layout import needed_files
-from llm_clip_onnx.errors import CheckpointError
+from llm_clip_onnx.errors import CheckpointError, ModelDirError
 from llm_clip_onnx.model_dir import Source, read_manifest, rebake_hint
+from llm_clip_onnx.open_clip_tokenizer import EXTRA
 from open_clip_checkpoint import write_open_clip
 from patience import PATIENCE_S
 from random_checkpoint import TINY, write_checkpoint
@@ -459,6 +462,27 @@ def test_pickled_weights_are_not_fetched_where_torch_is_not(monkeypatch):
     monkeypatch.setattr(layout.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(CheckpointError, match=r"the weights are in pytorch_model.bin, which only torch reads"):
         needed_files({"config.json", "pytorch_model.bin"}, PurePosixPath(""), get=None, source=ID)
+
+
+def test_what_open_clips_layout_needs_here_is_missed_before_its_weights_are_fetched(open_clip, monkeypatch):
+    """The files are named before they are fetched, so what is raised here is raised before."""
+    names, config = {"open_clip_config.json", "open_clip_model.safetensors"}, open_clip / "open_clip_config.json"
+    monkeypatch.setattr(families.open_clip, "merges_of_package", lambda: [])
+    with pytest.raises(
+        CheckpointError, match=r"^owner/name: CLIP's merges.txt is needed, which open_clip has in itself"
+    ):
+        families.open_clip.needed_files(names, config, "owner/name")
+    wanted = families.open_clip.needed_files(names | {"merges.txt"}, config, "owner/name")
+    assert wanted == ["open_clip_model.safetensors", "merges.txt"]
+    monkeypatch.setitem(sys.modules, "ftfy", None)
+    with pytest.raises(ModelDirError, match=r"needs ftfy to read texts: pip install 'datasette-clip\[open-clip\]'$"):
+        families.open_clip.needed_files(names | {"merges.txt"}, config, "owner/name")
+
+
+def test_the_extra_bake_brings_what_open_clips_layout_needs():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert f"datasette-clip[{EXTRA}]" in extras["bake"]
+    assert [each.split(">")[0] for each in extras[EXTRA]] == ["ftfy"]
 
 
 def test_a_siglip_is_fetched_and_baked(tmp_path):

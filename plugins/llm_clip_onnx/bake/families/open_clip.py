@@ -16,6 +16,7 @@ from PIL import Image
 
 from ...errors import CheckpointError, shortened
 from ...model_dir import Preprocess, Source, Tokens, sha256_of
+from ...open_clip_tokenizer import import_fix_text
 from ..checkpoint import Checkpoint, check_shapes, clip_checkpoint
 from ..image_processor import three_numbers
 from ..keys import misfit, unfollowed
@@ -117,8 +118,13 @@ def read_checkpoint(root: Path, source: str, commit: str | None) -> Checkpoint:
 
 
 def needed_files(names: set[str], config: Path, source: str) -> list[str]:
-    """Names of the files that a bake needs, of a repository's files `names`. Raises CheckpointError as read_config."""
+    """Names of the files that a bake needs, of a repository's files `names`.
+
+    Raises CheckpointError as read_config, and where torch or CLIP's merges are missing, ModelDirError where ftfy is.
+    """
     read_config(config, source)
+    require_merges(names, source)
+    import_fix_text()
     weights = weights_name(names, source)
     if weights == PICKLE:
         require_torch(source, PICKLE)
