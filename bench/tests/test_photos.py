@@ -8,7 +8,7 @@ import sys
 import pytest
 from PIL import Image
 
-from bench.photos import beside_rclip, inputs
+from bench.photos import beside_rclip, bulk, inputs
 
 
 def test_photos_that_repeat_differ_as_files_and_are_jpegs(tmp_path, monkeypatch):
@@ -53,3 +53,52 @@ def test_ours_are_measured_alone_where_rclip_is_not_installed(tiny_dir, tmp_path
         "large": size | results,
     }
     assert "\nrclip: not installed\n" in beside_rclip.table(facts | more)
+
+
+def slower_by_the_photo(embed):
+    """A second more for each photo, so that a busy machine cannot turn the order of two folders."""
+
+    def slower(self, photos):
+        figures, seconds = embed(self, photos), len(list(photos.iterdir()))
+        return figures | {name: figures[name] + seconds for name in ("wall_s", "cpu_s")}
+
+    return slower
+
+
+def test_photos_a_second_are_those_beyond_the_start_and_a_peer_that_fails_is_named(tiny_dir, tmp_path, monkeypatch):
+    for folder in bulk.OURS.values():
+        (tmp_path / folder).symlink_to(tiny_dir)
+    monkeypatch.setitem(bulk.PEERS, "rclip", "/bin/false")
+    monkeypatch.setattr(bulk, "FEW", 2)
+    few, photos = (inputs.write_photos(tmp_path / f"photos{n}", 64, 48, n) for n in (2, 12))
+    monkeypatch.setattr(bulk.Contestant, "embed", slower_by_the_photo(bulk.Contestant.embed))
+    contestants = [bulk.Contestant(name, tmp_path) for name in (*bulk.OURS, "rclip")]
+    results = bulk.measure_folder(contestants, few, photos, 1, cores=2)
+    assert results["why"] == {"rclip": "false ended with 1: "}
+    assert results["medians"].keys() == bulk.OURS.keys()
+    figures = results["medians"]["ours"]
+    assert figures.keys() == bulk.TITLES.keys()
+    beyond_s = figures["wall_s"] - figures["few_wall_s"]
+    assert figures["per_s"] == pytest.approx(10 / beyond_s)
+    assert figures["busy_percent"] == pytest.approx(figures["cpu_ms"] / 1000 * 10 / beyond_s / 2 * 100)
+    assert results["worst_cosine"] == pytest.approx(1)
+    steps_ms = bulk.steps_of(photos, contestants[0])
+    assert steps_ms.keys() == bulk.STEPS.keys()
+    assert min(steps_ms.values()) > 0
+    folder = {"width": 64, "height": 48, "count": 12, "steps_ms": steps_ms} | results
+    machine = {"cpu": "a", "cpu_flags": "b", "cores": 2, "load_average_at_start": 0.1}
+    facts = {"date": "today", "command": "python -m bench", "machine": machine, "model": "tiny", "rounds": 1}
+    lines = bulk.table(facts | {"why": results["why"], "small": folder, "large": folder}).splitlines()
+    assert "rclip: false ended with 1: " in lines
+    assert lines[1].startswith("photos a second ")
+
+
+def test_embeddings_of_another_model_are_no_peers(tiny_dir, demo_dir, tmp_path):
+    for folder, model in zip(bulk.OURS.values(), (tiny_dir, demo_dir)):
+        (tmp_path / folder).symlink_to(model)
+    photos = inputs.write_photos(tmp_path / "photos", 64, 48, 2)
+    contestants = [bulk.Contestant(name, tmp_path) for name in bulk.OURS]
+    for one in contestants:
+        one.embed(photos)
+    with pytest.raises(RuntimeError, match=r"^ours, float32: cosine -?0\.\d+ to ours of one photo, expected 0\.98$"):
+        bulk.checked_cosine(contestants)
