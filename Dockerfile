@@ -26,7 +26,7 @@ ARG LABELS=imagenet
 ARG HF_ENDPOINT
 # 0 skips the comparison with another library, and with it the download of torch; the bake's own checks are never skipped.
 ARG VERIFY=1
-# That library: own is the one that the model is for, llm-clip, sentence-transformers or open_clip.
+# That library: own is the one that the model is for, llm-clip, sentence-transformers, open_clip or transformers.
 ARG REFERENCE=own
 # From the index without CUDA; of one release, for torchvision imports beside no other torch.
 ARG TORCH="torch==2.13.0 torchvision==0.28.0 --index-url https://download.pytorch.org/whl/cpu"

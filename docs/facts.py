@@ -112,7 +112,8 @@ BUILD_ARGUMENTS = {
     "LABELS": "[label sets](label-sets.md), with spaces: `imagenet`, `demo/emoji.txt`, files in `deploy/labels/`; "
     "of several models only `clip` gets `imagenet`, and those that are named: `imagenet@datacomp-b32-256`",
     "VERIFY": "`0` skips the comparison with another library, and the download of torch for it",
-    "REFERENCE": "that library: `llm-clip`, `sentence-transformers`, `open_clip`, or `own`, which the model is for",
+    "REFERENCE": "that library: `llm-clip`, `sentence-transformers`, `open_clip`, `transformers`, or `own`, which the "
+    "model is for",
     "HF_ENDPOINT": "a mirror of the hub",
     "SLEEP_AFTER": "the idle time after which the server [exits](#sleep); empty: never",
     "TORCH": "what pip installs for the comparison",

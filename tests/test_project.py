@@ -106,7 +106,7 @@ def test_only_commands_know_the_bake():
 def test_onnx_safetensors_hub_and_torch_are_only_in_the_bake():
     for module in ("onnx", "safetensors", "huggingface_hub", "torch"):
         assert all(name.startswith("llm_clip_onnx/bake/") for name in importers(module)), module
-    assert importers("llm_clip") == importers("sentence_transformers") == {"llm_clip_onnx/bake/verify.py"}
+    assert importers("llm_clip") == importers("sentence_transformers") == {"llm_clip_onnx/bake/libraries.py"}
 
 
 WITHOUT_ONNXRUNTIME = """

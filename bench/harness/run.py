@@ -56,6 +56,9 @@ class Bench(NamedTuple):
 STACKS = (".venv-recipe", ".venv-ours", ".venv-bare")
 BENCHES = {
     "fidelity": Bench("bench.embedding.fidelity", "how close 8-bit towers stay to float32 ones", quick="--quick"),
+    "thumbnails": Bench(
+        "bench.embedding.thumbnails", "how close vectors of thumbnails stay to those of the photos", quick="--quick"
+    ),
     "peers": Bench(
         "bench.embedding.peers",
         "embedding beside the libraries people would pick instead",

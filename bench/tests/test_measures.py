@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import clients
-from bench.embedding import fidelity, growth
+from bench.embedding import fidelity, growth, thumbnails
 from bench.harness import ROOT
 from bench.server import cold_start
 from listening import free_port
@@ -66,3 +69,24 @@ def test_fidelity_is_not_measured_of_a_tower_that_is_not_baked_so(monkeypatch, t
     monkeypatch.setattr(fidelity.fidelity, "INT8_MINIMUM", {"text": 0.9999, "image": 0.9999})
     with pytest.raises(RuntimeError, match=r"^text tower: a bake would keep matrices float32"):
         fidelity.measure_checkpoint(ROOT / "demo/checkpoint", tmp_path)
+
+
+def test_thumbnails_are_compared_with_the_photos_they_are_of():
+    [photo_] = thumbnails.photos([saved(Image.new("RGB", (80, 80), "red"), "PNG")], 640, 480)
+    image, small = (Image.open(io.BytesIO(content)) for content in (photo_, thumbnails.thumbnail_of(photo_)))
+    assert (image.size, small.size, small.format) == ((640, 480), (320, 240), "WEBP")
+    for one, middle in ((image, (320, 240)), (small, (160, 120))):
+        red, green, _ = one.getpixel(middle)
+        assert red > 200 > 60 > green
+    vectors = np.eye(12, dtype=np.float32) * 3 + np.arange(144, dtype=np.float32).reshape(12, 12) / 144
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    same = thumbnails.agreement(vectors, vectors, vectors)
+    assert (same["mean"], same["worst"]) == (pytest.approx(1), pytest.approx(1))
+    assert [same[key] for key in ("nearest", "ten", "ten_by_text", "photo_recall", "thumbnail_recall")] == [100] * 5
+    changed = vectors.copy()
+    changed[0] = -vectors[0]
+    worse = thumbnails.agreement(vectors, changed, vectors)
+    assert worse["worst"] == pytest.approx(-1)
+    assert worse["mean"] == pytest.approx(10 / 12)
+    assert worse["thumbnail_recall"] == pytest.approx(1100 / 12)
+    assert worse["photo_recall"] == 100 > worse["ten"]

@@ -230,6 +230,14 @@ def embed_dim_of(conn: Connection, table: str, vector: str, condition: str = "")
     return sizes[0][0] // 4 if sizes else None
 
 
+def incomparable(name: str, own: str, asked: str) -> str:
+    """The sentence about a model that may not embed queries for a collection of another."""
+    return (
+        f"collection {cited(name)} holds vectors of model {cited(own)}, and {cited(asked)} is asked, whose vectors "
+        "cannot be compared with them"
+    )
+
+
 def check_model(collection: Collection, model_id: str, embed_dim: int) -> None:
     """Raises InputError if another model made the vectors, VectorError if they have another size.
 

@@ -13,7 +13,7 @@ from llm_clip_onnx import models
 from llm_clip_onnx.errors import InputError, ModelDirError, cited
 from llm_clip_onnx.model_dir import default_path, read_manifest
 
-from .collection import columns_of, has_llm_tables, open_collection, rows
+from .collection import columns_of, has_llm_tables, incomparable, open_collection, rows
 from .index.build import connect
 
 
@@ -38,8 +38,13 @@ def id_for_new(path: Path) -> str:
     return usual if models.members_of(path) else models.catalogue_id(path) or usual
 
 
-def model_to_search(model_dir: Path | None, database: Path, collection: str) -> tuple[str, Path]:
-    """The id of a collection's model and its directory. Raises InputError if it is not here, and as chosen_model."""
+def model_to_search(
+    model_dir: Path | None, database: Path, collection: str, named: str | None = None
+) -> tuple[str, Path]:
+    """The id of a collection's model, and the directory of the model that embeds queries: that one, or `named`.
+
+    Raises InputError if one of them is not here, or if their vectors cannot be compared, and as chosen_model.
+    """
     path = model_dir or default_path()
     known = model_of_collection(database, collection)
     if known is not None and known not in models.directories(path):
@@ -47,7 +52,13 @@ def model_to_search(model_dir: Path | None, database: Path, collection: str) -> 
             f"the collection {cited(collection)} is of the model {cited(known)}, which is not in {path}; "
             f"{models.listed(models.ids(path))}"
         )
-    return chosen_model(model_dir, database, collection)
+    own, directory = chosen_model(model_dir, database, collection)
+    if named in (None, own):
+        return own, directory
+    asked = models.path_of(named, path)
+    if not models.exchangeable(read_manifest(directory), read_manifest(asked)):
+        raise InputError(incomparable(collection, own, named))
+    return own, asked
 
 
 def model_of_collection(database: Path, name: str) -> str | None:

@@ -70,6 +70,7 @@ def serve(
 @click.argument("collection")
 @click.argument("query", required=False)
 @existing_database
+@click.option("--model", "model_id", help="Model whose vectors can be compared [default: the collection's]")
 @click.option("--model-dir", type=click.Path(path_type=Path), help="Model directory [default: $CLIP_MODEL_DIR, ...]")
 @click.option("-n", "--number", type=click.IntRange(1, 10_000), default=10, show_default=True, help="Rows to print")
 @click.option(
@@ -87,6 +88,7 @@ def search(
     collection: str,
     query: str | None,
     database: Path | None,
+    model_id: str | None,
     model_dir: Path | None,
     number: int,
     images: tuple[Path, ...],
@@ -108,9 +110,10 @@ def search(
     from .photo_search import find_collection, find_rows, read_terms
 
     file, terms = find_collection(collection, database), read_terms(query, images, likes)
-    model_id, path = model_to_search(model_dir, file.database, file.name)
+    own, path = model_to_search(model_dir, file.database, file.name, model_id)
     engine = Engine(path, OWN_MACHINE)
-    rows = find_rows(file, terms, number, engine.embed_item, engine.manifest.embed_dim, model_id)
+    is_own = model_id in (None, own)
+    rows = find_rows(file, terms, number, engine.embed_item, engine.manifest.embed_dim, own, is_own)
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     elif paths or null:

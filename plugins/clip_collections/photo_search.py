@@ -104,10 +104,13 @@ def find_rows(
     embed_item: EmbedItem,
     dim: int,
     model_id: str = MODEL_ID,
+    is_own: bool = True,
 ) -> list[dict]:
     """The rows most like the terms, best first: {"id", "score", "path", "metadata"}, path None if it is not known.
 
-    Each has "floor" too, the score below which a match is weak, if the terms are words and it was measured.
+    model_id: of the collection's vectors. is_own: False if `embed_item` is another model's; the floor was measured with
+    the collection's own. Each row has "floor" too, the score below which a match is weak, if the terms are words and it
+    was measured.
     Raises InputError and VectorError.
     """
     with closing(connect(str(file.database), reads_only=True)) as conn:
@@ -116,8 +119,8 @@ def find_rows(
         embed = partial(embed_term, conn, collection, lambda item: embed_item(item, collection.orient), dim)
         embedding = query.combine(terms, embed)
         hits = search.search(conn, collection, embedding, count)
-        is_of_words = all(term.kind == "text" for term in terms)
-        floor = floor_of(conn, collection, embedding) if is_of_words else None
+        has_floor = is_own and all(term.kind == "text" for term in terms)
+        floor = floor_of(conn, collection, embedding) if has_floor else None
         metadata = {hit.id: metadata_of(conn, collection, hit.id) for hit in hits}
     return [
         {

@@ -1,12 +1,11 @@
-"""Writes a folder that can be deployed: copies of databases without anything private, the model, and a Dockerfile.
+"""Writes a folder that can be deployed: copies of databases without anything private, the models, and a Dockerfile.
 
-In a clone the folder is what the clone's own Dockerfile needs, which bakes the model again. Elsewhere it has a smaller
-Dockerfile, which installs this version and copies the model directory.
+In a clone the folder is what the clone's own Dockerfile needs, which bakes the models again. Elsewhere it has a smaller
+Dockerfile, which installs this version and copies the model directories.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -16,7 +15,6 @@ import shutil
 import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
 
@@ -27,15 +25,13 @@ from llm_clip_onnx import __version__
 from llm_clip_onnx.errors import InputError, cited, counted
 from llm_clip_onnx.images.limits import OWN_MACHINE
 from llm_clip_onnx.images.preprocess import open_image
-from llm_clip_onnx.model_dir import MANIFEST, Manifest, Source, read_manifest
 
 from .collection import columns_of, llm_collection_names, open_collection, rows
 from .entry import read_file
 from .index import build
 from .photo_folders import PhotoFolder, folders_of, home, path_within
+from .published_models import CLONE, DEMO, Served, build_arguments, copy_models, reads_as_open_clip
 
-CLONE = Path(__file__).parents[2]
-DEMO = Path("demo/checkpoint")
 PUBLISHED = Path(__file__).parent / "published"
 OF_CLONE = (  # what .dockerignore lets through, and what it needs beside that
     *("Dockerfile", ".dockerignore", "fly.toml", "pyproject.toml", "README.md", "LICENSE", "metadata.json"),
@@ -63,10 +59,10 @@ def is_clone() -> bool:
 
 
 def publish(
-    databases: Iterable[Path], photos: Sequence[PhotoFolder], model_dir: Path, to: Path, with_originals: bool
+    databases: Iterable[Path], photos: Sequence[PhotoFolder], served: Served, to: Path, with_originals: bool
 ) -> None:
-    """Write the folder `to`, which check_destination has allowed."""
-    place = copy_clone(model_dir, to) if is_clone() else copy_package(model_dir, to)
+    """Write the folder `to`, which check_destination has allowed. served: the models by their ids."""
+    place = copy_clone(served, to) if is_clone() else copy_package(served, to)
     for database, name in public_names(databases).items():
         originals = folders_to_show(database, photos) if with_originals else []
         publish_database(database, place / f"{name}.db", originals)
@@ -110,24 +106,38 @@ def public_names(databases: Iterable[Path]) -> dict[Path, str]:
     return names
 
 
-def copy_clone(model_dir: Path, to: Path) -> Path:
-    """Copy what the clone's Dockerfile needs, to bake the same model. Returns the folder of databases."""
+def copy_clone(served: Served, to: Path) -> Path:
+    """Copy what the clone's Dockerfile needs, to bake the same models. Returns the folder of databases."""
     for name in OF_CLONE:
         (to / name).parent.mkdir(parents=True, exist_ok=True)
         if (CLONE / name).is_dir():
             shutil.copytree(CLONE / name, to / name, ignore=NOT_COPIED, dirs_exist_ok=True)
         else:
             shutil.copy(CLONE / name, to / name)
-    arguments = bake_arguments(read_manifest(model_dir), to)
+    arguments = build_arguments(served, to)
     toml, dockerfile = to / "fly.toml", to / "Dockerfile"
+    give_memory(served, toml)
     lines = "\n".join(f"  {name} = {json.dumps(value)}" for name, value in arguments.items())
     without_name = toml.read_text().replace(line_of("app =", toml) + "\n", "")  # it is that of the clone's own server
     toml.write_text(without_name.replace(line_of("  CLIP_MODEL =", toml), lines))
     for name, value in arguments.items():  # so that docker build needs no arguments
         dockerfile.write_text(
-            dockerfile.read_text().replace(line_of(f"ARG {name}=", dockerfile), f"ARG {name}={value}", 1)
+            dockerfile.read_text().replace(
+                line_of(f"ARG {name}=", dockerfile), f"ARG {name}={quoted_argument(value)}", 1
+            )
         )
     return to / "deploy" / "databases"
+
+
+def quoted_argument(value: str) -> str:
+    """A value as ARG of a Dockerfile has it."""
+    return json.dumps(value) if " " in value else value
+
+
+def give_memory(served: Served, toml: Path) -> None:
+    """Let a machine of several models have twice the memory, because the towers of two are open at once."""
+    if len(served) > 1:
+        toml.write_text(toml.read_text().replace('memory = "512mb"', 'memory = "1gb"'))
 
 
 def line_of(beginning: str, file: Path) -> str:
@@ -135,68 +145,18 @@ def line_of(beginning: str, file: Path) -> str:
     return next(line for line in file.read_text().splitlines() if line.startswith(beginning))
 
 
-def bake_arguments(manifest: Manifest, to: Path) -> dict[str, str]:
-    """The Dockerfile's arguments that bake a model again. A local checkpoint is copied. Raises InputError."""
-    source = manifest.source
-    if source.weights_sha256.get("model.safetensors") == sha256_of(CLONE / DEMO / "model.safetensors"):
-        return {"CLIP_MODEL": DEMO.as_posix(), "LABELS": "demo/emoji.txt", "VERIFY": "0"}
-    arguments = {"CLIP_MODEL": checkpoint_argument(source, to, "")}
-    if source.revision:
-        arguments["CLIP_REVISION"] = source.revision
-    if manifest.images:
-        images = checkpoint_argument(manifest.images, to, "-images")
-        arguments |= {"CLIP_IMAGES": images, "REFERENCE": "sentence-transformers"}
-    if manifest.logit_bias is not None:  # llm clip verify compares no SigLIP yet; prompts of ImageNet take long
-        arguments |= {"VERIFY": "0", "LABELS": ""}
-    return arguments
-
-
-def checkpoint_argument(source: Source, to: Path, suffix: str) -> str:
-    """A checkpoint as the Dockerfile names it. A local one is copied, `suffix` behind its name. Raises InputError."""
-    checkpoint = Path(source.id)
-    if checkpoint.is_dir():
-        name = f"{checkpoint.name}{suffix}"
-        shutil.copytree(checkpoint, to / "deploy" / "checkpoints" / name, dirs_exist_ok=True)
-        return f"deploy/checkpoints/{name}"
-    if checkpoint.is_absolute():
-        raise InputError(f"the model was baked from {source.id}, which is gone: bake it again")
-    return source.id
-
-
-def sha256_of(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def copy_package(model_dir: Path, to: Path) -> Path:
-    """Copy the model and the package's Dockerfile. Returns the folder of databases."""
-    to.mkdir(parents=True, exist_ok=True)
-    (to / "srv").mkdir(exist_ok=True)
-    shutil.copytree(model_dir, to / "model", dirs_exist_ok=True)
-    manifest = read_manifest(model_dir)
-    (to / "model" / MANIFEST).write_text(without_folders(manifest).to_json(), encoding="utf-8")
-    extra = "[open-clip]" if manifest.tokens and manifest.tokens.library == "open_clip" else ""
+def copy_package(served: Served, to: Path) -> Path:
+    """Copy the models and the package's Dockerfile. Returns the folder of databases."""
+    (to / "srv").mkdir(parents=True, exist_ok=True)
+    copy_models(served, to / "model")
+    extra = "[open-clip]" if any(map(reads_as_open_clip, served.values())) else ""
     dockerfile = (PUBLISHED / "Dockerfile").read_text().replace("==VERSION", f"{extra}=={__version__}")
     (to / "Dockerfile").write_text(dockerfile)
     shutil.copy(PUBLISHED / "fly.toml", to)
+    give_memory(served, to / "fly.toml")
     for name in ("metadata.json", "settings.json"):
         shutil.copy(PUBLISHED / name, to / "srv")
     return to / "srv"
-
-
-def without_folders(manifest: Manifest) -> Manifest:
-    """The manifest with the names alone of checkpoints that are folders, which are no one's business."""
-    source, images = public_source(manifest.source), manifest.images and public_source(manifest.images)
-    return replace(manifest, source=source, images=images)
-
-
-def public_source(source: Source) -> Source:
-    return replace(source, id=Path(source.id).name) if is_local(source) else source
-
-
-def is_local(source: Source) -> bool:
-    """True if a checkpoint is a folder, also one that is gone; False for a hub id."""
-    return Path(source.id).is_absolute() or Path(source.id).is_dir()
 
 
 def publish_database(database: Path, to: Path, originals: Sequence[PhotoFolder]) -> None:

@@ -165,7 +165,7 @@ def format_query(terms: Sequence[Term]) -> str:
         weight = "" if abs(term.weight) == 1 else f"{np.format_float_positional(abs(term.weight), trim='-')}*"
         value = term.value if isinstance(term.value, str) else base64.urlsafe_b64encode(term.value).decode().rstrip("=")
         if not UNQUOTED.fullmatch(value):
-            value = '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'
+            value = '"' + value.replace("\\", r"\\").replace('"', r"\"") + '"'
         parts += ["-" if math.copysign(1, term.weight) < 0 else "+", f"{weight}{kind}{value}"]
     return " ".join(parts[1:] if parts[0] == "+" else parts)
 

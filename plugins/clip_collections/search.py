@@ -110,15 +110,14 @@ def search_index(conn: Connection, collection: Collection, index: Index, best: T
             best.offer(fetch_rows(conn, collection, part))
     if allowed is None or len(allowed) > EXACT_ROWS:
         near = shortlist(chunks, index.facts.code, best.unit_query, exact, allowed)
-        compared, size = 0, 4 * best.unit_query.size
+        compared = 0
         expected = dict(zip(near.rowids.tolist(), near.id_crcs.tolist()))
         for part in batches(np.sort(near.rowids[near.rowids <= last])):
             fetched = fetch_rows(conn, collection, part)
             if any(id_crc(id) != expected[rowid] for rowid, id, _ in fetched):
                 warn_once(index, f"rowids of collection {cited(collection.name)} are not those of its index any more")
                 return False
-            compared += sum(is_vector(value, size) for _, _, value in fetched)
-            best.offer(fetched)
+            compared += best.offer(fetched)
         if compared < len(near.rowids) / 2:
             warn_once(index, f"many rows of collection {cited(collection.name)} that its index has are gone")
             return False
@@ -214,13 +213,13 @@ class TopHits:
         self.hits: list[Hit] = []
         self.skipped = 0
 
-    def offer(self, chunk: Sequence[tuple[int, Id, Any]]) -> None:
-        """Compare rows (rowid, id, vector blob) and keep the best."""
+    def offer(self, chunk: Sequence[tuple[int, Id, Any]]) -> int:
+        """Compare rows (rowid, id, vector blob) and keep the best. Returns how many have a vector."""
         size = 4 * self.unit_query.size
         usable = [row for row in chunk if is_vector(row[2], size)]
         self.skipped += len(chunk) - len(usable)
         if not usable:
-            return
+            return 0
         vectors = np.frombuffer(b"".join(blob for _, _, blob in usable), LITTLE_FLOAT32).reshape(-1, size // 4)
         near = self._near(vectors)
         scores = cosines(vectors[near], self.unit_query)
@@ -232,6 +231,7 @@ class TopHits:
         ]
         self.hits.sort(key=sort_key)
         del self.hits[self.wanted :]
+        return len(usable)
 
     def _near(self, vectors: NDArray[np.float32]) -> NDArray[np.intp]:
         """Positions of the vectors that may be among the best, by cosines in float32, which are faster."""

@@ -124,21 +124,14 @@ def publish_photos(
 ) -> None:
     """Embed and index what is new, and write the folder to deploy. Raises ClipError."""
     from .publish import publish
+    from .published_models import needed_models
 
     assert options.publish
     with ExitStack() as stack:
         Follower(only_ours(stack, photos), model_dir, options, stop).look(lambda: None)
         if not stop.is_set():
-            model = published_model(model_dir, photos)
-            publish(databases, photos, model, options.publish, options.with_originals)
-
-
-def published_model(model_dir: Path, photos: Sequence[PhotoFolder]) -> Path:
-    """The directory of the one model that the collections are of. Raises InputError if they are of several."""
-    paths = {chosen_model(model_dir, one.database, one.collection)[1] for one in photos}
-    if len(paths) > 1:
-        raise InputError(f"the collections are of {len(paths)} models; publish those of one model at a time")
-    return paths.pop() if paths else chosen_model(model_dir)[1]
+            served = needed_models(databases, model_dir)
+            publish(databases, photos, served, options.publish, options.with_originals)
 
 
 def prepare(folder: Path, model_dir: Path, options: Options) -> PhotoFolder:

@@ -55,13 +55,13 @@ def prepare_connection(conn, database, datasette):
 
 
 @hookimpl
-def menu_links(datasette, actor):
-    return links.menu(datasette, actor)
+def menu_links(datasette, actor, request):
+    return links.menu(datasette, actor, request)
 
 
 @hookimpl
-def database_actions(datasette, actor, database):
-    return links.actions(datasette, actor, database)
+def database_actions(datasette, actor, database, request):
+    return links.actions(datasette, actor, database, request)
 
 
 @hookimpl

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from datasette.utils import tilde_encode
 
 ABOUT, HEALTH = "/-/clip", "/-/clip/health"
@@ -40,7 +42,13 @@ def original_path(datasette, database: str, collection: str) -> str:
 
 def collection_path(datasette, begins: str, database: str, collection: str) -> str:
     """A path of ours that names a collection, with base_url."""
-    return datasette.urls.path(f"{begins}/{tilde_encode(database)}/{tilde_encode(collection)}")
+    return datasette.urls.path(below(begins, database, collection))
+
+
+@lru_cache(100)  # a table page asks twice for each row
+def below(begins: str, database: str, collection: str) -> str:
+    """A path of ours that names a collection, without base_url."""
+    return f"{begins}/{tilde_encode(database)}/{tilde_encode(collection)}"
 
 
 def is_ours(path: str) -> bool:

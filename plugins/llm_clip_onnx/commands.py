@@ -7,7 +7,7 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,7 +97,7 @@ def models(as_json: bool):
 
 @clip.command(cls=ClipCommand)
 @click.argument("directory", type=click.Path(path_type=Path), required=False)
-@click.option("--json", "as_json", is_flag=True, help="The manifest as it is")
+@click.option("--json", "as_json", is_flag=True, help="The manifest as it is; of several models, a list of them")
 def info(directory: Path | None, as_json: bool):
     "Show what is in a model directory, or which models are in a folder of several"
     from . import models
@@ -105,7 +105,7 @@ def info(directory: Path | None, as_json: bool):
 
     directory = directory or default_path()
     if models.members_of(directory):
-        return list_models(directory)
+        return list_models(directory, as_json)
     manifest = read_manifest(directory)
     if as_json:
         click.echo(manifest.to_json(), nl=False)
@@ -137,16 +137,30 @@ def info(directory: Path | None, as_json: bool):
         click.echo(f"{name:<{width}}  {value}")
 
 
-def list_models(folder: Path) -> None:
-    """Print the id and the directory of each model in a folder of several, and what is wrong with the others."""
-    from . import models
+def list_models(folder: Path, as_json: bool) -> None:
+    """Print the id, the directory and the source of each model in a folder of several, or what is wrong with it."""
+    members = list(member_facts(folder))
+    if as_json:
+        return click.echo(json.dumps(members, indent=2, ensure_ascii=False))
+    width = max(len(member["id"]) for member in members)
+    for member in members:
+        told = member.get("error") or f"{member['directory']}, of {member['source']['id']}"
+        click.echo(f"{member['id']:<{width}}  {told}")
+    return None
 
-    found = models.directories(folder)
-    width = max(map(len, found))
-    for id in models.ids(folder):
-        click.echo(f"{id:<{width}}  {found[id][0]}")
-    for sentence in models.twins(folder):
-        click.echo(sentence, err=True)
+
+def member_facts(folder: Path) -> Iterator[dict]:
+    """{"id", "directory"} of each model directory in a folder of several, with its manifest, or with "error"."""
+    from . import models
+    from .model_dir import read_manifest
+
+    for id, paths in models.directories(folder).items():
+        for path in paths:
+            facts = {"id": id, "directory": str(path)}
+            try:
+                yield read_manifest(models.path_of(id, folder)).to_dict() | facts
+            except ClipError as error:
+                yield facts | {"error": str(error)}
 
 
 def chosen_directory(directory: Path | None) -> Path:
@@ -186,7 +200,7 @@ def label_set_rows(directory: Path, manifest: Manifest) -> list[tuple[str, str]]
 @click.argument("directory", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--reference",
-    type=click.Choice(["own", "llm-clip", "sentence-transformers", "open_clip"]),
+    type=click.Choice(["own", "llm-clip", "sentence-transformers", "open_clip", "transformers"]),
     help="Compare with that library itself, or with the model's own, on the checkpoint that was baked",
 )
 @click.option("--checkpoint", help="Where that checkpoint is now, if not where it was baked from: a hub id or a folder")

@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from . import MODEL_ID, model_dir
+from .catalogue import CATALOGUE
 from .errors import InputError, ModelDirError, cited
 from .model_dir import MANIFEST, Manifest, Source
 
@@ -162,6 +163,19 @@ def image_source(manifest: Manifest) -> Source:
 
 
 def exchangeable(manifest: Manifest, other: Manifest) -> bool:
-    """True if the vectors of two models can be compared: their image towers are of one checkpoint's weights."""
-    one, two = (sorted(image_source(each).weights_sha256.values()) for each in (manifest, other))
-    return one == two and manifest.embed_dim == other.embed_dim
+    """True if the vectors of two models can be compared, because their image towers are the same.
+
+    They are if they come from one checkpoint's files, if the bakes wrote the same files of them and read images in the
+    same way, or if the catalogue says so.
+    """
+    if manifest.embed_dim != other.embed_dim:
+        return False
+    sources = [sorted(image_source(each).weights_sha256.values()) for each in (manifest, other)]
+    towers = [(image_sha256(each), each.preprocess) for each in (manifest, other)]
+    vectors = [{entry.vectors for entry in CATALOGUE if entry.id == each.id} for each in (manifest, other)]
+    return sources[0] == sources[1] or towers[0] == towers[1] or bool(vectors[0] & vectors[1])
+
+
+def image_sha256(manifest: Manifest) -> dict[str, str]:
+    """The sha256 of each file of the baked image tower."""
+    return {name: manifest.files[name].sha256 for name in model_dir.tower_files(manifest, "image", signed=False)}

@@ -18,13 +18,15 @@ import pytest
 from PIL import ExifTags, Image
 
 import clip_collections.publish
-from clip_collections.publish import bake_arguments, check_destination, copy_package, publish_database
+from clip_collections.publish import check_destination, copy_package, publish_database
+from clip_collections.published_models import bake_arguments, build_arguments, needed_models
 from llm_clip_onnx import __version__
 from llm_clip_onnx.errors import InputError
 from llm_clip_onnx.model_dir import MANIFEST, Source, Tokens, read_manifest
 from made_photos import picture
 from nasty import saved
 from serving import environment, run_llm, serving
+from several_models import three_models
 
 SECRET_CAMERA_OWNER = "Ottilie Unverwechselbar"
 
@@ -147,7 +149,7 @@ def test_a_clone_publishes_what_its_dockerfile_needs(photos, env, tmp_path):
 
 
 def test_without_a_clone_the_folder_has_the_model_and_a_dockerfile_of_its_own(photos, env, demo_dir, tmp_path):
-    place = copy_package(demo_dir, tmp_path / "out")
+    place = copy_package({"clip": demo_dir}, tmp_path / "out")
     publish_database(tmp_path / "photos.db", place / "photos.db", [])
     out = tmp_path / "out"
     lines = (out / "Dockerfile").read_text().splitlines()
@@ -163,6 +165,72 @@ def test_without_a_clone_the_folder_has_the_model_and_a_dockerfile_of_its_own(ph
     own = environment(tmp_path / "own", CLIP_MODEL_DIR=str(out / "model"), SLEEP_AFTER="10m")
     with serving(str(out / "srv"), env=own, log=tmp_path / "log") as url:
         assert len(httpx.get(f"{url}/-/clip/search/photos/photos.json?q=a+tree").json()["results"]) == 3
+
+
+@pytest.fixture
+def two_databases(demo_dir, demo_float32_dir, tiny_dir, tmp_path) -> tuple[Path, list[str], dict[str, str]]:
+    """A folder of models, databases of two of them and of one that is not there, and the environment for them."""
+    models = three_models(tmp_path / "models", demo_dir, demo_float32_dir, tiny_dir)
+    env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(models))
+    (checkpoint := tmp_path / "checkpoint").mkdir()  # that of the fixture may be gone
+    (checkpoint / "config.json").write_text("{}")
+    manifest = read_manifest(models / "tiny")
+    source = replace(manifest.source, id=str(checkpoint))
+    (models / "tiny" / MANIFEST).write_text(replace(manifest, source=source).to_json())
+    (tmp_path / "words.csv").write_text("id,text\n1,a cat\n2,a tree\n")
+    for name in ("clip", "tiny"):
+        to = ["-d", str(tmp_path / f"{name}.db"), "-c", f"of {name}", "--model", name]
+        run_llm("clip", "embed", str(tmp_path / "words.csv"), *to, "--store", env=env)
+    with closing(sqlite3.connect(tmp_path / "tiny.db")) as conn, conn:
+        conn.execute("insert into collections (name, model) values ('of another', 'ada-002')")
+    return models, [str(tmp_path / "clip.db"), str(tmp_path / "tiny.db")], env
+
+
+def test_a_clone_publishes_all_models_of_the_collections(two_databases, tmp_path):
+    _, databases, env = two_databases
+    said = run_llm("clip", "serve", *databases, "--publish", str(tmp_path / "out"), env=env).stderr
+    assert (
+        "'of another' is published without its model, 'ada-002': there is no model 'ada-002' here; there are 'clip', "
+        "'float32', 'tiny'\n"
+    ) in said
+    fly, dockerfile = (tmp_path / "out/fly.toml").read_text(), (tmp_path / "out/Dockerfile").read_text()
+    models = "deploy/checkpoints/clip deploy/checkpoints/tiny"
+    arguments = {"CLIP_MODELS": models, "LABELS": "demo/emoji.txt", "VERIFY": "0"}
+    assert tomllib.loads(fly)["build"]["args"] == arguments
+    assert tomllib.loads(fly)["vm"] == [{"size": "shared-cpu-1x", "memory": "1gb"}]
+    assert f'\nARG CLIP_MODELS="{models}"\n' in dockerfile
+    for model in models.split():
+        assert (tmp_path / "out" / model / "config.json").exists()
+
+
+def test_without_a_clone_each_collection_is_searched_with_its_own_model(two_databases, tmp_path):
+    models, databases, _ = two_databases
+    out, files = tmp_path / "out", [Path(file) for file in databases]
+    copy_package({"clip": models / "clip"}, out)  # what was published before is replaced
+    place = copy_package(needed_models(files, models), out)
+    assert sorted(path.name for path in (out / "model").iterdir()) == ["clip", "tiny"]
+    for file in files:
+        publish_database(file, place / file.name, [])
+    assert tomllib.loads((out / "fly.toml").read_text())["vm"][0]["memory"] == "1gb"
+    own = environment(tmp_path / "own", CLIP_MODEL_DIR=str(out / "model"), SLEEP_AFTER="10m")
+    with serving(str(out / "srv"), env=own, log=tmp_path / "log") as url:
+        for name in ("clip", "tiny"):
+            answer = httpx.get(f"{url}/-/clip/search/{name}/of~20{name}.json?q=a+tree").json()
+            assert (answer["model"], answer["results"][0]["id"]) == (name, "2")
+
+
+def test_models_that_would_get_another_id_are_not_published(demo_dir, tmp_path):
+    models = {id: shutil.copytree(demo_dir, tmp_path / id) for id in ("one", "two")}
+    manifest = replace(read_manifest(demo_dir), source=Source("owner/two", None, {}, None))
+    for path in models.values():
+        (path / MANIFEST).write_text(manifest.to_json())
+    with pytest.raises(InputError, match=r"^the container would serve 'one' as 'two': convert its collections to a"):
+        build_arguments(models, tmp_path / "out")
+    with pytest.raises(InputError, match=r"^the container of one model would serve 'two' as 'clip': convert its coll"):
+        build_arguments({"two": models["two"]}, tmp_path / "out")
+    (models["one"] / MANIFEST).write_text(replace(manifest, id="datacomp-b32").to_json())
+    arguments = build_arguments({"datacomp-b32": models["one"], "two": models["two"]}, tmp_path / "out")
+    assert arguments == {"CLIP_MODELS": "datacomp-b32 owner/two"}
 
 
 def test_the_public_name_is_without_the_hash_of_the_path(photos, env, tmp_path):
@@ -212,12 +280,11 @@ def test_a_text_tower_is_published_with_the_checkpoint_of_its_images(demo_dir, t
     assert bake_arguments(replace(manifest, images=images), tmp_path / "out")["CLIP_IMAGES"] == "owner/images"
 
 
-def test_a_siglip_is_baked_again_without_what_cannot_be_compared_yet(demo_dir, tmp_path):
+def test_a_siglip_is_baked_again_and_compared_but_without_imagenet(demo_dir, tmp_path):
     manifest = replace(read_manifest(demo_dir), source=Source("owner/siglip", "0123", {}, None), logit_bias=-10.0)
     assert bake_arguments(manifest, tmp_path / "out") == {
         "CLIP_MODEL": "owner/siglip",
         "CLIP_REVISION": "0123",
-        "VERIFY": "0",
         "LABELS": "",
     }
 
@@ -232,7 +299,7 @@ def test_the_published_manifest_names_no_folder_and_hub_ids_in_full(demo_dir, tm
     ):
         manifest = replace(read_manifest(demo_dir), source=source, images=images)
         (model / MANIFEST).write_text(manifest.to_json())
-        copy_package(model, tmp_path / "out")
+        copy_package({"clip": model}, tmp_path / "out")
         published = read_manifest(tmp_path / "out/model")
         assert published.images
         assert (published.source.id, published.images.id) == ids
@@ -245,5 +312,5 @@ def test_the_published_dockerfile_installs_what_reads_texts_as_open_clip(demo_di
     tokens = Tokens("<|startoftext|>", "<|endoftext|>", "<|endoftext|>", ())
     for library, package in (("transformers", "datasette-clip"), ("open_clip", "datasette-clip[open-clip]")):
         (model / MANIFEST).write_text(replace(manifest, tokens=replace(tokens, library=library)).to_json())
-        copy_package(model, tmp_path / "out")
+        copy_package({"clip": model}, tmp_path / "out")
         assert f'"{package}=={__version__}"' in (tmp_path / "out/Dockerfile").read_text()

@@ -13,8 +13,10 @@ import pytest
 
 from clip_collections.photo_folders import PhotoFolder, database_of, remember
 from conftest import ROOT
+from llm_clip_onnx.engine import Engine
 from llm_clip_onnx.vectors import cosine
 from serving import BIN, environment, run_llm
+from several_models import three_models
 
 EMOJI = {"red heart": "❤", "cat": "🐱", "snowman": "⛄", "blue heart": "💙"}
 
@@ -142,3 +144,24 @@ def test_of_two_databases_with_the_collection_one_must_be_named(photos, env, tmp
     error = search("my photos", "a heart", env=env, ok=False)
     assert "the collection 'my photos' is in 2 databases; choose one: " in error
     assert f"-d {tmp_path}/other.db" in error
+
+
+def test_another_model_embeds_the_query_if_its_vectors_can_be_compared(
+    photos, env, demo_dir, demo_float32_dir, tiny_dir, tmp_path
+):
+    env = env | {"CLIP_MODEL_DIR": str(three_models(tmp_path / "models", demo_dir, demo_float32_dir, tiny_dir))}
+    run_llm("clip", "index", str(database_of(photos)), env=env)
+    rows = json.loads(search("my photos", "a heart", "--model", "float32", "--json", env=env))
+    image = (photos / rows[0]["id"]).read_bytes()
+    expected = cosine(Engine(demo_float32_dir).embed_item("a heart"), Engine(demo_dir).embed_item(image))
+    assert rows[0]["score"] == pytest.approx(expected, abs=6e-5)  # of four digits
+    own = json.loads(search("my photos", "a heart", "--model", "clip", "--json", env=env))
+    assert ("floor" in own[0], "floor" in rows[0]) == (True, False)
+    assert own[0]["score"] != rows[0]["score"]
+    assert search("my photos", "a heart", "--model", "tiny", env=env, ok=False) == (
+        "Error: collection 'my photos' holds vectors of model 'clip', and 'tiny' is asked, whose vectors cannot be "
+        "compared with them\n"
+    )
+    assert search("my photos", "a heart", "--model", "none", env=env, ok=False) == (
+        "Error: there is no model 'none' here; there are 'clip', 'float32', 'tiny'\n"
+    )

@@ -20,6 +20,7 @@ from llm_clip_onnx.bake import bake
 from llm_clip_onnx.engine import Engine
 from llm_clip_onnx.vectors import cosine
 from random_checkpoint import TINY, write_checkpoint
+from siglip_checkpoint import write_siglip
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
@@ -106,6 +107,18 @@ def test_a_model_that_differs_from_llm_clips_fails_the_build(reference, context,
         ("FAILED", "image"),
     ]
     assert run("podman", "image", "exists", "localhost/datasette-clip:other", ok=False).returncode
+
+
+def test_siglips_of_both_versions_are_compared_with_transformers(reference, context, arguments):
+    """Each from a folder, in the same stage. `reference` comes first because it makes the layers with torch."""
+    for version in (1, 2):
+        write_siglip(context / f"deploy/checkpoints/siglip{version}", version)
+    models = "deploy/checkpoints/siglip1 deploy/checkpoints/siglip2"
+    own = {"CLIP_MODEL": "", "CLIP_MODELS": models, "CLIP_PRECISION": "fp32", "LABELS": ""}
+    built = build("localhost/datasette-clip:siglip", context, target="reference", **arguments | own)
+    compared = re.findall(r"^(\w+) +(.*) with transformers", built.stdout, re.M)
+    one = ["text tower (fp32)", "image tower (fp32)", "probabilities"]
+    assert compared == [("ok", name) for name in one * 2]
 
 
 @pytest.fixture(scope="module")

@@ -141,6 +141,16 @@ def test_a_model_with_exchangeable_vectors_may_search_it(server, engines):
     assert best["score"] == answer["results"][0]["score"]
 
 
+def test_table_pages_are_filtered_by_a_model_whose_vectors_can_be_compared(server):
+    fields = {"_like": "blue", "_like_k": "1", "collection_id": "1"}
+    filtered = server.get("/words/embeddings.json", params=fields | {"_shape": "array", "_like_model": "float32"})
+    assert [row["id"] for row in filtered.json()] == ["blue"]
+    page = html.unescape(server.get("/words/embeddings", params=fields | {"_like_model": "float32"}).text)
+    assert 'href="/-/clip/search/words/words?q=blue&model=float32">Rank by likeness to blue</a>' in page
+    refused = server.get("/words/embeddings.json", params=fields | {"_like_model": "tiny"})
+    assert (refused.status_code, refused.json()["error"]) == (400, REFUSED["another model's vectors"][1])
+
+
 def chosen(page: str) -> list[str]:
     """The models that a page's select offers, the chosen one with a star."""
     options = re.findall(r'<option value="[^"]*"( selected)?>([\w-]+)</option>', page.partition('id="clip-model"')[2])

@@ -7,6 +7,7 @@ import html
 import json
 import re
 import sqlite3
+from contextlib import closing
 
 import httpx
 import pytest
@@ -207,6 +208,21 @@ def test_a_page_asks_once_if_names_may_be_shown(vectors, demo_dir, tmp_path, mon
     page = asyncio.run(Datasette([str(tmp_path / "l.db")]).client.get("/l/embeddings"))
     assert page.text.count("more like this") == len(vectors)
     assert asked == [("l", "collections")]
+
+
+@pytest.mark.parametrize("order", ["", "?_sort_desc=id"])
+def test_thumbnails_of_rows_are_looked_for_ahead(order, vectors, demo_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(demo_dir))
+    with closing(llms_database(str(tmp_path / "l.db"), photos=vectors)) as conn:
+        conn.execute("create table clip_thumbnails (collection text, id text, image blob, row integer)")
+        shown = ["apple", "moon", "cat"]
+        conn.executemany("insert into clip_thumbnails values ('photos', ?, x'00', 0)", [(word,) for word in shown])
+        conn.commit()
+    asked, read = [], places.read_thumbnails
+    monkeypatch.setattr(places, "read_thumbnails", lambda *of: asked.append(of[-1]) or read(*of))
+    page = asyncio.run(Datasette([str(tmp_path / "l.db")]).client.get(f"/l/embeddings{order}"))
+    assert sorted(re.findall(r'src="/-/clip/thumbnail/l/photos\?id=(\w+)"', page.text)) == sorted(shown)
+    assert len(asked) == (len(vectors) if order else 1)
 
 
 def test_two_columns_of_vectors_have_the_ids_of_their_own_collections(vectors, demo_dir, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from llm_clip_onnx import engine, models, towers
 from llm_clip_onnx.engine import Engine, default_engine, engine_of
 from llm_clip_onnx.errors import InputError, ModelDirError
-from llm_clip_onnx.model_dir import read_manifest
+from llm_clip_onnx.model_dir import File, Manifest, read_manifest
 from nasty import photo, saved
 from patience import PATIENCE_S
 from serving import environment, run_llm
@@ -123,16 +124,57 @@ def test_llm_has_them_all(folder, demo_engine, tmp_path):
     assert done.stderr.startswith(f"Error: tiny: {folder}/tiny/text.bin has 0 bytes, its manifest says ")
 
 
-def test_info_lists_the_models_of_a_folder(folder, tmp_path):
-    shutil.copytree(folder / "tiny", folder / "twin")
-    shutil.copytree(folder / "tiny", folder / "zwei")
+def test_info_lists_the_models_of_a_folder_and_says_what_is_wrong_with_others(folder, tmp_path):
+    for name in ("damaged", "twin", "zwei"):
+        shutil.copytree(folder / "tiny", folder / name)
+    (folder / "damaged" / "text.bin").unlink()
     with_id(with_id(folder / "twin", "other").parent / "zwei", "other")
-    done = run_llm("clip", "info", env=environment(tmp_path / "llm", CLIP_MODEL_DIR=str(folder)))
-    lines = [line.split() for line in done.stdout.splitlines()]
-    assert lines == [["clip", str(folder / "demo")], ["tiny", str(folder / "tiny")]]
-    assert done.stderr.splitlines() == [
-        f"{folder}/twin and {folder}/zwei have the same model id 'other', so none of them is served; leave one in the folder"
+    twins = f"{folder}/twin and {folder}/zwei have the same model id 'other', so none of them is served; leave one in the folder"
+    sources = {name: read_manifest(folder / name).source.id for name in ("demo", "tiny")}
+    env = environment(tmp_path / "llm", CLIP_MODEL_DIR=str(folder))
+    lines = run_llm("clip", "info", env=env).stdout.splitlines()
+    assert lines[0] == f"clip     {folder}/demo, of {sources['demo']}"
+    assert lines[1].startswith(
+        f"damaged  {folder}/damaged/text.bin cannot be read (No such file or directory): bake aga"
+    )
+    assert lines[2:] == [f"other    {twins}"] * 2 + [f"tiny     {folder}/tiny, of {sources['tiny']}"]
+    members = json.loads(run_llm("clip", "info", str(folder), "--json", env=env).stdout)
+    assert [(member["id"], member["directory"]) for member in members] == [
+        (id, str(folder / name))
+        for id, name in zip(
+            ("clip", "damaged", "other", "other", "tiny"), ("demo", "damaged", "twin", "zwei", "tiny"), strict=True
+        )
     ]
+    assert [member.get("error") for member in members][2:] == [twins, twins, None]
+    assert members[0] == read_manifest(folder / "demo").to_dict() | members[0]
+    assert members[0]["embed_dim"] == 512
+
+
+def changed_tower(manifest: Manifest, name: str) -> Manifest:
+    """The manifest with another sha256 of a file."""
+    return replace(manifest, files=manifest.files | {name: File(manifest.files[name].bytes, "0" * 64)})
+
+
+def test_vectors_can_be_compared_if_the_image_towers_are_the_same(demo_dir):
+    copy = read_manifest(demo_dir)
+    of_openai = replace(copy, source=replace(copy.source, weights_sha256={"model.safetensors": "another file's"}))
+    assert models.exchangeable(copy, changed_tower(copy, "image.bin"))  # of one checkpoint, in another precision
+    assert models.exchangeable(copy, of_openai)  # of two, whose tensors are the same
+    assert models.exchangeable(copy, changed_tower(of_openai, "text.bin"))
+    assert not models.exchangeable(copy, changed_tower(of_openai, "image.bin"))
+    assert not models.exchangeable(copy, changed_tower(of_openai, "image.onnx"))
+    squashed = replace(of_openai, preprocess=replace(copy.preprocess, resize="squash"))
+    assert not models.exchangeable(copy, squashed)
+    assert not models.exchangeable(copy, replace(copy, embed_dim=768))
+
+
+def test_vectors_can_be_compared_if_the_catalogue_says_so(demo_dir):
+    clip = replace(read_manifest(demo_dir), id="clip")
+    source = replace(clip.source, weights_sha256={"model.safetensors": "another file's"})
+    other = changed_tower(replace(clip, source=source), "image.bin")
+    ids = ("multilingual", "clip", "datacomp-b32", "unknown", None)
+    assert [models.exchangeable(clip, replace(other, id=id)) for id in ids] == [True, True, False, False, False]
+    assert not models.exchangeable(replace(clip, id=None), replace(other, id=None))
 
 
 def test_the_least_recently_used_model_closes_beyond_the_bytes(folder, bound):

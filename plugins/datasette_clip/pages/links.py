@@ -12,21 +12,29 @@ from ..paths import ABOUT, CLASSIFY, SEARCH
 from ..tables import like
 
 
-async def menu(datasette, actor) -> list[dict[str, str]]:
+async def menu(datasette, actor, request) -> list[dict[str, str]]:
     """Links of Datasette's menu. Search is among them if the actor may search a collection."""
     links = {ABOUT: "CLIP embeddings", CLASSIFY: "Classify an image"}
-    for database in datasette.databases:
-        if await searchable_collections(datasette, actor, database):
+    for database in sorted(datasette.databases, key=lambda name: name == "_memory"):  # has none as a rule
+        if await searchable(datasette, actor, database, request):
             links[SEARCH] = "Search by text or image"
             break
     return [{"href": datasette.urls.path(path), "label": label} for path, label in links.items()]
 
 
-async def actions(datasette, actor, database: str, table: str | None = None) -> list[dict[str, str]]:
+async def searchable(datasette, actor, database: str, request) -> list[dict[str, str]]:
+    """The collections of a database that an actor may search, found once for a request, whose page asks twice."""
+    known = request.scope.setdefault("clip_searchable", {}) if request else {}
+    if database not in known:
+        known[database] = await searchable_collections(datasette, actor, database)
+    return known[database]
+
+
+async def actions(datasette, actor, database: str, request, table: str | None = None) -> list[dict[str, str]]:
     """Links of a database's menu, or of a table's, to search its collections."""
     return [
         {"href": link["path"], "label": f"Search {link['name']} by text or image"}
-        for link in await searchable_collections(datasette, actor, database)
+        for link in await searchable(datasette, actor, database, request)
         if table in (None, link["table"])
     ]
 
@@ -35,7 +43,7 @@ async def table_actions(datasette, actor, database: str, table: str, request) ->
     """Links of a table's menu: the search of its collections, and the ranked rows if it is filtered by likeness."""
     ranked = await like.ranked_link(datasette, request, database, table)
     ranking = [{"href": ranked[0], "label": ranked[1]}] if ranked else []
-    return ranking + await actions(datasette, actor, database, table)
+    return ranking + await actions(datasette, actor, database, request, table)
 
 
 async def sql_database(datasette, actor: dict | None) -> str | None:

@@ -68,10 +68,7 @@ def collection_engine(config: Config, of: Collection, asked: str = "") -> tuple[
         return own, checked_engine(of, own, permitted_engine(config, own))
     engine = permitted_engine(config, asked)
     if not models.exchangeable(get_engine(own).manifest, engine.manifest):
-        raise InputError(
-            f"collection {cited(of.name)} holds vectors of model {cited(own)}, and {cited(asked)} is asked, whose "
-            "vectors cannot be compared with them"
-        )
+        raise InputError(collection.incomparable(of.name, own, asked))
     return asked, checked_engine(of, own, engine)
 
 

@@ -38,7 +38,7 @@ from ..sql.search import MAX_K, collection_engine, embed_query, open_collection,
 from .places import page_of, read_thumbnails
 
 K = 100
-LIKE, LIKE_ID, LIKE_K = "_like", "_like_id", "_like_k"
+LIKE, LIKE_ID, LIKE_K, LIKE_MODEL = "_like", "_like_id", "_like_k", "_like_model"
 LIKE_COLLECTION, LIKE_COLUMN = "_like_collection", "_like_column"
 SAMPLE_ROWS = 20  # of a table without a configured collection: a column of vectors has one in them
 
@@ -53,13 +53,17 @@ async def like_filter(datasette, request, database: str, table: str) -> FilterAr
     try:
         terms = read_terms(request.args)
         k = read_number(LIKE_K, request.args.get(LIKE_K) or str(K), 1, MAX_K)
-        of = await open_for(datasette, request, database, table)
-        hits = await nearest_rows(datasette, database, of, terms, k)
+        of, is_named = await open_for(datasette, request, database, table)
+        model = request.args.get(LIKE_MODEL) or ""
+        hits = await nearest_rows(datasette, database, of, terms, k, model)
     except WITH_SENTENCE as error:
         raise failure(error) from error
     among = ",".join(str(hit.rowid) for hit in hits)
     said = f"the row is among the {k:,} nearest to {query.format_query(terms)} (in the table's order, not ranked)"
-    above = {} if is_1(datasette) else await description_with_link(datasette, request, database, table)
+    above = None
+    if is_named and not is_1(datasette):
+        ranked = ranked_rows(datasette, database, of.name, terms, model)
+        above = description_with_link(datasette, database, table, ranked)
     return FilterArguments([f"rowid in ({among})"], human_descriptions=[said], extra_context=above)
 
 
@@ -84,22 +88,22 @@ def read_terms(args) -> tuple[Term, ...]:
     return query.check_terms([*terms, *(Term("id", id_) for id_ in args.getlist(LIKE_ID) if id_)])
 
 
-async def open_for(datasette, request, database: str, table: str) -> Collection:
-    """The collection of a table that a request means. Raises InputError and Forbidden."""
+async def open_for(datasette, request, database: str, table: str) -> tuple[Collection, bool]:
+    """The collection of a table that a request means, and if it has a name. Raises InputError and Forbidden."""
     config, args, db = config_of(datasette), request.args, datasette.get_database(database)
-    if table in await db.view_names():
-        raise InputError(f"{cited(table)} is a view, whose rows have no rowid; {LIKE} filters the rows of a table")
-    of = await db.execute_fn(lambda conn: collection_of(conn, config, database, table, args))
+    of, is_named = await db.execute_fn(lambda conn: collection_of(conn, config, database, table, args))
     if not await may_view(datasette, request.actor, database, of):
         raise Forbidden("view-table")
-    return of
+    return of, is_named
 
 
-def collection_of(conn, config: Config, database: str, table: str, args) -> Collection:
-    """The collection whose vectors are in a table: configured, llm's, or made up from a column of vectors.
+def collection_of(conn, config: Config, database: str, table: str, args) -> tuple[Collection, bool]:
+    """The collection whose vectors are in a table, and if it has a name: one made up of a column of vectors has none.
 
-    Raises InputError if there is none, or if there are several and the request names none of them.
+    Raises InputError for a view, if there is none, or if there are several and the request names none of them.
     """
+    if rows(conn, "select 1 from main.sqlite_master where type = 'view' and name = ?", [table]):
+        raise InputError(f"{cited(table)} is a view, whose rows have no rowid; {LIKE} filters the rows of a table")
     names = names_in(conn, config, database, table, args)
     named = args.get(LIKE_COLLECTION)
     if named is not None:
@@ -109,9 +113,9 @@ def collection_of(conn, config: Config, database: str, table: str, args) -> Coll
     if len(names) > 1:
         raise InputError(f"the table holds several collections; expected {LIKE_COLLECTION} with the name of one")
     if names:
-        return open_collection(conn, config, database, names[0])
+        return open_collection(conn, config, database, names[0]), True
     column = args.get(LIKE_COLUMN) or vector_column(conn, table)
-    return table_collection(conn, table, {"table": table, "vector": column})
+    return table_collection(conn, table, {"table": table, "vector": column}), False
 
 
 def names_in(conn, config: Config, database: str, table: str, args) -> list[str]:
@@ -145,8 +149,13 @@ def is_vector_blob(value: object) -> bool:
         return bool(sizes.max() < 1e4 and 2 * np.count_nonzero(sizes > 1e-8) > len(sizes))  # not if one is NaN
 
 
-async def nearest_rows(datasette, database: str, of: Collection, terms: Sequence[Term], k: int) -> list[search.Hit]:
-    """The k rows of a collection nearest to a query. Raises ClipError and Crowded."""
+async def nearest_rows(
+    datasette, database: str, of: Collection, terms: Sequence[Term], k: int, model_id: str = ""
+) -> list[search.Hit]:
+    """The k rows of a collection nearest to a query. model_id: as `asked` of collection_engine.
+
+    Raises ClipError and Crowded.
+    """
     config, db, limit_ms = (
         config_of(datasette),
         datasette.get_database(database),
@@ -154,7 +163,7 @@ async def nearest_rows(datasette, database: str, of: Collection, terms: Sequence
     )
 
     def embed(stored):
-        _, engine = collection_engine(config, of)
+        _, engine = collection_engine(config, of, model_id)
         return embed_query(engine, config, terms, stored, partial(engine.embed_item, orient=of.orient))
 
     def find(conn, embedding):
@@ -164,7 +173,8 @@ async def nearest_rows(datasette, database: str, of: Collection, terms: Sequence
             read_thumbnails(conn, page, of.name, [hit.id for hit in hits])  # at once, and not for each cell
         return hits
 
-    stored = await db.execute_fn(lambda conn: read_stored(conn, of, terms))
+    has_ids = any(term.kind == "id" for term in terms)
+    stored = await db.execute_fn(lambda conn: read_stored(conn, of, terms)) if has_ids else {}
     with embedding_queue(datasette).slot():
         embedding = await in_thread(embed, stored)
     try:
@@ -189,11 +199,17 @@ async def ranked_link(datasette, request, database: str, table: str) -> tuple[st
     name = request.args.get(LIKE_COLLECTION) or (names[0] if len(names) == 1 else None)
     if name is None or name not in names:
         return None
-    path = f"{search_path(datasette, database, name)}?{urlencode({'q': query.format_query(terms)})}"
-    return path, f"Rank by likeness to {query.format_query(terms)}"
+    return ranked_rows(datasette, database, name, terms, request.args.get(LIKE_MODEL) or "")
 
 
-async def description_with_link(datasette, request, database: str, table: str) -> dict:
+def ranked_rows(datasette, database: str, name: str, terms: Sequence[Term], model: str) -> tuple[str, str]:
+    """The path and label of the search page of a collection with the rows nearest to a query, ranked."""
+    text = query.format_query(terms)
+    fields = {"q": text} | ({"model": model} if model else {})
+    return f"{search_path(datasette, database, name)}?{urlencode(fields)}", f"Rank by likeness to {text}"
+
+
+def description_with_link(datasette, database: str, table: str, ranked: tuple[str, str]) -> dict:
     """The variable of Datasette 0.65's template whose description stands above a table, with the link to ranked rows.
 
     0.65 has no hook for HTML above a table. A filter may set variables of the template, and this is one of them.
@@ -201,11 +217,14 @@ async def description_with_link(datasette, request, database: str, table: str) -
     metadata = dict(datasette.table_metadata(database, table))
     datasette.update_with_inherited_metadata(metadata)
     described = metadata.get("description_html") or markupsafe.escape(metadata.get("description") or "")
-    link = await top_of_table(datasette, request, database, table)
-    return {"metadata": metadata | {"description_html": f"{described}{link}"}} if link else {}
+    return {"metadata": metadata | {"description_html": f"{described}{as_paragraph(ranked)}"}}
 
 
 async def top_of_table(datasette, request, database: str, table: str) -> str:
     """HTML above a table that is filtered by likeness: the link to the same rows ranked. Datasette 1.0 shows it."""
-    link = await ranked_link(datasette, request, database, table)
-    return markupsafe.Markup('<p class="clip-ranked"><a href="{}">{}</a></p>').format(*link) if link else ""
+    ranked = await ranked_link(datasette, request, database, table)
+    return as_paragraph(ranked) if ranked else ""
+
+
+def as_paragraph(ranked: tuple[str, str]) -> markupsafe.Markup:
+    return markupsafe.Markup('<p class="clip-ranked"><a href="{}">{}</a></p>').format(*ranked)

@@ -16,6 +16,7 @@ from datasette_guard import may_view_table, per_datasette
 from ..config import Config, config_of
 
 KEPT_S = 1  # a page is rendered in less, and one that is loaded again asks again
+AHEAD = 100  # rows after the first one of a page, in the order of Datasette's table pages
 
 
 class Place(NamedTuple):
@@ -85,12 +86,17 @@ async def may_anybody_read_names(datasette, database: str, page: Page) -> bool:
 
 
 def read_llms(conn, page: Page, number: Any, id_: Any) -> None:
-    """Read the name of llm's collection, and if a row of it has a thumbnail, into `page`."""
+    """Read the name of llm's collection, and if a row of it has a thumbnail, into `page`.
+
+    With the first row, those after it in the order of the primary key are read: a page is likely to show them.
+    """
     if number not in page.names:
         named = rows(conn, "select name from main.collections where id = ?", [number])
         page.names[number] = named[0][0] if named and isinstance(named[0][0], str) else None
     if name := page.names[number]:
-        read_thumbnails(conn, page, name, [id_])
+        after = "select id from main.embeddings where collection_id = ? and id > ? order by id limit ?"
+        ahead = [] if page.thumbnails else rows(conn, after, [number, id_, AHEAD])
+        read_thumbnails(conn, page, name, [id_, *(next_id for (next_id,) in ahead)])
     else:
         page.thumbnails[name, id_] = False
 

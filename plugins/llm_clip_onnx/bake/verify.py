@@ -1,7 +1,7 @@
 """Checks a model directory as a server opens it: files, fidelity, published embeddings, and other libraries themselves.
 
 The fixed inputs go through the engine, as text and as images. Their embeddings are compared with the reference's, which
-the bake left in the directory.
+the bake left in the directory, and with those of libraries.py.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from .. import label_sets, model_dir, zero_shot
 from ..engine import Engine
-from ..errors import CheckpointError, ModelDirError, cited, shortened
-from ..model_dir import Manifest, Source
+from ..errors import ModelDirError, cited
+from ..model_dir import Manifest
+from ..vectors import unit
 from . import fidelity
+from .libraries import REFERENCES, found_source, library_of
 from .samples import TEXTS, made_images
+
+PROBABILITY_TOLERANCE = 1e-3  # of each: logits around 100 in float32 are off by 1e-5, twice in a product
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,9 @@ def verify(
         of_images = found_source(manifest.images, images, "--images") if manifest.images else text
         reference = library_of(manifest) if reference == "own" else reference
         theirs = REFERENCES[reference](text, of_images, list(pngs.values()))
-        checks += [compare(tower, reference, expected) for tower, expected in theirs.items()]
+        checks += [compare(tower, reference, theirs[tower]) for tower in embeddings]
+        if "probabilities" in theirs:
+            checks.append(probabilities_check(manifest, reference, theirs, embeddings))
     return checks
 
 
@@ -135,116 +140,27 @@ def label_set_checks(engine: Engine, name: str, is_openai: bool) -> list[Check]:
     return checks
 
 
+def probabilities_check(
+    manifest: Manifest, library: str, theirs: dict[str, NDArray[np.float32]], embeddings: dict[str, NDArray[np.float32]]
+) -> Check:
+    """Compares a SigLIP's sigmoid, scale and bias with the library's, on the embeddings of the library.
+
+    On those, because 8 bits move a cosine a little, which the scale, about 100, makes a lot; that is only shown.
+    """
+
+    def ours(of: dict[str, NDArray[np.float32]]) -> NDArray[np.float64]:
+        cosines = unit(of["image"]) @ unit(of["text"]).T
+        return zero_shot.probabilities(cosines, manifest.logit_scale, manifest.logit_bias)
+
+    expected = theirs["probabilities"].astype(np.float64)
+    off = float(np.abs(ours(theirs) / expected - 1).max())
+    moved = float(np.abs(ours(embeddings) - expected).max())
+    allowed = PROBABILITY_TOLERANCE
+    figures = f"a share of {off:.6f} off on its embeddings, {allowed} is allowed; {moved:.6f} off on these towers'"
+    return Check(f"probabilities with {library}", off <= allowed, figures)
+
+
 def png_bytes(image) -> bytes:
     stream = io.BytesIO()
     image.save(stream, "PNG")
     return stream.getvalue()
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Where a checkpoint is now, a folder or a hub id, and its revision there."""
-
-    source: str
-    revision: str | None
-
-
-def found_source(source: Source, given: str | None, option: str) -> Checkpoint:
-    """Where the checkpoint of a bake is now. Raises CheckpointError if it was a folder that is not here."""
-    where = given or source.id
-    if not given and source.revision is None and not Path(where).is_dir():
-        raise CheckpointError(f"the folder {where} that was baked is not here; {option} says where it is")
-    return Checkpoint(where, None if Path(where).is_dir() else source.revision)
-
-
-def load(checkpoint: Checkpoint, library: str, option: str):
-    """The checkpoint as sentence-transformers loads it.
-
-    Raises CheckpointError if it cannot be loaded, ImportError if the library is not installed.
-    """
-    from sentence_transformers import SentenceTransformer
-
-    try:
-        return SentenceTransformer(checkpoint.source, revision=checkpoint.revision, device="cpu")
-    except Exception as error:  # transformers raises many kinds, with many lines
-        raise CheckpointError(
-            f"{library} cannot load {checkpoint.source}: {str(error).splitlines()[0]}; {option} says where it is now"
-        ) from error
-
-
-def llm_clip_embeddings(text: Checkpoint, of_images: Checkpoint, images: list[bytes]) -> dict[str, NDArray[np.float32]]:
-    """llm-clip's own embeddings of the fixed inputs, [n, embed_dim] float32 each, with its model loaded from `text`.
-
-    Raises CheckpointError for a text tower whose images are another checkpoint's, because llm-clip has one for both.
-    """
-    import llm_clip
-
-    if text != of_images:
-        raise CheckpointError(
-            f"{text.source} embeds no images, so llm-clip cannot load it; expected --reference sentence-transformers"
-        )
-    model = llm_clip.ClipEmbeddingModel()
-    model._model = load(text, "llm-clip", "--checkpoint")
-    return {
-        kind: np.array(model.embed_batch(items), np.float32)
-        for kind, items in (("text", list(TEXTS)), ("image", images))
-    }
-
-
-def sentence_transformers_embeddings(
-    text: Checkpoint, of_images: Checkpoint, images: list[bytes]
-) -> dict[str, NDArray[np.float32]]:
-    """sentence-transformers' embeddings of the fixed inputs, [n, embed_dim] float32 each, one at a time."""
-    towers = {"text": load(text, "sentence-transformers", "--checkpoint")}
-    towers["image"] = towers["text"] if text == of_images else load(of_images, "sentence-transformers", "--images")
-    items: dict[str, list] = {"text": list(TEXTS), "image": [Image.open(io.BytesIO(image)) for image in images]}
-    return {
-        kind: np.stack([np.asarray(tower.encode(item), np.float32) for item in items[kind]])
-        for kind, tower in towers.items()
-    }
-
-
-def open_clip_embeddings(
-    text: Checkpoint, of_images: Checkpoint, images: list[bytes]
-) -> dict[str, NDArray[np.float32]]:
-    """open_clip's embeddings of the fixed inputs, [n, embed_dim] float32 each, one at a time.
-
-    Raises CheckpointError for a checkpoint that it cannot load.
-    """
-    import open_clip
-    import torch
-
-    from .hub import fetch
-
-    root = Path(text.source) if Path(text.source).is_dir() else fetch(text.source, text.revision)[0]
-    try:
-        model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{root}")
-        tokenizer = open_clip.get_tokenizer(f"local-dir:{root}")
-    except Exception as error:  # it raises many kinds
-        raise CheckpointError(
-            f"open_clip cannot load {text.source}: {shortened(error)}; --checkpoint says where it is now"
-        ) from error
-    model.eval()
-    pictures = [transform(Image.open(io.BytesIO(image)))[None] for image in images]
-    with torch.no_grad():
-        embeddings = {
-            "text": [model.encode_text(tokenizer([one]))[0].numpy() for one in TEXTS],
-            "image": [model.encode_image(picture)[0].numpy() for picture in pictures],
-        }
-    return {kind: np.stack(found) for kind, found in embeddings.items()}
-
-
-REFERENCES = {
-    "llm-clip": llm_clip_embeddings,
-    "sentence-transformers": sentence_transformers_embeddings,
-    "open_clip": open_clip_embeddings,
-}
-
-
-def library_of(manifest: Manifest) -> str:
-    """The library of REFERENCES that a model is compared with. Raises CheckpointError if its family has none."""
-    if manifest.logit_bias is not None:
-        raise CheckpointError(f"{manifest.source.id} is a SigLIP, and no library is asked about one yet")
-    if manifest.images:
-        return "sentence-transformers"
-    return "open_clip" if manifest.preprocess.library == "open_clip" else "llm-clip"

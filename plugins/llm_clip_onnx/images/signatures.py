@@ -120,7 +120,7 @@ def format_of(blob: bytes) -> str | None:
         return "BMP"
     if blob[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):  # + is BigTIFF
         return "TIFF"
-    return _format_of_brands(brands_of(blob))
+    return _format_of_brands(brands_of(blob)) if blob[4:8] == b"ftyp" else None
 
 
 def brands_of(blob: bytes) -> set[bytes]:

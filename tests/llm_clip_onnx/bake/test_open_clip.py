@@ -104,6 +104,21 @@ def test_merges_in_the_folder_do_where_the_package_is_not_installed(layout, monk
     assert [*found][-2:] == ["<start_of_text>", "<end_of_text>"]
 
 
+def test_merges_in_the_folder_win_over_the_packages_and_must_be_clips(layout, monkeypatch, tmp_path):
+    from llm_clip_onnx.bake.families import open_clip
+
+    shutil.copytree(layout, tmp_path / "checkpoint")
+    lines = (DEMO_CHECKPOINT / "merges.txt").read_text(encoding="utf-8").splitlines()
+    merges = tmp_path / "checkpoint/merges.txt"
+    merges.write_text("\n".join([*lines[:-2], lines[-1], lines[-2]]), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"checkpoint: merges.txt has other merges than CLIP's, which open_clip"):
+        open_checkpoint(str(tmp_path / "checkpoint"))
+    merges.write_text("\n".join(lines), encoding="utf-8")
+    by_the_package = open_checkpoint(str(layout)).tokenizer
+    monkeypatch.setattr(open_clip, "merges_of_package", lambda: ["o ther"])
+    assert open_checkpoint(str(tmp_path / "checkpoint")).tokenizer == by_the_package
+
+
 def keys(part: str, **values):
     def edit(folder: Path) -> None:
         content = json.loads((folder / CONFIG).read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from importlib.metadata import distribution
 from pathlib import Path
 from runpy import run_path
@@ -15,11 +16,16 @@ import nasty
 from conftest import quiet
 from llm_clip_onnx import siglip_tokenizer
 from llm_clip_onnx.bake import bake
+from llm_clip_onnx.bake.libraries import REFERENCES
 from llm_clip_onnx.bake.samples import TEXTS, made_images
+from llm_clip_onnx.bake.verify import verify
+from llm_clip_onnx.commands import clip
 from llm_clip_onnx.engine import Engine
+from llm_clip_onnx.errors import CheckpointError
 from llm_clip_onnx.images.preprocess import to_pixels
 from llm_clip_onnx.text_readers import open_reader
 from own_mode_images import odd_files
+from random_checkpoint import TINY, write_checkpoint
 from siglip_checkpoint import write_siglip
 
 TOO_LONG = ("60000x1.png", "1x60000.png", "20000x1.png", "1x20000.png")  # gigabytes there
@@ -112,3 +118,66 @@ def test_probabilities_are_those_of_transformers(both):
     matches = both.engine.classify(both.engine.classifier(labels), both.engine.embed_images([image])[0])
     found = {match.label: match.probability for match in matches}
     assert [found[label] for label in labels] == pytest.approx(torch.sigmoid(theirs).tolist(), rel=1e-3)
+
+
+def verdicts(model: Path, *reference: str) -> list[tuple[str, bool]]:
+    """The checks of a model directory that its library makes, and if they are passed."""
+    return [(check.name, check.ok) for check in verify(model, *reference) if "transformers" in check.name]
+
+
+COMPARED = (
+    "text tower (fp32) with transformers",
+    "image tower (fp32) with transformers",
+    "probabilities with transformers",
+)
+
+
+def test_verify_compares_with_transformers_itself(both):
+    passed = [(name, True) for name in COMPARED]
+    assert verdicts(both.engine.path, "own") == verdicts(both.engine.path, "transformers") == passed
+
+
+def test_8_bit_towers_are_compared_with_transformers_too(both, tmp_path):
+    bake(both.engine.manifest.source.id, tmp_path / "model", "int8", say=quiet)
+    found = verdicts(tmp_path / "model", "own")
+    assert found == [(name.replace("fp32", "int8"), True) for name in COMPARED]
+
+
+def shifted(name: str, by: float) -> Callable[[dict], None]:
+    """A change of a checkpoint's tensors: one number of one of them."""
+
+    def change(tensors: dict) -> None:
+        tensors[name].flat[0] += by
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "failed"),
+    [
+        (shifted("text_model.head.bias", 3), "text tower"),
+        (shifted("text_model.encoder.layers.0.mlp.fc1.bias", 30), "text tower"),
+        (shifted("vision_model.head.probe", 30), "image tower"),
+        (shifted("vision_model.post_layernorm.bias", 3), "image tower"),
+        (shifted("logit_scale", 0.01), "probabilities"),
+        (shifted("logit_bias", 0.01), "probabilities"),
+    ],
+)
+def test_one_number_of_the_weights_that_is_another_fails_what_it_is_for(both, change, failed, tmp_path):
+    other = write_siglip(tmp_path / "other", both.version, change=change)
+    found = verdicts(both.engine.path, "own", str(other))
+    assert [name for name, ok in found if not ok] == [name for name in COMPARED if name.startswith(failed)]
+
+
+def test_a_folder_that_is_no_siglip_is_said_to_be_none(both, tmp_path):
+    write_checkpoint(tmp_path / "clip", **TINY)
+    with pytest.raises(CheckpointError, match=r"/clip is no SigLIP but a CLIPModel; expected --reference own$"):
+        verify(both.engine.path, "own", str(tmp_path / "clip"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"^transformers cannot load .*/empty: .*--checkpoint says where it is"):
+        verify(both.engine.path, "own", str(tmp_path / "empty"))
+
+
+def test_the_command_offers_every_library(both):
+    (option,) = (one for one in clip.commands["verify"].params if one.name == "reference")
+    assert {*option.type.choices} == {"own", *REFERENCES}

@@ -251,19 +251,30 @@ def parts_of(config: ClipConfig, text: str) -> Iterator[tuple[str, Part]]:
 
 
 def read_vocab(root: Path, source: str) -> tuple[dict[str, int], list[str]]:
-    """CLIP's vocabulary and merges, from open_clip's package or from the folder's merges.txt, whose sha256 is known.
+    """CLIP's vocabulary and merges, from the folder's merges.txt or else from open_clip's package.
 
-    open_clip itself reads no file of the folder. Raises CheckpointError if neither has them.
+    Raises CheckpointError if neither has them, and for a merges.txt that is not CLIP's, whose sha256 is known.
     """
-    merges = merges_of_package() or merges_of_folder(root, source)
+    there = {MERGES} if (root / MERGES).is_file() else set()
+    require_merges(there, source)
+    merges = merges_of_folder(root, source) if there else merges_of_package()
     if hashlib.sha256("\n".join(merges).encode()).hexdigest() != MERGES_SHA256:
         raise CheckpointError(
-            f"{source}: CLIP's {MERGES} is needed, which open_clip has in itself: pip install --no-deps {PACKAGE}, or "
-            "put it into the folder"
+            f"{source}: {MERGES} has other merges than CLIP's, which open_clip takes in any case; expected CLIP's, or "
+            "no such file if the weights were trained with CLIP's"
         )
     bytes_ = list(byte_characters())
     words = [*bytes_, *(f"{character}{END_OF_WORD}" for character in bytes_), *(m.replace(" ", "") for m in merges)]
     return {word: number for number, word in enumerate([*words, START, END])}, merges
+
+
+def require_merges(names: set[str], source: str) -> None:
+    """Raises CheckpointError if neither a checkpoint's files `names` nor open_clip's package has CLIP's merges."""
+    if MERGES not in names and not merges_of_package():
+        raise CheckpointError(
+            f"{source}: CLIP's {MERGES} is needed, which open_clip has in itself: pip install --no-deps {PACKAGE}, or "
+            "put it into the folder"
+        )
 
 
 def merges_of_package() -> list[str]:
@@ -277,8 +288,6 @@ def merges_of_package() -> list[str]:
 
 
 def merges_of_folder(root: Path, source: str) -> list[str]:
-    if not (root / MERGES).is_file():
-        return []
     return [line for line in read_text(root / MERGES, source).split("\n") if line and not line.startswith("#version")]
 
 

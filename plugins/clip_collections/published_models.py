@@ -1,0 +1,153 @@
+"""Copies models into a folder to deploy: as arguments with which a clone's Dockerfile bakes them again, or as they are.
+
+A container with one model serves it under the id `clip` and its id in the catalogue; with several, each under its own.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from llm_clip_onnx import MODEL_ID, models
+from llm_clip_onnx.errors import ClipError, InputError, cited
+from llm_clip_onnx.model_dir import MANIFEST, Manifest, Source, read_manifest, sha256_of
+
+from .collection import has_llm_tables, rows
+from .index.build import connect
+from .model_choice import chosen_model
+
+CLONE = Path(__file__).parents[2]
+DEMO = Path("demo/checkpoint")
+RENAME = "convert its collections to a model with an id of the catalogue"
+Served = Mapping[str, Path]  # model id -> its model directory
+
+
+def needed_models(databases: Iterable[Path], model_dir: Path) -> dict[str, Path]:
+    """The models that the collections of these databases are of; the default one if none of them is here.
+
+    model_dir: a model directory, or a folder of several. A collection whose model is not here is named.
+    Raises ClipError if the default one is not here either.
+    """
+    needed: dict[str, Path] = {}
+    for database in databases:
+        for name, model_id in collection_models(database):
+            try:
+                path = models.path_of(model_id, model_dir)
+                read_manifest(path)
+            except ClipError as error:
+                click.echo(f"{cited(name)} is published without its model, {cited(model_id)}: {error}", err=True)
+                continue
+            if path not in needed.values():  # one model directory has two ids
+                needed[model_id] = path
+    return needed or dict([chosen_model(model_dir)])
+
+
+def collection_models(database: Path) -> list[tuple[str, str]]:
+    """Names of llm's collections of a database, and the ids of their models."""
+    with closing(connect(str(database), reads_only=True)) as conn:
+        sql = "select name, model from main.collections where model is not null order by id"
+        return rows(conn, sql) if has_llm_tables(conn) else []
+
+
+def is_single(served: Served) -> bool:
+    """True for one model that a container with one model serves under this id."""
+    [(id, path), *others] = served.items()
+    return not others and id in (MODEL_ID, models.catalogue_id(path))
+
+
+def build_arguments(served: Served, to: Path) -> dict[str, str]:
+    """The Dockerfile's arguments that bake these models again. Local checkpoints are copied. Raises InputError."""
+    manifests = {id: read_manifest(path) for id, path in served.items()}
+    if is_single(served):
+        [manifest] = manifests.values()
+        return bake_arguments(manifest, to)
+    if len(served) == 1:
+        raise InputError(f"the container of one model would serve {cited(*served)} as {cited(MODEL_ID)}: {RENAME}")
+    arguments = {"CLIP_MODELS": " ".join(model_argument(id, manifest, to) for id, manifest in manifests.items())}
+    has_demo = any(map(is_demo, manifests.values()))
+    return arguments | ({"LABELS": "demo/emoji.txt", "VERIFY": "0"} if has_demo else {})
+
+
+def model_argument(id: str, manifest: Manifest, to: Path) -> str:
+    """A model as CLIP_MODELS names it, so that it gets its id again. Raises InputError where that cannot be."""
+    if manifest.id:
+        return manifest.id
+    if manifest.images:
+        raise InputError(
+            f"the Dockerfile bakes {cited(id)} with the images of another checkpoint only if it is alone: {RENAME}"
+        )
+    argument = checkpoint_argument(manifest.source, to, id)
+    if Path(argument).name != id:
+        raise InputError(f"the container would serve {cited(id)} as {cited(Path(argument).name)}: {RENAME}")
+    return argument
+
+
+def bake_arguments(manifest: Manifest, to: Path) -> dict[str, str]:
+    """The Dockerfile's arguments that bake a model again. A local checkpoint is copied. Raises InputError."""
+    source = manifest.source
+    if is_demo(manifest):
+        return {"CLIP_MODEL": DEMO.as_posix(), "LABELS": "demo/emoji.txt", "VERIFY": "0"}
+    arguments = {"CLIP_MODEL": checkpoint_argument(source, to)}
+    if source.revision:
+        arguments["CLIP_REVISION"] = source.revision
+    if manifest.images:
+        images = checkpoint_argument(manifest.images, to, f"{Path(manifest.images.id).name}-images")
+        arguments |= {"CLIP_IMAGES": images, "REFERENCE": "sentence-transformers"}
+    if manifest.logit_bias is not None:  # a SigLIP, for which the prompts of ImageNet take long
+        arguments["LABELS"] = ""
+    return arguments
+
+
+def is_demo(manifest: Manifest) -> bool:
+    """True for the demo model, whose checkpoint every clone has."""
+    return manifest.source.weights_sha256.get("model.safetensors") == sha256_of(CLONE / DEMO / "model.safetensors")
+
+
+def checkpoint_argument(source: Source, to: Path, name: str = "") -> str:
+    """A checkpoint as the Dockerfile names it. A local one is copied, to the folder `name`, or its own.
+
+    Raises InputError.
+    """
+    checkpoint = Path(source.id)
+    if checkpoint.is_dir():
+        name = name or checkpoint.name
+        shutil.copytree(checkpoint, to / "deploy" / "checkpoints" / name, dirs_exist_ok=True)
+        return f"deploy/checkpoints/{name}"
+    if checkpoint.is_absolute():
+        raise InputError(f"the model was baked from {source.id}, which is gone: bake it again")
+    return source.id
+
+
+def copy_models(served: Served, to: Path) -> None:
+    """Copy model directories to `to`, or one that is alone to `to` itself, in place of what was copied before."""
+    shutil.rmtree(to, ignore_errors=True)
+    for path in served.values():
+        place = to if is_single(served) else to / path.name
+        shutil.copytree(path, place)
+        (place / MANIFEST).write_text(without_folders(read_manifest(path)).to_json(), encoding="utf-8")
+
+
+def reads_as_open_clip(path: Path) -> bool:
+    """True for a model directory whose texts are read as open_clip does, which needs ftfy."""
+    tokens = read_manifest(path).tokens
+    return tokens is not None and tokens.library == "open_clip"
+
+
+def without_folders(manifest: Manifest) -> Manifest:
+    """The manifest with the names alone of checkpoints that are folders, which are no one's business."""
+    source, images = public_source(manifest.source), manifest.images and public_source(manifest.images)
+    return replace(manifest, source=source, images=images)
+
+
+def public_source(source: Source) -> Source:
+    return replace(source, id=Path(source.id).name) if is_local(source) else source
+
+
+def is_local(source: Source) -> bool:
+    """True if a checkpoint is a folder, also one that is gone; False for a hub id."""
+    return Path(source.id).is_absolute() or Path(source.id).is_dir()
