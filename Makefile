@@ -189,6 +189,14 @@ demo/served/emoji.db: demo/emoji.db demo/model/manifest.json
 	-.venv-rclip/bin/pip install -q 'rclip>=3.3,<4'
 	touch $@
 
+# clip-retrieval asks for old NumPy and pyarrow, so for Python 3.12 or older, and imports what setuptools 70 no longer has.
+.venv-clip-retrieval/ready:
+	$(PYTHON) -m venv .venv-clip-retrieval
+	-.venv-clip-retrieval/bin/pip install -q torchvision==0.28.0 $(TORCH)
+	-.venv-clip-retrieval/bin/pip install -q 'clip-retrieval>=2.45,<3' torch==2.13.0
+	-.venv-clip-retrieval/bin/pip install -q 'setuptools<70'
+	touch $@
+
 .venv-lock/ready:
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install -q 'uv>=0.13'

@@ -42,7 +42,8 @@ Embed = Callable[[Any], NDArray[np.float32]]
 class Peer:
     """One way to embed: `open` returns a function of a text and one of an image, `build` writes the files it reads.
 
-    environment: the folder of its virtual environment; no_text: why it has no function of a text.
+    environment: the folder of its virtual environment; no_text: why it has no function of a text. has_images: False if
+    its function of an image is not measured. module: the one that its process runs.
     """
 
     name: str
@@ -50,6 +51,8 @@ class Peer:
     build: Callable[[Path], None] | None = None
     environment: str = ".venv-peers"
     no_text: str = ""
+    has_images: bool = True
+    module: str = "bench.embedding.embedders"
 
 
 def picture(image: bytes) -> Image.Image:
@@ -84,8 +87,8 @@ def sentence_transformers(place: Path) -> tuple[Embed, Embed]:
     return model.encode, lambda image: model.encode(Image.open(io.BytesIO(image)))
 
 
-def open_clip(place: Path) -> tuple[Embed, Embed]:
-    """open_clip's ViT-B-32-quickgelu, its weights in OpenAI's layout."""
+def import_open_clip() -> Any:
+    """The module open_clip, also where torchvision cannot be imported."""
     import torch
 
     try:
@@ -96,11 +99,22 @@ def open_clip(place: Path) -> tuple[Embed, Embed]:
             operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     import open_clip
 
-    model, _, preprocess = open_clip.create_model_and_transforms(
-        "ViT-B-32-quickgelu", pretrained=str(place / "openai.pt"), precision="fp32"
-    )
+    return open_clip
+
+
+def open_clip(place: Path) -> tuple[Embed, Embed]:
+    """open_clip's ViT-B-32-quickgelu, its weights in OpenAI's layout."""
+    return open_clip_model("ViT-B-32-quickgelu", pretrained=str(place / "openai.pt"), precision="fp32")
+
+
+def open_clip_model(name: str, **options: Any) -> tuple[Embed, Embed]:
+    """A model of open_clip's, by the name and the options of its create_model_and_transforms."""
+    open_clip = import_open_clip()
+    import torch
+
+    model, _, preprocess = open_clip.create_model_and_transforms(name, **options)
     model.eval()
-    tokens = open_clip.get_tokenizer("ViT-B-32-quickgelu")
+    tokens = open_clip.get_tokenizer(name)
 
     def text(text: str) -> NDArray[np.float32]:
         with torch.inference_mode():
@@ -492,16 +506,17 @@ def serve(peer: Peer, place: Path) -> None:
     answer_requests(handle)
 
 
-def main() -> None:
+def main(peers: dict[str, Peer]) -> None:
+    """Build or serve the peer of these that the arguments name."""
     act, name, folder = sys.argv[1:]
     os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
     os.environ["TMPDIR"] = folder  # torch leaves a folder there
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if act == "build":
-        PEERS[name].build(Path(folder))
+        peers[name].build(Path(folder))
     else:
-        serve(PEERS[name], Path(folder))
+        serve(peers[name], Path(folder))
 
 
 if __name__ == "__main__":
-    main()
+    main(PEERS)

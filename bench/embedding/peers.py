@@ -50,6 +50,7 @@ FIRST, CHECKED = TEXTS[0], TEXTS[1:11]
 WARM, TEXTS_A_TURN, IMAGES_A_TURN = 2, 10, 4
 BUILD_LIMIT_S = 900
 REFERENCE = "sentence-transformers"
+LEAST_COSINE = 0.98
 LENGTHS = (2, 4, 7, 16, 32, 77)  # ids, <|startoftext|> and <|endoftext|> included
 SHOWN_LENGTHS = (2, 16, 77)  # in the table, beside 7
 
@@ -92,7 +93,7 @@ def python_of(peer: Peer) -> str:
 
 
 def command(peer: Peer, act: str, place: Path) -> list[str]:
-    return [python_of(peer), "-m", "bench.embedding.embedders", act, peer.name, str(place)]
+    return [python_of(peer), "-m", peer.module, act, peer.name, str(place)]
 
 
 def build(peer: Peer, place: Path) -> None:
@@ -142,10 +143,14 @@ def embeddings(running: Running, items: list[dict[str, str]]) -> NDArray[np.floa
 
 
 class Measuring:
-    """The figures of each peer so far, each a list of measurements, or the reason why there are none."""
+    """The figures of each peer so far, each a list of measurements, or the reason why there are none.
 
-    def __init__(self, place: Path, images: list[str]):
-        self.place, self.images = place, images
+    reference: the peer to which cosines are. One whose cosine is below LEAST_COSINE embeds something else: it fails.
+    """
+
+    def __init__(self, place: Path, images: list[str], reference: Peer = PEERS[REFERENCE]):
+        self.place, self.images, self.reference = place, images, reference
+        self.peers: dict[str, Peer] = {}
         self.figures: dict[str, dict[str, list]] = {}
         self.why: dict[str, str] = {}
 
@@ -162,7 +167,7 @@ class Measuring:
     def start(self, peers: list[Peer], starts: int, stack: ExitStack) -> list[Running]:
         """Build all peers, start each `starts` times, and return those that run after the last start."""
         for peer in peers:
-            self.figures[peer.name] = {}
+            self.figures[peer.name], self.peers[peer.name] = {}, peer
             if peer.build:
                 say(f"build: {peer.name}")
                 self.attempt(peer, lambda peer=peer: build(peer, self.place))
@@ -189,15 +194,16 @@ class Measuring:
         for one in running:
             if one.peer.name not in self.why:
                 value = self.attempt(one.peer, lambda one=one: value_of(one))
-                self.figures[one.peer.name][figure] = [] if value is None else [value]
+                if value is not None:
+                    self.figures[one.peer.name][figure] = [value]
 
     def measure(self, running: list[Running], rounds: int) -> None:
         """Texts in turns, then images in turns. Memory is noted after each."""
         of_texts = [one for one in running if not one.peer.no_text]
         checked, images = [{"text": text} for text in CHECKED], [{"image": image} for image in self.images]
         with ExitStack() as stack:
-            references = [one for one in running if one.peer.name == REFERENCE]
-            reference = references[0] if references else stack.enter_context(started(PEERS[REFERENCE], self.place))
+            references = [one for one in running if one.peer.name == self.reference.name]
+            reference = references[0] if references else stack.enter_context(started(self.reference, self.place))
             self.measure_against(reference, of_texts, running, checked, images, rounds)
 
     def measure_against(
@@ -210,20 +216,31 @@ class Measuring:
         rounds: int,
     ) -> None:
         right = embeddings(reference, checked)
-        self.note(of_texts, "text_cosine", lambda one: worst_cosine(embeddings(one, checked), right))
+        self.note(of_texts, "text_cosine", lambda one: self.checked_cosine(one, checked, right))
         texts = TEXTS[1 + len(CHECKED) :]
         a_turn = WARM + TEXTS_A_TURN
         for number, one in turns(of_texts, rounds):
             say(f"round {number + 1} of {rounds}, texts: {one.peer.name}")
             self.ask(one, "text_ms", [{"text": text} for text in texts[number * a_turn : (number + 1) * a_turn]])
         self.note(of_texts, "text_peak_mb", Running.peak_mb)
+        of_images = [one for one in running if one.peer.has_images]
+        if not of_images:
+            return
         right_of_images = embeddings(reference, images)
-        self.note(running, "image_cosine", lambda one: worst_cosine(embeddings(one, images), right_of_images))
+        self.note(of_images, "image_cosine", lambda one: self.checked_cosine(one, images, right_of_images))
         a_turn = WARM + IMAGES_A_TURN
-        for number, one in turns(running, rounds):
+        for number, one in turns(of_images, rounds):
             say(f"round {number + 1} of {rounds}, images: {one.peer.name}")
             self.ask(one, "image_ms", [images[(number * a_turn + n) % len(images)] for n in range(a_turn)])
-        self.note(running, "peak_mb", Running.peak_mb)
+        self.note(of_images, "peak_mb", Running.peak_mb)
+
+    def checked_cosine(self, one: Running, items: list[dict[str, str]], right: NDArray[np.float32]) -> float:
+        """The lowest cosine of a peer's embeddings of `items` with `right`. Raises RuntimeError if it is too low."""
+        worst = worst_cosine(embeddings(one, items), right)
+        if not worst >= LEAST_COSINE:
+            self.figures[one.peer.name].clear()  # they are of other embeddings
+            raise RuntimeError(f"cosine {worst:.4f} to {self.reference.name}, expected {LEAST_COSINE} or more")
+        return worst
 
     def results(self) -> dict[str, dict[str, Any]]:
         """Peer -> medians of its figures, all measurements of which there are several, and why some are missing."""
@@ -231,7 +248,7 @@ class Measuring:
         for name, figures in self.figures.items():
             results[name] = {figure: float(np.median(all_)) for figure, all_ in figures.items() if all_}
             results[name]["measured"] = {figure: all_ for figure, all_ in figures.items() if len(all_) > 1}
-            why = self.why.get(name) or PEERS[name].no_text
+            why = self.why.get(name) or self.peers[name].no_text
             results[name] |= {"why": why} if why else {}
         return results
 
@@ -333,19 +350,25 @@ def measure(place: Path, options: argparse.Namespace) -> Results:
 
 def table(results: Results) -> str:
     """The medians as plain text: a line for each peer; then the bound, and the source."""
-    lines = [f"{'':28}" + "".join(f"{title:>11}" for title, _ in COLUMNS.values())]
-    for name, figures in results["peers"].items():
-        cells = [
-            f"{figures[figure]:.{digits}f}" if figure in figures else "" for figure, (_, digits) in COLUMNS.items()
-        ]
-        lines.append("".join([f"{name:28}", *(f"{cell:>11}" for cell in cells)]).rstrip())
-        lines += [f"    {figures['why']}"] if "why" in figures else []
+    lines = peer_lines(results["peers"])
     lines += ["", *bound_lines(results["bound"])] if "bound" in results else []
     lines += ["", f"{results['rounds']} rounds, {results['starts']} starts of each, {results['checkpoint']}"]
     if "precision" in results:
         lines[-1] += ", ours " + ", ".join(f"{name} {kind}" for name, kind in results["precision"].items())
     lines.append(source_line(results))
     return "\n".join(lines)
+
+
+def peer_lines(peers: dict[str, dict[str, Any]], title: str = "") -> list[str]:
+    """A line of figures for each peer, below one of titles, with the reason where figures are missing."""
+    lines = [f"{title:28}" + "".join(f"{title:>11}" for title, _ in COLUMNS.values())]
+    for name, figures in peers.items():
+        cells = [
+            f"{figures[figure]:.{digits}f}" if figure in figures else "" for figure, (_, digits) in COLUMNS.items()
+        ]
+        lines.append("".join([f"{name:28}", *(f"{cell:>11}" for cell in cells)]).rstrip())
+        lines += [f"    {figures['why']}"] if "why" in figures else []
+    return lines
 
 
 def bound_lines(bound: dict[str, Any]) -> list[str]:

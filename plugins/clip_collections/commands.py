@@ -129,7 +129,7 @@ def embed(
     from .writer import CollectionWriter, Embedder
 
     model_id, path = chosen_model(model_dir, database, collection, model_id)
-    engine = Engine(path, OWN_MACHINE)
+    engine = Engine(path, OWN_MACHINE, image_threads=1)  # because available_cores() images are embedded at once
     embed_item, model = engine.embed_item, model_key(engine.manifest)
     embedder = Embedder(model_of(model_id), engine.manifest.embed_dim, embed_item, available_cores(), embed_item, model)
     try:
@@ -349,7 +349,7 @@ def run_conversion(
     conn: sqlite3.Connection, name: str, model_id: str, model_dir: Path | None, folder: Path | None
 ) -> None:
     """Convert a collection, say from what, and build its index again if it had one."""
-    from llm_clip_onnx.engine import engine_for
+    from llm_clip_onnx.engine import Engine
     from llm_clip_onnx.images.limits import OWN_MACHINE
     from llm_clip_onnx.towers import available_cores
 
@@ -361,7 +361,7 @@ def run_conversion(
 
     model_id, path = chosen_model(model_dir, named=model_id)
     check_needs_conversion(conn, name, model_id, model_dir)
-    engine = engine_for(path, OWN_MACHINE)
+    engine = Engine(path, OWN_MACHINE, image_threads=1)  # because available_cores() rows are embedded at once
     target = Target(model_id, model_key(engine.manifest), engine.embed_item, available_cores())
     conversion = Conversion(conn, name, target, folder)
     was_indexed = has_index(conn, conversion.collection)

@@ -40,10 +40,12 @@ class Engine:
     """Embeds by the model directory at `path`. Raises ModelDirError where that is not one.
 
     `bounds` says how large images may be: SERVER, or OWN_MACHINE for a command, which has more memory and time.
+    image_threads: how many an image takes in its tower, None for one on each core. A command that embeds as many
+    images at once as there are cores gives each 1: the embeddings are the same, and no thread waits for another.
     """
 
-    def __init__(self, path: Path, bounds: ImageLimits = SERVER):
-        self.path, self.bounds = path, bounds
+    def __init__(self, path: Path, bounds: ImageLimits = SERVER, image_threads: int | None = None):
+        self.path, self.bounds, self.image_threads = path, bounds, image_threads or towers.available_cores()
         self.manifest = model_dir.read_manifest(path)
         self._text, self._image = Lazy(self._open_text), Lazy(self._open_image)
         self._cache: LRUCache[str, tuple[int, NDArray[np.float32]]] = LRUCache(
@@ -93,11 +95,11 @@ class Engine:
     def _open_image(self):
         names = self.tower_files("image")
         self._check(names)
-        key = self.sha256_of(names)
+        key = self.image_threads, *self.sha256_of(names)
         with room_for(self, "image", names), _image_towers_lock:
             tower = _image_towers.get(key)
             if tower is None:
-                tower = towers.open_tower(self.path / names[0], threads=towers.available_cores(), one_shape=True)
+                tower = towers.open_tower(self.path / names[0], threads=self.image_threads, one_shape=True)
                 _image_towers[key] = tower
             return tower
 
@@ -248,7 +250,7 @@ class Engine:
 
 _engines: dict[tuple[Path, ImageLimits], Engine] = {}  # the most recently used one last
 _engines_lock = threading.RLock()  # also of what engines hold
-_image_towers: WeakValueDictionary[tuple[str, ...], Any] = WeakValueDictionary()  # by sha256 of files
+_image_towers: WeakValueDictionary[tuple, Any] = WeakValueDictionary()  # by threads and sha256 of files
 _image_towers_lock = threading.Lock()  # two engines with the same tower open it once
 
 

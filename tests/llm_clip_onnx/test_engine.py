@@ -144,6 +144,14 @@ def test_many_threads_get_what_one_gets_and_each_tower_opens_once(demo_dir, no_i
     assert len(opened) == 3  # the other engine has the same image tower
 
 
+def test_an_image_tower_of_one_thread_gives_the_embeddings_of_one_that_takes_every_core(demo_dir, no_image_tower):
+    blobs = list(images().values())
+    alone, together = Engine(demo_dir, image_threads=1), Engine(demo_dir, image_threads=2)
+    np.testing.assert_array_equal(alone.embed_images(blobs), together.embed_images(blobs))
+    threads = [e._image.get().get_session_options().intra_op_num_threads for e in (alone, together, Engine(demo_dir))]
+    assert threads == [1, 2, towers.available_cores()]
+
+
 def test_the_tokenizer_opens_beside_the_tower_once_the_files_are_checked(demo_dir, monkeypatch):
     """The tokenizer takes as long to open as the tower, and holds the GIL; the tower does not."""
     checked, tower_begun, tokenizer_begun = threading.Event(), threading.Event(), threading.Event()
