@@ -183,6 +183,12 @@ def heics() -> dict[str, bytes]:
 @functools.cache
 def readable() -> dict[str, bytes]:
     """Odd, large and long files that are valid images within the limits."""
+    return small() | large()
+
+
+@functools.cache
+def small() -> dict[str, bytes]:
+    """The files of `readable` that take little time to make."""
     rgb, jpeg, gif = saved(photo(), "PNG"), saved(photo(300, 200), "JPEG"), saved(photo().convert("P"), "GIF")
     palette = photo().convert("P", palette=Image.Palette.ADAPTIVE, colors=16)
     start, profile = rgb.index(b"IDAT") - 4, ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -190,29 +196,7 @@ def readable() -> dict[str, bytes]:
     files = {f"{width}x{height}.png": saved(Image.new("RGB", (width, height), "red"), "PNG")
              for width, height in ((1, 1), (1, 5000), (5000, 1), (1, 20_000), (20_000, 1), (1, 60_000), (60_000, 1))}  # fmt: skip
     files |= {f"turned-{n}.jpg": saved(photo(), "JPEG", exif=exif_of(n)) for n in (3, 5, 6, 8, 99)}
-    files |= {f"25mp-{name}.png": big_png(5000, depth, colour) for name, depth, colour in (
-        ("rgb", 8, 2), ("grey-alpha", 8, 4), ("grey", 8, 0), ("palette", 8, 3), ("1-bit", 1, 0),
-        ("1-bit-palette", 1, 3), ("16-bit-grey", 16, 0), ("16-bit-rgb", 16, 2))}  # fmt: skip
-    return files | ancillary() | heics() | tiffs.readable() | {
-        "18mp-rgba.png": big_png(4240, 8, 6),
-        "18mp-16-bit-rgba.png": big_png(4240, 16, 6),
-        "18mp-rgba-solid.png": saved(Image.new("RGBA", (4240, 4240), "teal"), "PNG", compress_level=1),
-        "25mp-rgb-solid.png": saved(Image.new("RGB", (5000, 5000), "teal"), "PNG", compress_level=1),
-        "25mp-wide.png": png(100_000, 250, 8, 2, packed(b"\4" + bytes(300_000), 250)),
-        "25mp-tall.png": png(250, 100_000, 8, 2, packed(b"\4" + bytes(range(75)) * 10, 100_000)),
-        "25mp.jpg": saved(big_photo(5000), "JPEG"),
-        "25mp-cmyk.jpg": saved(Image.new("CMYK", (5000, 5000)), "JPEG"),
-        "25mp-long.jpg": saved(Image.new("RGB", (65_500, 381)), "JPEG"),
-        "13mp-progressive.jpg": saved(big_photo(3610), "JPEG", progressive=True),
-        "25mp.gif": saved(Image.new("P", (5000, 5000)), "GIF"),
-        "7mp-noise.gif": saved(noise(2650, 2650).convert("L"), "GIF"),
-        "7mp-interlaced.png": png(2730, 2730, 8, 2, zlib.compress(random_filter_types(8191 * 2740), 1), interlaced=1),
-        "10mp.bmp": saved(Image.new("P", (3100, 3100)), "BMP"),
-        "1mp-noise.webp": saved(noise(1000, 990, "RGBA"), "WEBP", lossless=True, method=0),
-        "2mp-lossless.webp": saved(big_photo(1448), "WEBP", lossless=True, method=0),
-        "2mp-lossy.webp": saved(big_photo(1448), "WEBP", method=0),
-        "2mp-exif.webp": saved(big_photo(1448), "WEBP", method=0, exif=bytes(3_300_000)),
-        "2mp.avif": saved(big_photo(1448).convert("RGBA"), "AVIF", speed=10, subsampling="4:4:4"),
+    return files | ancillary() | tiffs.readable() | {
         "run-length.bmp": run_length_bmp(900, 900, b"\xff\1\xff\0\xff\1\x87\1\0\0" * 900 + b"\0\1"),
         "palette.png": saved(palette, "PNG"),
         "palette-transparency.png": saved(palette, "PNG", transparency=3),
@@ -242,6 +226,34 @@ def readable() -> dict[str, bytes]:
         "jpeg-holding-pdf.jpg": jpeg[:2] + b"\xff\xfe\0\x0b%PDF-1.4\n" + jpeg[2:],
         "gif-and-script.gif": gif + b"*/=1;alert(1)//",
         "really-a-jpeg.png": jpeg,
+    }  # fmt: skip
+
+
+def large() -> dict[str, bytes]:
+    """The files of `readable` that take 15 s to make: large ones, and HEICs."""
+    files = {f"25mp-{name}.png": big_png(5000, depth, colour) for name, depth, colour in (
+        ("rgb", 8, 2), ("grey-alpha", 8, 4), ("grey", 8, 0), ("palette", 8, 3), ("1-bit", 1, 0),
+        ("1-bit-palette", 1, 3), ("16-bit-grey", 16, 0), ("16-bit-rgb", 16, 2))}  # fmt: skip
+    return files | heics() | {
+        "18mp-rgba.png": big_png(4240, 8, 6),
+        "18mp-16-bit-rgba.png": big_png(4240, 16, 6),
+        "18mp-rgba-solid.png": saved(Image.new("RGBA", (4240, 4240), "teal"), "PNG", compress_level=1),
+        "25mp-rgb-solid.png": saved(Image.new("RGB", (5000, 5000), "teal"), "PNG", compress_level=1),
+        "25mp-wide.png": png(100_000, 250, 8, 2, packed(b"\4" + bytes(300_000), 250)),
+        "25mp-tall.png": png(250, 100_000, 8, 2, packed(b"\4" + bytes(range(75)) * 10, 100_000)),
+        "25mp.jpg": saved(big_photo(5000), "JPEG"),
+        "25mp-cmyk.jpg": saved(Image.new("CMYK", (5000, 5000)), "JPEG"),
+        "25mp-long.jpg": saved(Image.new("RGB", (65_500, 381)), "JPEG"),
+        "13mp-progressive.jpg": saved(big_photo(3610), "JPEG", progressive=True),
+        "25mp.gif": saved(Image.new("P", (5000, 5000)), "GIF"),
+        "7mp-noise.gif": saved(noise(2650, 2650).convert("L"), "GIF"),
+        "7mp-interlaced.png": png(2730, 2730, 8, 2, zlib.compress(random_filter_types(8191 * 2740), 1), interlaced=1),
+        "10mp.bmp": saved(Image.new("P", (3100, 3100)), "BMP"),
+        "1mp-noise.webp": saved(noise(1000, 990, "RGBA"), "WEBP", lossless=True, method=0),
+        "2mp-lossless.webp": saved(big_photo(1448), "WEBP", lossless=True, method=0),
+        "2mp-lossy.webp": saved(big_photo(1448), "WEBP", method=0),
+        "2mp-exif.webp": saved(big_photo(1448), "WEBP", method=0, exif=bytes(3_300_000)),
+        "2mp.avif": saved(big_photo(1448).convert("RGBA"), "AVIF", speed=10, subsampling="4:4:4"),
     }  # fmt: skip
 
 

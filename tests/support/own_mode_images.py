@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PIL import Image
 
-from hostile import readable
+from hostile import small
 from llm_clip_onnx.model_dir import Preprocess
 from open_clip_pixels import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
@@ -19,9 +19,5 @@ def processor(side: int, mode: str, interpolation: str = "bicubic", fill: int = 
 
 
 def odd_files() -> dict[str, bytes]:
-    """The files of hostile.readable that are not large and that Pillow opens by itself."""
-    return {
-        name: blob
-        for name, blob in readable().items()
-        if "mp" not in name and not name.endswith(".heic") and not name.startswith(NOT_THEIRS)
-    }
+    """The files of hostile.small, without large TIFFs, that Pillow opens by itself."""
+    return {name: blob for name, blob in small().items() if "mp" not in name and not name.startswith(NOT_THEIRS)}

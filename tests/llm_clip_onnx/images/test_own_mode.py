@@ -47,6 +47,8 @@ def with_orientation(image: Image.Image, turn: int) -> bytes:
 @pytest.mark.parametrize("name", images())
 def test_an_image_is_read_as_open_clip_reads_it(name):
     for side, mode, interpolation, fill in product((32, 35), MODES, FILTERS, (0, 200)):
+        if fill and mode != "longest":
+            continue  # nothing is filled there
         expected = levels_of(opened(images()[name]), side, mode, interpolation, fill)
         np.testing.assert_array_equal(levels(images()[name], processor(side, mode, interpolation, fill)), expected)
 
