@@ -56,6 +56,11 @@ class Bench(NamedTuple):
 STACKS = (".venv-recipe", ".venv-ours", ".venv-bare")
 BENCHES = {
     "fidelity": Bench("bench.embedding.fidelity", "how close 8-bit towers stay to float32 ones", quick="--quick"),
+    "models": Bench(
+        "bench.embedding.models",
+        "a bake and a server of each shape of the catalogue's models",
+        quick="--shapes TinyCLIP-40M-32 --rounds 1",
+    ),
     "thumbnails": Bench(
         "bench.embedding.thumbnails", "how close vectors of thumbnails stay to those of the photos", quick="--quick"
     ),
