@@ -86,7 +86,7 @@ ARG HF_ENDPOINT
 RUN set -e; set -- ${CLIP_MODELS:-$CLIP_MODEL}; \
     test $# = 1 || test -z "$CLIP_REVISION$CLIP_IMAGES$CLIP_IMAGES_REVISION" || { echo "CLIP_REVISION and CLIP_IMAGES are of one model, not of $#"; exit 1; }; \
     for model in "$@"; do \
-      to=/model; test $# = 1 || to="/model/$(basename "$model")"; \
+      to=/model; test -z "$CLIP_MODELS" || to="/model/$(basename "$model")"; \
       python -m llm_clip_onnx bake "$model" ${CLIP_REVISION:+--revision "$CLIP_REVISION"} \
         ${CLIP_IMAGES:+--images "$CLIP_IMAGES"} ${CLIP_IMAGES_REVISION:+--images-revision "$CLIP_IMAGES_REVISION"} --precision "$CLIP_PRECISION" --to "$to"; \
     done
@@ -98,7 +98,7 @@ RUN set -e; set -- ${CLIP_MODELS:-$CLIP_MODEL}; \
       *@*) case " $* " in *" ${labels#*@} "*) ;; *) echo "LABELS: $labels names none of the models $*"; exit 1 ;; esac ;; \
     esac; done; \
     for labels in $LABELS; do for model in "$@"; do \
-      to=/model; test $# = 1 || to="/model/$(basename "$model")"; \
+      to=/model; test -z "$CLIP_MODELS" || to="/model/$(basename "$model")"; \
       case "$labels" in \
         imagenet) if test $# = 1; then ! grep -q '"logit_bias"' "$to/manifest.json" || continue; \
                   else grep -q '"id": "clip"' "$to/manifest.json" || continue; fi; from= ;; \

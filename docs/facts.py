@@ -107,8 +107,8 @@ BUILD_ARGUMENTS = {
     "`deploy/checkpoints/`",
     "CLIP_MODELS": "several of them, with spaces, in place of `CLIP_MODEL`: `clip multilingual`",
     "CLIP_REVISION": "a branch, tag or commit of the model, if it is one",
-    "CLIP_IMAGES_REVISION": "a branch, tag or commit of `CLIP_IMAGES` on the hub",
     "CLIP_IMAGES": f"where `CLIP_MODEL` is a [text tower alone]({TEXT_TOWER}): the checkpoint of its images",
+    "CLIP_IMAGES_REVISION": "a branch, tag or commit of `CLIP_IMAGES` on the hub",
     "CLIP_PRECISION": "as [the bake](bake.md#precision) has it",
     "LABELS": "[label sets](label-sets.md), with spaces: `imagenet`, `demo/emoji.txt`, files in `deploy/labels/`; "
     "of several models only `clip` gets `imagenet`, and those that are named: `imagenet@datacomp-b32-256`",

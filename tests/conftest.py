@@ -28,7 +28,7 @@ os.environ["LLM_LOAD_PLUGINS"] = "datasette-clip"  # `llm` would load llm-clip t
 from datasette import app
 from datasette.app import DEFAULT_SETTINGS, Datasette
 
-from llm_clip_onnx import engine
+from llm_clip_onnx import engine, towers
 from llm_clip_onnx.engine import Engine
 from random_checkpoint import TINY, write_checkpoint
 
@@ -233,6 +233,21 @@ def demo_engine(demo_dir) -> Engine:
 def no_image_tower(monkeypatch) -> None:
     """No image tower is open for another engine of this process, such as one of another test."""
     monkeypatch.setattr(engine, "_image_towers", WeakValueDictionary())
+
+
+@pytest.fixture
+def threads_opened(no_image_tower, monkeypatch) -> dict[str, int]:
+    """How many threads each tower takes that a test opens, on three cores."""
+    opened: dict[str, int] = {}
+    genuine = towers.open_tower
+
+    def open_tower(graph, threads, **more):
+        opened[graph.name.partition(".")[0]] = threads
+        return genuine(graph, threads, **more)
+
+    monkeypatch.setattr(towers, "open_tower", open_tower)
+    monkeypatch.setattr(towers, "available_cores", lambda: 3)
+    return opened
 
 
 @pytest.fixture

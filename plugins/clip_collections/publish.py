@@ -108,13 +108,13 @@ def public_names(databases: Iterable[Path]) -> dict[Path, str]:
 
 def copy_clone(served: Served, to: Path) -> Path:
     """Copy what the clone's Dockerfile needs, to bake the same models. Returns the folder of databases."""
+    arguments = build_arguments(served, to)  # which may refuse
     for name in OF_CLONE:
         (to / name).parent.mkdir(parents=True, exist_ok=True)
         if (CLONE / name).is_dir():
             shutil.copytree(CLONE / name, to / name, ignore=NOT_COPIED, dirs_exist_ok=True)
         else:
             shutil.copy(CLONE / name, to / name)
-    arguments = build_arguments(served, to)
     toml, dockerfile = to / "fly.toml", to / "Dockerfile"
     give_memory(served, toml)
     lines = "\n".join(f"  {name} = {json.dumps(value)}" for name, value in arguments.items())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,8 +30,9 @@ Served = Mapping[str, Path]  # model id -> its model directory
 def needed_models(databases: Iterable[Path], model_dir: Path) -> dict[str, Path]:
     """The models that the collections of these databases are of; the default one if none of them is here.
 
-    model_dir: a model directory, or a folder of several. A collection whose model is not here is named.
-    Raises ClipError if the default one is not here either.
+    model_dir: a model directory, whose model is `clip`, or a folder of several. Named are a collection whose model is
+    not here, and models that could search the collections but are not published. Raises ClipError if the default one
+    is not here either.
     """
     needed: dict[str, Path] = {}
     for database in databases:
@@ -42,9 +43,25 @@ def needed_models(databases: Iterable[Path], model_dir: Path) -> dict[str, Path]
             except ClipError as error:
                 click.echo(f"{cited(name)} is published without its model, {cited(model_id)}: {error}", err=True)
                 continue
-            if path not in needed.values():  # one model directory has two ids
-                needed[model_id] = path
-    return needed or dict([chosen_model(model_dir)])
+            needed[MODEL_ID if path == model_dir else model_id] = path  # one model directory has two ids
+    if not needed:
+        model_id, path = chosen_model(model_dir)
+        needed[MODEL_ID if path == model_dir else model_id] = path
+    for model_id in left_out(needed, model_dir):
+        click.echo(f"{cited(model_id)} is not published, as no collection is of it", err=True)
+    return needed
+
+
+def left_out(needed: Served, model_dir: Path) -> list[str]:
+    """The models of a folder that are not needed but could search what is published, because vectors are the same."""
+    manifests = [read_manifest(path) for path in needed.values()]
+    others = {id: models.path_of(id, model_dir) for id in models.choices(model_dir) if id not in needed}
+    found = []
+    for id, path in others.items():
+        with suppress(ClipError):
+            other = read_manifest(path)
+            found += [id] if any(models.exchangeable(other, manifest) for manifest in manifests) else []
+    return found
 
 
 def collection_models(database: Path) -> list[tuple[str, str]]:
@@ -55,9 +72,8 @@ def collection_models(database: Path) -> list[tuple[str, str]]:
 
 
 def is_single(served: Served) -> bool:
-    """True for one model that a container with one model serves under this id."""
-    [(id, path), *others] = served.items()
-    return not others and id in (MODEL_ID, models.catalogue_id(path))
+    """True for `clip` alone. One model by another id is a folder of one, where nothing is `clip`."""
+    return [*served] == [MODEL_ID]
 
 
 def build_arguments(served: Served, to: Path) -> dict[str, str]:
@@ -66,8 +82,12 @@ def build_arguments(served: Served, to: Path) -> dict[str, str]:
     if is_single(served):
         [manifest] = manifests.values()
         return bake_arguments(manifest, to)
-    if len(served) == 1:
-        raise InputError(f"the container of one model would serve {cited(*served)} as {cited(MODEL_ID)}: {RENAME}")
+    for id, manifest in manifests.items():
+        if manifest.source.revision:
+            click.echo(
+                f"the Dockerfile bakes the newest revision of {cited(id)}, which is {manifest.source.revision} here",
+                err=True,
+            )
     arguments = {"CLIP_MODELS": " ".join(model_argument(id, manifest, to) for id, manifest in manifests.items())}
     has_demo = any(map(is_demo, manifests.values()))
     return arguments | ({"LABELS": "demo/emoji.txt", "VERIFY": "0"} if has_demo else {})
@@ -82,7 +102,7 @@ def model_argument(id: str, manifest: Manifest, to: Path) -> str:
             f"the Dockerfile bakes {cited(id)} with the images of another checkpoint only if it is alone: {RENAME}"
         )
     argument = checkpoint_argument(manifest.source, to, id)
-    if Path(argument).name != id:
+    if Path(argument).name != id or len(argument.split()) != 1:
         raise InputError(f"the container would serve {cited(id)} as {cited(Path(argument).name)}: {RENAME}")
     return argument
 
@@ -126,12 +146,18 @@ def checkpoint_argument(source: Source, to: Path, name: str = "") -> str:
 
 
 def copy_models(served: Served, to: Path) -> None:
-    """Copy model directories to `to`, or one that is alone to `to` itself, in place of what was copied before."""
-    shutil.rmtree(to, ignore_errors=True)
+    """Copy model directories to `to`, or one that is alone to `to` itself, in place of what was copied before.
+
+    A model that is read from there, because it was copied before, is not lost.
+    """
+    made = to.with_name(f".{to.name}-being-copied")
+    shutil.rmtree(made, ignore_errors=True)
     for path in served.values():
-        place = to if is_single(served) else to / path.name
+        place = made if is_single(served) else made / path.name
         shutil.copytree(path, place)
         (place / MANIFEST).write_text(without_folders(read_manifest(path)).to_json(), encoding="utf-8")
+    shutil.rmtree(to, ignore_errors=True)
+    made.rename(to)
 
 
 def reads_as_open_clip(path: Path) -> bool:

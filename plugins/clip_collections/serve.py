@@ -127,10 +127,10 @@ def publish_photos(
     from .published_models import needed_models
 
     assert options.publish
+    served = needed_models(databases, model_dir)
     with ExitStack() as stack:
         Follower(only_ours(stack, photos), model_dir, options, stop).look(lambda: None)
         if not stop.is_set():
-            served = needed_models(databases, model_dir)
             publish(databases, photos, served, options.publish, options.with_originals)
 
 
@@ -161,7 +161,7 @@ def open_model(model_dir: Path, photos: PhotoFolder) -> Embedder:
     from .writer import Embedder
 
     model_id, path = chosen_model(model_dir, photos.database, photos.collection)
-    engine = engine_for(path, OWN_MACHINE)
+    engine = engine_for(path, OWN_MACHINE, image_threads=1)  # because available_cores() photos are embedded at once
     embed, sha256 = engine.embed_item, model_key(engine.manifest)
     return Embedder(model_of(model_id), engine.manifest.embed_dim, embed, available_cores(), embed, sha256)
 

@@ -140,6 +140,7 @@ def open_text(model_id: str) -> str | None:
         engine = get_engine(model_id)
         engine.open_text()
         was_open.add(engine)
+        unopenable["text"].discard(engine)
     except ClipError as error:
         return str(error)
     except Exception as error:  # any: the server starts and says why on its pages

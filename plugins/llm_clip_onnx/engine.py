@@ -248,18 +248,18 @@ class Engine:
         return towers.run_image(self._image.get(), pixels[None])[0]
 
 
-_engines: dict[tuple[Path, ImageLimits], Engine] = {}  # the most recently used one last
+_engines: dict[tuple, Engine] = {}  # the most recently used one last
 _engines_lock = threading.RLock()  # also of what engines hold
 _image_towers: WeakValueDictionary[tuple, Any] = WeakValueDictionary()  # by threads and sha256 of files
 _image_towers_lock = threading.Lock()  # two engines with the same tower open it once
 
 
-def engine_for(path: Path, bounds: ImageLimits = SERVER) -> Engine:
-    """The one Engine of this process for the model directory at `path`, with these limits of images.
+def engine_for(path: Path, bounds: ImageLimits = SERVER, image_threads: int | None = None) -> Engine:
+    """The one Engine of this process for the model directory at `path`, with these limits and threads of images.
 
     Raises ModelDirError where that is not one.
     """
-    key = Path(os.path.realpath(path)), bounds  # unlike Path.resolve, also of a loop of links
+    key = Path(os.path.realpath(path)), bounds, image_threads  # unlike Path.resolve, also of a loop of links
     with _engines_lock:
         engine = _engines.pop(key) if key in _engines else Engine(*key)
         _engines[key] = engine  # the last one now

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from sqlite_utils import Database
 
-from clip_collections import convert
+from clip_collections import commands, convert
 from clip_collections.collection import open_collection
 from clip_collections.convert import Conversion, Target
 from clip_collections.entry import Entry
@@ -83,6 +83,12 @@ def test_stored_contents_files_and_thumbnails_are_embedded_anew(env, database, p
     assert "1 embedded" in again.stderr  # the pink one
     refused = run_llm("clip", "convert", "photos", *options, env=env, ok=False)
     assert refused.stderr == "Error: the collection 'photos' is of the model 'tiny' already\n"
+
+
+def test_each_of_the_rows_that_are_embedded_at_once_takes_one_thread(env, database, monkeypatch, threads_opened):
+    monkeypatch.setenv("CLIP_MODEL_DIR", env["CLIP_MODEL_DIR"])
+    commands.convert.main(["photos", "--model", "tiny", "-d", str(database)], standalone_mode=False)
+    assert threads_opened["image"] == 1
 
 
 def test_without_a_content_the_collection_stays_as_it_is(env, database):

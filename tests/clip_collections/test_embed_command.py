@@ -22,8 +22,9 @@ from PIL import Image
 
 from clip_collections import commands
 from clip_collections.commands import summary_of
+from clip_collections.photo_folders import PhotoFolder
+from clip_collections.serve import open_model
 from conftest import ROOT
-from llm_clip_onnx import towers
 from llm_clip_onnx.engine import Engine
 from llm_clip_onnx.images.limits import OWN_MACHINE, SERVER
 from nasty import photo, saved
@@ -55,18 +56,16 @@ def photos(tmp_path) -> Path:
     return folder
 
 
-def test_each_of_the_images_that_are_embedded_at_once_takes_one_thread(photos, demo_dir, no_image_tower, monkeypatch):
-    opened, genuine = {}, towers.open_tower
-
-    def open_tower(graph, threads, **more):
-        opened[graph.name.partition(".")[0]] = threads
-        return genuine(graph, threads, **more)
-
-    monkeypatch.setattr(towers, "open_tower", open_tower)
-    monkeypatch.setattr(towers, "available_cores", lambda: 3)
+def test_each_of_the_images_that_are_embedded_at_once_takes_one_thread(photos, demo_dir, threads_opened):
     arguments = [str(photos), "-d", str(photos.parent / "photos.db"), "-c", "photos", "--model-dir", str(demo_dir)]
     commands.embed.main(arguments, standalone_mode=False)
-    assert opened["image"] == 1
+    assert threads_opened["image"] == 1
+
+
+def test_each_of_the_photos_that_llm_clip_serve_embeds_at_once_takes_one_thread(photos, demo_dir, threads_opened):
+    embedder = open_model(demo_dir, PhotoFolder(photos, photos.parent / "photos.db", "photos"))
+    embedder.embed_item(picture(1), "exif")
+    assert (embedder.threads, threads_opened["image"]) == (3, 1)
 
 
 def embed(source: Path, *options: str, env: dict[str, str], ok: bool = True) -> list[str]:

@@ -226,11 +226,39 @@ def test_models_that_would_get_another_id_are_not_published(demo_dir, tmp_path):
         (path / MANIFEST).write_text(manifest.to_json())
     with pytest.raises(InputError, match=r"^the container would serve 'one' as 'two': convert its collections to a"):
         build_arguments(models, tmp_path / "out")
-    with pytest.raises(InputError, match=r"^the container of one model would serve 'two' as 'clip': convert its coll"):
-        build_arguments({"two": models["two"]}, tmp_path / "out")
+    assert build_arguments({"two": models["two"]}, tmp_path / "out") == {"CLIP_MODELS": "owner/two"}
     (models["one"] / MANIFEST).write_text(replace(manifest, id="datacomp-b32").to_json())
     arguments = build_arguments({"datacomp-b32": models["one"], "two": models["two"]}, tmp_path / "out")
     assert arguments == {"CLIP_MODELS": "datacomp-b32 owner/two"}
+
+
+def test_alone_a_model_that_is_not_clip_is_published_by_its_own_id(two_databases, tmp_path):
+    """A collection of `clip`, which is not there, is not searched with the vectors of another model."""
+    models, databases, _ = two_databases
+    shutil.rmtree(models / "clip")
+    files = [Path(file) for file in databases]
+    place = copy_package(needed_models(files, models), tmp_path / "out")
+    for file in files:
+        publish_database(file, place / file.name, [])
+    own = environment(tmp_path / "own", CLIP_MODEL_DIR=str(tmp_path / "out/model"), SLEEP_AFTER="10m")
+    with serving(str(tmp_path / "out/srv"), env=own, log=tmp_path / "log") as url:
+        answers = [httpx.get(f"{url}/-/clip/search/{name}/of~20{name}.json?q=a+tree") for name in ("clip", "tiny")]
+    assert [answer.status_code for answer in answers] == [400, 200]
+    assert "clip" in answers[0].json()["error"]
+
+
+def test_a_model_that_is_published_where_it_was_copied_to_before_stays(demo_dir, tmp_path):
+    copy_package({"clip": demo_dir}, tmp_path / "out")
+    files = sorted(path.name for path in (tmp_path / "out/model").iterdir())
+    copy_package({"clip": tmp_path / "out/model"}, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out/model").iterdir()) == files
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["Dockerfile", "fly.toml", "model", "srv"]
+
+
+def test_a_model_that_could_search_what_is_published_is_named_if_it_is_not(two_databases, capsys):
+    models, databases, _ = two_databases
+    needed_models([Path(databases[0])], models)
+    assert capsys.readouterr().err == "'float32' is not published, as no collection is of it\n"
 
 
 def test_the_public_name_is_without_the_hash_of_the_path(photos, env, tmp_path):

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from datasette.app import Datasette
 
-from datasette_clip.model import get_engine
+from datasette_clip.model import get_engine, text_opening
 from datasette_clip.pages import search
 from datasette_clip.pages.search import languages_of
 from llm_clip_onnx.engine import Engine, engines_of_process
@@ -297,6 +297,33 @@ def test_health_neither_uses_nor_opens_a_model_whose_towers_were_closed(folder, 
     assert [answer.status_code for answer in answers] == [200, 200, 200, 200]
     assert answers[2].json()["ready"]
     assert engines == [("clip", []), ("tiny", ["text"])]
+
+
+def test_health_says_why_a_model_that_was_closed_cannot_be_opened_again(demo_dir, tmp_path, monkeypatch):
+    model = shutil.copytree(demo_dir, tmp_path / "model")
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(model))
+    datasette, weights, kept = Datasette(memory=True), model / "text.bin", (model / "text.bin").read_bytes()
+    text_opening.cache_clear()
+
+    async def health() -> tuple[int, bool]:
+        answer = await datasette.client.get("/-/clip/health")
+        return answer.status_code, "text.bin" in answer.text
+
+    async def ask():
+        await datasette.client.get("/_memory.json?sql=select+1")  # the tower that starts with Datasette is open
+        await asyncio.to_thread(text_opening().result)
+        yield await health()
+        get_engine("clip").close()
+        weights.unlink()
+        yield await health()
+        weights.write_bytes(kept)
+        yield await health()
+
+    async def answers():
+        return [answer async for answer in ask()]
+
+    assert asyncio.run(answers()) == [(200, False), (503, True), (200, False)]
+    text_opening.cache_clear()
 
 
 def test_a_choice_says_the_languages_of_a_model_of_the_catalogue(demo_dir, tmp_path, monkeypatch):

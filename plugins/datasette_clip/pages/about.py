@@ -55,9 +55,17 @@ def why_no_text(model_id: str) -> str | None:
     """
     with suppress(ClipError, ImportError):
         engine = known_engine(models.path_of(model_id))
-        if engine in was_open and engine not in unopenable["text"]:
+        if engine and engine in was_open and engine not in unopenable["text"] and is_as_it_was(engine):
             return None
     return open_text(model_id)
+
+
+def is_as_it_was(engine: Engine) -> bool:
+    """True if a model's text tower is open, or its directory is still the one that it was opened from."""
+    if "text" in engine.open_towers:
+        return True
+    files = [engine.path / name for name in engine.manifest.files if name.startswith("text")]
+    return manifest_of(engine.path) == engine.manifest and all(file.is_file() for file in files)
 
 
 async def report(datasette) -> dict:

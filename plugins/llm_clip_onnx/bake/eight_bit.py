@@ -99,12 +99,12 @@ def check_signed(plan: TowerPlan, folder: Path, probe: Path, say: Say) -> None:
 def calibration_inputs(plan: TowerPlan) -> smooth.Inputs:
     """The inputs of each linear layer while the reference embeds the calibration inputs, [t, in] each.
 
-    Of images, and of the texts of towers that fill them up, every third row is kept, beginning with the first, because
-    all rows would take too long: the worst centred cosine of images by random weights was 0.9962 either way. So it is
-    a class token's row that is kept, and that of the last of 64 ids, where SigLIP reads.
+    Of images, every third row is kept, from the first, that of the class token, because all rows would take too long:
+    the worst centred cosine by random weights was 0.9962 either way. Of the texts of towers that fill them up, it is
+    every third one back from the last, where SigLIP reads.
     """
     inputs: dict[str, list[NDArray[np.float32]]] = {}
-    step = 3 if plan.name == "image" or plan.tower.padded else 1
+    step = 3 if plan.name == "image" else -3 if plan.tower.padded else 1
     plan.calibrate(lambda name, x: inputs.setdefault(name, []).extend(x[:, ::step].copy()))
     return inputs
 

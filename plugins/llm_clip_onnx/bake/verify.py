@@ -156,7 +156,9 @@ def probabilities_check(
     off = float(np.abs(ours(theirs) / expected - 1).max())
     moved = float(np.abs(ours(embeddings) - expected).max())
     allowed = PROBABILITY_TOLERANCE
-    figures = f"a share of {off:.6f} off on its embeddings, {allowed} is allowed; {moved:.6f} off on these towers'"
+    figures = (
+        f"differ by a share of {off:.6f} ({allowed} is allowed) on its embeddings, by {moved:.6f} on the towers' own"
+    )
     return Check(f"probabilities with {library}", off <= allowed, figures)
 
 
