@@ -53,7 +53,7 @@ def datasette(demo_dir, monkeypatch, fresh_opening) -> Datasette:
 
 
 def test_the_json_gives_the_manifest_and_what_is_open(datasette, demo_dir):
-    get(datasette, "/_memory.json?sql=select+llm_embed('clip','a')")
+    get(datasette, "/_memory.json?sql=select+llm_embed('clip','no+text+that+was+seen+before')")
     response = get(datasette, "/-/clip.json")
     facts = response.json()
     manifest = json.loads((demo_dir / "manifest.json").read_text())
