@@ -268,6 +268,11 @@ def engine_for(path: Path, bounds: ImageLimits = SERVER, image_threads: int | No
         return engine
 
 
+def engine_if_known(path: Path) -> Engine | None:
+    """What engine_for(path) gives, if there is one already, which stays as recently used as it was."""
+    return _engines.get((Path(os.path.realpath(path)), SERVER, None))
+
+
 @contextmanager
 def room_for(engine: Engine, tower: str, names: tuple[str, ...]) -> Iterator[None]:
     """A context in which a tower is opened; others are closed before, so that it fits. If it fails, nothing is held."""

@@ -117,7 +117,7 @@ def unigram() -> tuple[dict, dict]:
 
 
 @cache
-def byte_pairs(count: int) -> tuple[dict, dict]:
+def byte_pairs(count: int = 0) -> tuple[dict, dict]:
     """tokenizer.json and tokenizer_config.json as SigLIP 2's are, with Gemma's kind of vocabulary of at least `count` tokens.
 
     As in files converted from sentencepiece, each way to split a token into two others is a merge.

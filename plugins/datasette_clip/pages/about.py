@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -123,10 +122,9 @@ def model_facts(id: str, manifests: Mapping[str, Manifest]) -> dict:
 
 def known_engine(directory: Path) -> Engine | None:
     """The engine of a model directory if this process has one. It stays as recently used as it was."""
-    from llm_clip_onnx.engine import engines_of_process  # here: as in get_engine
+    from llm_clip_onnx.engine import engine_if_known  # here: as in get_engine
 
-    path = Path(os.path.realpath(directory))
-    return next((engine for engine in engines_of_process() if engine.path == path), None)
+    return engine_if_known(directory)
 
 
 async def example_calls(datasette, request) -> dict[str, Any] | None:

@@ -653,7 +653,11 @@ def pictures() -> dict[str, Image.Image]:
     return kinds | {"palette": nasty.photo().convert("P"), "one pixel": Image.new("RGB", (1, 1), "teal")}
 
 
-@pytest.mark.parametrize("row", EQUAL)
+# Every fourth one is tried by `make test`, because each opens the libraries for seconds.
+NIGHTLY = [pytest.param(row, marks=pytest.mark.slow) if number % 4 else row for number, row in enumerate(EQUAL)]
+
+
+@pytest.mark.parametrize("row", NIGHTLY)
 def test_ids_pixels_and_vectors_are_those_of_the_libraries(row, folder, tmp_path):
     from sentence_transformers import SentenceTransformer
 
