@@ -17,7 +17,6 @@ these families. The results of a family are written to FILE when it is done.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -93,8 +92,7 @@ def measure(place: Path, options: argparse.Namespace) -> Results:
     results: Results = {"rounds": options.rounds, "starts": options.starts, "families": {}}
     for family in options.only:
         results["families"][family] = measure_family(family, place / family, options)
-        if options.to:  # as far as it is
-            options.to.write_text(json.dumps(results, indent=1) + "\n")
+        options.keep(results)
     return results
 
 

@@ -18,28 +18,31 @@ from __future__ import annotations
 
 import argparse
 import json
-import sqlite3
-import subprocess
 import sys
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.harness import ROOT
-from bench.harness.command import Results, load_words, main, say, source_line
+from bench.harness.command import Results, main, say
 from bench.harness.inputs import TEXTS
-from bench.harness.models import bake, worst_cosine, write_random
-from bench.harness.turns import Figures, Titles, compare, comparison_lines
+from bench.harness.turns import Figures, Titles, compare
 from bench.photos.inputs import as_installed, photos_in, run
+from bench.photos.side_by_side import (
+    OURS,
+    RCLIP,
+    SHAPE,
+    SIZES,
+    bake_ours,
+    checked_cosine,
+    folder_lines,
+    last_lines,
+    lay_out,
+    stored_embeddings,
+)
 from serving import BIN
 
-RCLIP = ROOT / ".venv-rclip" / "bin"
-SHAPE = "ViT-B-32-256"
-OURS = {"ours": "model", "ours, float32": "model-float32"}  # name: its model directory
 FIRST, ANOTHER = TEXTS[0], TEXTS[100]
-LEAST_COSINE = 0.98  # of two programs' embeddings of one photo: they resize and quantise differently
 TITLES: Titles = {
     "first_wall_s": ("from nothing to the first paths, s", 1),
     "first_cpu_s": ("  CPU seconds", 1),
@@ -133,11 +136,7 @@ class Contestant:
 
     def embeddings(self) -> NDArray[np.float32]:
         """The stored embedding of each photo, by name: [photos, 512]."""
-        sql = "select id, embedding from embeddings order by id"
-        if self.is_rclip:
-            sql = "select filepath, vector from images where deleted is null order by filepath"
-        with closing(sqlite3.connect(self.index)) as connection:
-            return np.array([np.frombuffer(blob, "<f4") for _, blob in connection.execute(sql)])
+        return stored_embeddings(self.index, self.is_rclip)
 
     def measure(self, photos: Path) -> Figures:
         figures = {f"first_{figure}": value for figure, value in self.first(photos).items()}
@@ -148,26 +147,8 @@ class Contestant:
 
 def prepare(place: Path) -> dict[str, str]:
     """Write and bake the checkpoint, and lay it out for rclip: {"rclip": why it cannot be measured}, or {}."""
-    checkpoint = write_random(place / "checkpoint", SHAPE)
-    bake(checkpoint, place / OURS["ours"])
-    bake(checkpoint, place / OURS["ours, float32"], "--precision", "fp32")
-    if not (RCLIP / "rclip").exists():
-        return {"rclip": "not installed: make .venv-rclip/ready installs it"}
-    say("export: rclip")
-    command = [sys.executable, "-m", "bench.photos.rclip_files", checkpoint, place / "rclip-data"]
-    done = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        return {"rclip": done.stderr.strip().splitlines()[-1]}
-    return {}
-
-
-def checked_cosine(contestants: list[Contestant]) -> float:
-    """The lowest cosine of a stored embedding with that of the first one. Raises RuntimeError if it is too low."""
-    first, *others = [one.embeddings() for one in contestants]
-    worst = min(worst_cosine(first, other) for other in others)
-    if worst < LEAST_COSINE:
-        raise RuntimeError(f"the embeddings of one photo differ: cosine {worst:.4f}, expected {LEAST_COSINE} or more")
-    return worst
+    why = lay_out(RCLIP / "rclip", "bench.photos.rclip_files", bake_ours(place), place / "rclip-data")
+    return {"rclip": why} if why else {}
 
 
 def measure_folder(contestants: list[Contestant], photos: Path, rounds: int) -> Results:
@@ -180,13 +161,13 @@ def measure_folder(contestants: list[Contestant], photos: Path, rounds: int) -> 
 def measure(place: Path, options: argparse.Namespace) -> Results:
     why = prepare(place)
     contestants = [Contestant(name, place) for name in (*OURS, "rclip") if name not in why]
-    folders = {"small": (640, 480, options.small), "large": (4000, 3000, options.large)}
     few = photos_in(place / "few", 640, 480, 8)
     for one in contestants:
         say(f"once, not counted: {one.name}")
         one.measure(few)
     results: Results = {"model": SHAPE, "why": why, "rounds": options.rounds}
-    for folder, (width, height, count) in folders.items():
+    for folder, (width, height) in SIZES.items():
+        count = getattr(options, folder)
         say(f"{count} photos of {width} x {height}")
         photos = photos_in(place / folder, width, height, count)
         size = {"width": width, "height": height, "count": count}
@@ -196,14 +177,9 @@ def measure(place: Path, options: argparse.Namespace) -> Results:
 
 def table(results: Results) -> str:
     lines: list[str] = []
-    for folder in (results["small"], results["large"]):
-        title = f"{folder['count']} JPEGs of {folder['width']} x {folder['height']} pixels"
-        head, *rest = comparison_lines(folder, TITLES, ratio_digits=2)
-        lines += [title + head[len(title) :], *rest, ""]
-    lines += [f"{name}: {why}" for name, why in results["why"].items()]
-    worst = min(results[folder]["worst_cosine"] for folder in ("small", "large"))
-    lines += [f"random weights of the shape of {results['model']}, {results['rounds']} rounds, {load_words(results)}"]
-    return "\n".join([*lines, f"lowest cosine with ours, of a photo: {worst:.4f}", source_line(results)])
+    for folder in SIZES:
+        lines += [*folder_lines(results[folder], TITLES), ""]
+    return "\n".join([*lines, *last_lines(results)])
 
 
 if __name__ == "__main__":

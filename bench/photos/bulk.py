@@ -24,21 +24,28 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import sqlite3
-import subprocess
 import sys
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.harness import ROOT
-from bench.harness.command import Results, load_words, main, say, source_line
-from bench.harness.models import bake, worst_cosine, write_random
-from bench.harness.turns import Figures, Titles, comparison_lines, medians_of, ratio, turns
-from bench.photos.beside_rclip import LEAST_COSINE, OURS, RCLIP, SHAPE
+from bench.harness.command import Results, main, say
+from bench.harness.turns import Figures, Titles, medians_of, ratio, turns
 from bench.photos.inputs import as_installed, photos_in, run
+from bench.photos.side_by_side import (
+    OURS,
+    RCLIP,
+    SHAPE,
+    SIZES,
+    bake_ours,
+    checked_cosine,
+    folder_lines,
+    last_lines,
+    lay_out,
+    stored_embeddings,
+)
 from llm_clip_onnx.towers import available_cores
 from serving import BIN
 
@@ -102,12 +109,8 @@ class Contestant:
         """What is stored of each photo, by name: [photos, 512]."""
         if self.name == "clip-retrieval":
             return np.load(next(self.stored.glob("img_emb/*.npy"))).astype(np.float32)
-        sql, file = "select id, embedding from embeddings order by id", self.stored
-        if self.name == "rclip":
-            sql = "select filepath, vector from images where deleted is null order by filepath"
-            file = self.place / "rclip-data/db.sqlite3"
-        with closing(sqlite3.connect(file)) as connection:
-            return np.array([np.frombuffer(blob, "<f4") for _, blob in connection.execute(sql)])
+        is_rclip = self.name == "rclip"
+        return stored_embeddings(self.place / "rclip-data/db.sqlite3" if is_rclip else self.stored, is_rclip)
 
     def measure(self, few: Path, photos: Path, count: int, cores: int) -> Figures:
         """Embed both folders. What is stored then is that of `photos`."""
@@ -123,23 +126,13 @@ class Contestant:
 
 def prepare(place: Path) -> dict[str, str]:
     """Write and bake the checkpoint, and lay it out for the peers: peer -> why it cannot be measured."""
-    checkpoint = write_random(place / "checkpoint", SHAPE)
-    bake(checkpoint, place / OURS["ours"])
-    bake(checkpoint, place / OURS["ours, float32"], "--precision", "fp32")
-    modules = {
-        "rclip": ("bench.photos.rclip_files", checkpoint, place / "rclip-data"),
-        "clip-retrieval": ("bench.harness.open_clip_files", checkpoint, place / "open-clip"),
+    checkpoint = bake_ours(place)
+    forms = {
+        "rclip": ("bench.photos.rclip_files", place / "rclip-data"),
+        "clip-retrieval": ("bench.harness.open_clip_files", place / "open-clip"),
     }
-    why = {}
-    for name, words in modules.items():
-        if not PEERS[name].exists():
-            why[name] = f"not installed: make {PEERS[name].parents[1].name}/ready installs it"
-            continue
-        say(f"files: {name}")
-        done = subprocess.run([sys.executable, "-m", *map(str, words)], cwd=ROOT, capture_output=True, text=True)
-        if done.returncode:
-            why[name] = done.stderr.strip().splitlines()[-1]
-    return why
+    why = {name: lay_out(PEERS[name], module, checkpoint, to) for name, (module, to) in forms.items()}
+    return {name: reason for name, reason in why.items() if reason}
 
 
 def measure_folder(contestants: list[Contestant], few: Path, photos: Path, rounds: int, cores: int) -> Results:
@@ -166,20 +159,6 @@ def measure_folder(contestants: list[Contestant], few: Path, photos: Path, round
     }
 
 
-def checked_cosine(contestants: list[Contestant]) -> float:
-    """The lowest cosine of a stored embedding with ours. Raises RuntimeError if it is too low, or one is missing."""
-    ours, *others = contestants
-    first, worst = ours.embeddings(), 1.0
-    for other in others:
-        found = other.embeddings()
-        if found.shape != first.shape:
-            raise RuntimeError(f"{other.name} stored {found.shape} numbers, ours {first.shape}")
-        if (cosine := worst_cosine(first, found)) < LEAST_COSINE:
-            raise RuntimeError(f"{other.name}: cosine {cosine:.4f} to ours of one photo, expected {LEAST_COSINE}")
-        worst = min(worst, cosine)
-    return worst
-
-
 def steps_of(photos: Path, ours: Contestant) -> Figures:
     """Step -> milliseconds of CPU a photo, of `llm clip embed` on one core."""
     say("where the time goes")
@@ -192,10 +171,8 @@ def measure(place: Path, options: argparse.Namespace) -> Results:
     results: Results = {"model": SHAPE, "rounds": options.rounds, "why": prepare(place)}
     contestants = [Contestant(name, place) for name in (*OURS, *PEERS) if name not in results["why"]]
     cores = available_cores()
-    for folder, (width, height, count) in {
-        "small": (640, 480, options.small),
-        "large": (4000, 3000, options.large),
-    }.items():
+    for folder, (width, height) in SIZES.items():
+        count = getattr(options, folder)
         say(f"{count} photos of {width} x {height}")
         few, photos = (photos_in(place / f"{folder}-{n}", width, height, n) for n in (FEW, count))
         for one in contestants:
@@ -204,23 +181,17 @@ def measure(place: Path, options: argparse.Namespace) -> Results:
         results[folder] |= measure_folder(contestants, few, photos, options.rounds, cores)
         results[folder]["steps_ms"] = steps_of(photos, contestants[0])
         results["why"] |= results[folder]["why"]
-        if options.to:  # as far as it is
-            options.to.write_text(json.dumps(results, indent=1) + "\n")
+        options.keep(results)
     return results
 
 
 def table(results: Results) -> str:
     lines: list[str] = []
-    for folder in (results["small"], results["large"]):
-        title = f"{folder['count']} JPEGs of {folder['width']} x {folder['height']} pixels"
-        head, *rest = comparison_lines(folder, TITLES, ratio_digits=2)
-        lines += [title + head[len(title) :], *rest, "on one core, of ours, CPU ms a photo"]
-        lines += [f"{'  ' + title:46}{folder['steps_ms'][step]:15.1f}" for step, title in STEPS.items()]
-        lines.append("")
-    lines += [f"{name}: {why}" for name, why in results["why"].items()]
-    worst = min(results[folder]["worst_cosine"] for folder in ("small", "large"))
-    lines += [f"random weights of the shape of {results['model']}, {results['rounds']} rounds, {load_words(results)}"]
-    return "\n".join([*lines, f"lowest cosine with ours, of a photo: {worst:.4f}", source_line(results)])
+    for folder in SIZES:
+        lines += [*folder_lines(results[folder], TITLES), "on one core, of ours, CPU ms a photo"]
+        steps_ms = results[folder]["steps_ms"]
+        lines += [*(f"{'  ' + title:46}{steps_ms[step]:15.1f}" for step, title in STEPS.items()), ""]
+    return "\n".join([*lines, *last_lines(results)])
 
 
 if __name__ == "__main__":
