@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -90,3 +91,11 @@ def test_without_rewriting_a_tower_agrees_less(planted, tmp_path, monkeypatch):
             patch.setattr(eight_bit, "choose_float32", lambda *_: frozenset())
             _, plain = eight_bit.bake_8_bit_tower(plan, tmp_path / f"{name}-plain", float32, quiet)
         assert 1 - plain.worst_centred > 1.3 * (1 - rewritten.worst_centred)
+
+
+@pytest.mark.parametrize(("name", "kept"), [("text", range(62, 0, -3)), ("image", range(1, 63, 3))])
+def test_the_row_that_is_read_is_among_those_that_matrices_are_fitted_to(name, kept):
+    """A SigLIP's text is read at the last position, an image at the first; here of 62 positions, each with its number."""
+    rows = np.arange(1, 63, dtype=np.float32)[None, :, None]
+    plan = SimpleNamespace(name=name, tower=SimpleNamespace(padded=name == "text"), calibrate=lambda w: w("fc1", rows))
+    assert np.concatenate(calibration_inputs(plan)["fc1"]).ravel().tolist() == [*kept]
