@@ -1,1 +1,1 @@
-"""Benches by room: embedding, search, server and container, and harness, which all share. See README.md."""
+"""Benches by room: embedding, photos, search, server and container, and harness, which all share. See README.md."""

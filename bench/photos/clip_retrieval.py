@@ -1,4 +1,4 @@
-"""Runs `clip-retrieval inference` with the arguments given, in its environment. Nothing here needs ours.
+"""Runs `clip-retrieval inference` with the arguments given, in its environment. It imports nothing of this project.
 
 PyPI's torchvision misses operators in torch's CPU build. clip-retrieval takes only transforms of it, so they are
 declared first, in each process that it starts too: those import this module again.

@@ -1,4 +1,4 @@
-"""Copies models into a folder to deploy: as arguments with which a clone's Dockerfile bakes them again, or as they are.
+"""Puts models into a folder to deploy: the Dockerfile's arguments that bake them again, or copies of their directories.
 
 A container with one model serves it under the id `clip` and its id in the catalogue; with several, each under its own.
 """

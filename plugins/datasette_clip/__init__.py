@@ -14,7 +14,7 @@ from datasette import hookimpl
 from llm_clip_onnx import models
 
 from . import paths, static_files
-from .api import embed_classify, original, thumbnail
+from .api import embed_classify, health, original, thumbnail
 from .api import search as search_api
 from .collection_refs import is_internal
 from .compression import compressed
@@ -105,7 +105,7 @@ def register_routes():
         (rf"^{paths.ABOUT}$", about.clip_page),
         (rf"^{paths.ABOUT}\.json$", about.clip_json),
         (rf"^{paths.STATIC}/(?P<hash>[0-9a-f]+)/(?P<name>[\w.-]+)$", static_files.static_file),
-        (rf"^{paths.HEALTH}$", about.health),
+        (rf"^{paths.HEALTH}$", health.health),
         (rf"^{paths.EMBED}\.json$", embed_classify.embed_json),
         (rf"^{paths.CLASSIFY}\.json$", embed_classify.classify_json),
         (rf"^{paths.CLASSIFY}$", classify.classify_page),

@@ -1,4 +1,4 @@
-"""THE MODEL: an `llm` plugin with the embedding model `clip`, or several, and the commands bake, info, verify, labels.
+"""THE MODEL: an `llm` plugin with the model `clip`, or several, and the commands bake, info, models, verify, labels.
 
 It needs no torch. The commands `llm clip embed` and `llm clip index` are in clip_collections/commands.py.
 

@@ -1,4 +1,4 @@
-"""What a model of the catalogue takes here: milliseconds and MB, by random weights of its shape.
+"""What a model of the catalogue takes: milliseconds, memory, and the smallest machine; measured on its shape.
 
 It reads measured.json, which `python -m bench.harness.tables` writes from the kept results of the bench of models. It
 measures nothing.

@@ -163,7 +163,7 @@ def test_without_a_model_the_page_says_why(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "datasette_clip.pages.home.text_opening", lambda: type("Done", (), {"done": lambda self: True})()
     )
-    monkeypatch.setattr("datasette_clip.pages.about.text_opening", home.text_opening)
+    monkeypatch.setattr("datasette_clip.api.health.text_opening", home.text_opening)
     page = get(Datasette([str(photos)], memory=True), "/").text
     assert "The model is not ready: " in page
     assert "there is no model directory" in page

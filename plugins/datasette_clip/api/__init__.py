@@ -1,1 +1,1 @@
-"""The JSON endpoints embed, classify and search, and thumbnails. Nothing here imports the pages."""
+"""The JSON endpoints embed, classify, search and health, and the pictures of rows. Nothing here imports the pages."""

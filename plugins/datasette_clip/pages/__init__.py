@@ -1,1 +1,1 @@
-"""The HTML pages about, classify, compare and search, and links between them and Datasette's pages."""
+"""The HTML pages home, about, classify, compare, search and viewer, and links between them and Datasette's pages."""

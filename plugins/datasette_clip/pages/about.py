@@ -1,11 +1,9 @@
-"""Renders the page /-/clip and its JSON: the model of this instance, its fidelity, how to call it; and its health."""
+"""Renders the page /-/clip and its JSON: the models of this instance, their fidelity, and how to call them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -17,6 +15,7 @@ from llm_clip_onnx import models
 from llm_clip_onnx.errors import ClipError
 
 from .. import paths
+from ..api.health import known_engine, why_not_ready
 from ..config import Config, config_of
 from ..model import (
     default_model,
@@ -24,47 +23,15 @@ from ..model import (
     manifest_of,
     manifests_of,
     model_choices,
-    open_text,
     permitted_models,
-    text_opening,
-    unopenable,
-    was_open,
 )
 from ..sql.search import exchangeable_with
 from .links import curl_command, sql_database, sql_paths, sql_text
 
 if TYPE_CHECKING:
-    from llm_clip_onnx.engine import Engine
     from llm_clip_onnx.model_dir import Manifest
 
 EXAMPLE_SQL = "select hex(llm_embed({}, :q)) as x"
-
-
-async def why_not_ready(datasette) -> str | None:
-    """The sentence why no text can be embedded, None if it can."""
-    if text_opening().done():
-        return await asyncio.to_thread(why_no_text, default_model(config_of(datasette)))
-    return "the text tower is being opened"
-
-
-def why_no_text(model_id: str) -> str | None:
-    """The sentence why a model embeds no text, None if it does, also if its tower was closed to make room for another.
-
-    To ask is no use of the model. One that could not be opened is tried again, because it may have been baked since.
-    """
-    with suppress(ClipError, ImportError):
-        engine = known_engine(models.path_of(model_id))
-        if engine and engine in was_open and engine not in unopenable["text"] and is_as_it_was(engine):
-            return None
-    return open_text(model_id)
-
-
-def is_as_it_was(engine: Engine) -> bool:
-    """True if a model's text tower is open, or its directory is still the one that it was opened from."""
-    if "text" in engine.open_towers:
-        return True
-    files = [engine.path / name for name in engine.manifest.files if name.startswith("text")]
-    return manifest_of(engine.path) == engine.manifest and all(file.is_file() for file in files)
 
 
 async def report(datasette) -> dict:
@@ -120,13 +87,6 @@ def model_facts(id: str, manifests: Mapping[str, Manifest]) -> dict:
     }
 
 
-def known_engine(directory: Path) -> Engine | None:
-    """The engine of a model directory if this process has one. It stays as recently used as it was."""
-    from llm_clip_onnx.engine import engine_if_known  # here: as in get_engine
-
-    return engine_if_known(directory)
-
-
 async def example_calls(datasette, request) -> dict[str, Any] | None:
     """An example query with the URLs at which this client may run it, None if it may run no SQL here."""
     name = await sql_database(datasette, request.actor)
@@ -140,13 +100,6 @@ async def example_calls(datasette, request) -> dict[str, Any] | None:
     json_url = datasette.absolute_url(request, f"{json_path}?{query}&_shape=array")
     calls = {"sql": sql, "page": f"{page}?{query}", "json": json_url}
     return calls | {"curl": curl_command(datasette, "-s", json_url), "private": is_private(datasette)}
-
-
-async def health(datasette) -> Response:
-    """200 if the model is ready, else 503 and the sentence why not. Needs no permission, and keeps no server awake."""
-    why_not = await why_not_ready(datasette)
-    content = {"ok": why_not is None, "error": why_not, "status": 503 if why_not else 200}
-    return Response.json(content, status=content["status"])
 
 
 async def clip_json(datasette, request) -> Response:

@@ -9,11 +9,12 @@ from clip_collections import query
 from clip_collections.query import Term
 
 from .. import paths
+from ..api.health import why_not_ready
 from ..collection_refs import CollectionRef, searchable_refs
 from ..frame import Frame
 from ..model import text_opening
 from ..paths import search_path
-from .about import example_calls, why_not_ready
+from .about import example_calls
 from .links import sql_database, sql_paths
 from .samples import sample_rows
 

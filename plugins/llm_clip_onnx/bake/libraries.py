@@ -1,4 +1,4 @@
-"""Embeds a bake's fixed inputs with the libraries that its checkpoint is made for, from the checkpoint itself.
+"""What the libraries that a checkpoint is made for compute of a bake's fixed inputs: embeddings and probabilities.
 
 Each library is imported where it is used, because none of them is needed to bake.
 """

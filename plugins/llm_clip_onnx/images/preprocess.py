@@ -1,4 +1,4 @@
-"""Opens an image file of any format, decodes it, and makes of it the pixels that CLIP's image tower reads.
+"""Opens an image file of any format, decodes it, and makes of it the pixels that an image tower reads.
 
 Every image that comes in passes here. How large it may be is in limits.py.
 

@@ -1,4 +1,4 @@
-"""Reads a checkpoint of any family that can be baked: CLIP, SigLIP, or a text tower alone, with a module for each."""
+"""Reads a checkpoint of any family that can be baked: CLIP in two layouts, SigLIP, a text tower alone."""
 
 from __future__ import annotations
 
