@@ -71,6 +71,12 @@ BENCHES = {
         others=(".venv-peers", ".venv-open-clip", ".venv-infinity"),
         plot="bench.embedding.plot_peers",
     ),
+    "families": Bench(
+        "bench.embedding.families",
+        "each family of models beside its library",
+        quick="--rounds 1 --starts 1 --only multilingual",
+        others=(".venv-peers", ".venv-open-clip"),
+    ),
     "growth": Bench(
         "bench.embedding.growth",
         "how cost grows with text, batch, clients and image",
@@ -94,6 +100,12 @@ BENCHES = {
         "embedding and searching a folder of photos beside rclip",
         quick="--small 20 --large 4 --rounds 1",
         others=(".venv-rclip",),
+    ),
+    "bulk": Bench(
+        "bench.photos.bulk",
+        "photos a second of a folder beside rclip and clip-retrieval",
+        quick="--small 20 --large 12 --rounds 1",
+        others=(".venv-rclip", ".venv-clip-retrieval"),
     ),
     "search": Bench(
         "bench.search.search",
