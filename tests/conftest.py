@@ -70,7 +70,7 @@ REFERENCE = {
     *("llm_clip_onnx/bake/test_reading_tokens", "llm_clip_onnx/images/test_beside_open_clip"),
     "llm_clip_onnx/bake/test_siglip_itself",
 }
-SLOW = {"container/test_load", "container/test_reference", "test_peers"}
+SLOW = {"container/test_load", "container/test_reference", "test_peers", "datasette_clip/test_sdks"}
 SLOW |= {"llm_clip_onnx/images/test_beside_open_clip", "llm_clip_onnx/bake/test_siglip_itself"}
 LONG = {
     *("clip_collections/test_embed_command", "clip_collections/test_index", "container/test_two_instances"),

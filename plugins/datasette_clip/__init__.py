@@ -14,7 +14,7 @@ from datasette import hookimpl
 from llm_clip_onnx import models
 
 from . import paths, static_files
-from .api import embed_classify, health, original, thumbnail
+from .api import embed_classify, health, openai, original, thumbnail
 from .api import search as search_api
 from .collection_refs import is_internal
 from .compression import compressed
@@ -30,6 +30,8 @@ declare(
     [paths.HEALTH],
     [f"{paths.SEARCH}/", f"{paths.VIEWER}/", f"{paths.THUMBNAIL}/", f"{paths.ORIGINAL}/"],
     paths.is_read_only,
+    paths.is_openai,
+    openai.failure,
 )
 
 
@@ -107,6 +109,9 @@ def register_routes():
         (rf"^{paths.STATIC}/(?P<hash>[0-9a-f]+)/(?P<name>[\w.-]+)$", static_files.static_file),
         (rf"^{paths.HEALTH}$", health.health),
         (rf"^{paths.EMBED}\.json$", embed_classify.embed_json),
+        (rf"^{paths.EMBEDDINGS}$", openai.embeddings),
+        (rf"^{paths.MODELS}$", openai.list_models),
+        (rf"^{paths.MODELS}/(?P<model>[^/]+)$", openai.list_models),
         (rf"^{paths.CLASSIFY}\.json$", embed_classify.classify_json),
         (rf"^{paths.CLASSIFY}$", classify.classify_page),
         (rf"^{paths.COMPARE}$", compare.compare_page),

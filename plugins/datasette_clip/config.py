@@ -24,12 +24,14 @@ class Limits:
     """What clients can ask of the model, sizes in bytes.
 
     embedding: requests to endpoints and pages that are being embedded or wait for that, before 503. items: texts
-    and images in one request. prompts: labels times prompt templates given with one request. text_bytes: one text.
-    models_bytes: files of open towers of several models, before those of the least used one are closed.
+    and images in one request. inputs: texts in one request to /v1/embeddings. prompts: labels times prompt templates
+    given with one request. text_bytes: one text. models_bytes: files of open towers of several models, before those of
+    the least used one are closed.
     """
 
     embedding: int = 16
     items: int = 64
+    inputs: int = 128
     prompts: int = 256
     text_bytes: int = 1_000_000
     models_bytes: int = MODELS_BYTES

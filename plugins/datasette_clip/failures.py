@@ -5,13 +5,16 @@ What Datasette's own URLs answer, SQL among them, is in datasette_guard/faults.p
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 
 from datasette.utils.asgi import Base400, Forbidden, Response
 
+from datasette_guard import CORS_HEADERS, is_private, may
 from llm_clip_onnx.errors import ClipError, ModelDirError
 
 METHODS = ("GET", "HEAD", "POST")
+PRIVATE = "this instance is private; expected a token that it knows (Authorization: Bearer ...)"
 WITH_SENTENCE = (ClipError, Base400, ImportError)  # their message is for the client
 
 
@@ -33,16 +36,40 @@ def failure_of(error: Exception) -> dict:
     return failure_json(str(error), status_of(error))
 
 
-def unknown_method(request, where: str) -> str | None:
-    """The sentence for a method that no page and no endpoint takes, None for the others. `where` is one of those."""
+def unknown_method(request, where: str, methods: Sequence[str] = METHODS) -> str | None:
+    """The sentence for a method that a page or an endpoint does not take, else None. `where` is one of those words."""
+    expected = " or ".join(method for method in methods if method != "HEAD")
     return (
-        None if request.method in METHODS else f"{request.method} is not a method of this {where}; expected GET or POST"
+        None if request.method in methods else f"{request.method} is not a method of this {where}; expected {expected}"
     )
 
 
-def options_response() -> Response:
+async def refused(
+    datasette, request, methods: Sequence[str] = METHODS, form: Callable[[str, int], dict] = failure_json
+) -> Response | None:
+    """The response to OPTIONS, to a client that may not see this instance, or to another method; None for the others.
+
+    form: makes the JSON of a sentence and a status.
+    """
+    if request.method == "OPTIONS":
+        return options_response(methods)
+    headers = dict(CORS_HEADERS) if datasette.cors else {}
+    if not await may(datasette, request.actor, "view-instance"):
+        status, sentence = HTTPStatus.FORBIDDEN, "you may not see this instance"
+        if is_private(datasette) and not request.actor:
+            status, sentence = HTTPStatus.UNAUTHORIZED, PRIVATE
+            headers["WWW-Authenticate"] = "Bearer"
+    elif sentence := unknown_method(request, "endpoint", methods) or "":
+        status = HTTPStatus.METHOD_NOT_ALLOWED
+        headers["Allow"] = ", ".join((*methods, "OPTIONS"))
+    else:
+        return None
+    return Response.json(form(sentence, status), status=int(status), headers=headers)
+
+
+def options_response(methods: Sequence[str] = METHODS) -> Response:
     """The response to OPTIONS, the same to everybody. A plugin such as datasette-cors makes it allow a preflight."""
-    return Response("", status=HTTPStatus.NO_CONTENT, headers={"Allow": ", ".join([*METHODS, "OPTIONS"])})
+    return Response("", status=HTTPStatus.NO_CONTENT, headers={"Allow": ", ".join([*methods, "OPTIONS"])})
 
 
 class MayNotRunSql(Forbidden):

@@ -334,19 +334,26 @@ def json_kind(value: object) -> str:
     return f"a JSON {word}" if word else f"JSON {json.dumps(value)}"
 
 
-def read_json(body: bytes, fields: RequestFields) -> None:
-    """Add {"texts": [...], "images": [base64...], "vectors": [...]} and options, which win over the query string's."""
+class TooManyParts(InputError):
+    """A body of JSON has more than MAX_PARTS parts."""
+
+
+def json_object(body: bytes, example: str) -> dict:
+    """The object in a body of JSON. Raises InputError for anything else; `example` is what was expected."""
+    if sum(map(body.count, b",[{:")) > MAX_PARTS:
+        raise TooManyParts(f"the body is JSON of more than {MAX_PARTS} parts; expected {example}")
     try:
-        if sum(map(body.count, b",[{:")) > MAX_PARTS:
-            raise InputError(f"the body is JSON of more than {MAX_PARTS} parts; expected texts and images")
         content = json.loads(body.removeprefix(BOM))
-    except InputError:
-        raise
     except (ValueError, RecursionError) as error:
         raise InputError(f"the body is no JSON: {error}") from error
     if not isinstance(content, dict):
-        raise InputError(f'the body is {json_kind(content)}; expected {{"texts": [...], "images": [...]}}')
-    for name, value in content.items():
+        raise InputError(f"the body is {json_kind(content)}; expected {example}")
+    return content
+
+
+def read_json(body: bytes, fields: RequestFields) -> None:
+    """Add {"texts": [...], "images": [base64...], "vectors": [...]} and options, which win over the query string's."""
+    for name, value in json_object(body, '{"texts": [...], "images": [...]}').items():
         if kind := KIND_OF_FIELD.get(name):
             values = value if isinstance(value, list) else [value]
             for position, item in enumerate(values):

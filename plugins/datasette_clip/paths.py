@@ -10,9 +10,10 @@ ABOUT, HEALTH = "/-/clip", "/-/clip/health"
 EMBED, CLASSIFY, COMPARE = "/-/clip/embed", "/-/clip/classify", "/-/clip/compare"
 SEARCH, THUMBNAIL = "/-/clip/search", "/-/clip/thumbnail"  # SEARCH itself lists the collections
 VIEWER, ORIGINAL = "/-/clip/view", "/-/clip/original"  # of one row, by ?id=
+EMBEDDINGS, MODELS = "/v1/embeddings", "/v1/models"  # what OpenAI's clients call
 STATIC = "/-/clip/static"  # below it the hash of all static files, then a file's name
 COLLECTION = "/(?P<database>[^/.]+)/(?P<collection>[^/.]+)"  # each tilde-encoded, as in Datasette's own URLs
-READ_ONLY = {f"{EMBED}.json", f"{CLASSIFY}.json", CLASSIFY, COMPARE}  # paths that take a POST and change nothing
+READ_ONLY = {EMBEDDINGS, f"{EMBED}.json", f"{CLASSIFY}.json", CLASSIFY, COMPARE}  # a POST changes nothing
 
 
 def is_read_only(path: str) -> bool:
@@ -51,6 +52,11 @@ def below(begins: str, database: str, collection: str) -> str:
     return f"{begins}/{tilde_encode(database)}/{tilde_encode(collection)}"
 
 
+def is_openai(path: str) -> bool:
+    """True if a path (see datasette_guard.path_below) is one of OpenAI's form; a database `v1` keeps all others."""
+    return path in (EMBEDDINGS, MODELS) or (path.startswith(f"{MODELS}/") and path.count("/") == 3)
+
+
 def is_ours(path: str) -> bool:
     """True if a path (see datasette_guard.path_below) is one of this plugin's."""
-    return path == ABOUT or path.startswith((f"{ABOUT}/", f"{ABOUT}."))
+    return path == ABOUT or path.startswith((f"{ABOUT}/", f"{ABOUT}.")) or is_openai(path)

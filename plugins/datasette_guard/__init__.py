@@ -13,7 +13,7 @@ from .access import ensure_instance, is_1, is_private, may, may_view_table
 from .config import ConfigError, config_of, limits_of, read_limits, read_object
 from .cors import HEADERS as CORS_HEADERS
 from .faults import translate
-from .gate import changes_nothing, declare, gate_around, path_below, query_fits, runs_sql
+from .gate import changes_nothing, declare, gate_around, own_error, path_below, query_fits, runs_sql
 from .idle import clock_of, start_watch
 from .memory import collect_soon
 from .sentences import Sentence, telling, with_sentence
@@ -109,6 +109,8 @@ def permission_resources_sql(datasette, actor):  # Datasette 1.0's
 @hookimpl(tryfirst=True)
 def handle_exception(datasette, request, exception):
     known = translate(exception, limits_of(datasette), clock_of(datasette).counted_in_flight)
+    if response := own_error(datasette, request, known):
+        return response
     return None if known is exception else upstream.respond_to(datasette, request, known)
 
 

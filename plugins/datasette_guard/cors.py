@@ -8,7 +8,7 @@ from __future__ import annotations
 
 HEADERS = {
     "Access-Control-Allow-Origin": "*",
-    "Access-Control-Allow-Headers": "Authorization, Content-Type",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, *",  # OpenAI's SDK in a browser sends some of its own
     "Access-Control-Allow-Methods": "GET, HEAD, POST",
     "Access-Control-Expose-Headers": "Link, Retry-After",
     "Access-Control-Max-Age": "3600",

@@ -2,7 +2,7 @@
 
 A request counts as SQL by its path alone, whatever it is for: every GET of a path that is not below /-/ (a database, a
 table, a row, a canned query, and the home page), every other method at the path of a database, and what another plugin
-has declared.
+has declared. A plugin can also declare paths of its own that are not below /-/ and run no SQL.
 
 What SQL may use is bounded in sql_limits.py, bodies in body.py, responses in answer.py.
 """
@@ -10,6 +10,7 @@ What SQL may use is bounded in sql_limits.py, bodies in body.py, responses in an
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from http import HTTPStatus
@@ -17,7 +18,7 @@ from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 from datasette.utils import tilde_decode
-from datasette.utils.asgi import Base400
+from datasette.utils.asgi import Base400, Response
 
 from . import shutdown, upstream
 from .answer import CROWDED, Sender, load_of
@@ -29,9 +30,13 @@ from .faults import translate
 from .hosts import refuse_host
 from .idle import Clock, clock_of
 
+log = logging.getLogger("datasette_guard")
+ErrorJson = Callable[[str, int], dict]  # a sentence and a status -> the error in JSON
+
 READING = {"GET", "HEAD"}
 uncounted = {"/robots.txt", "/favicon.ico"}  # paths that keep no server awake
 sql_paths: list[str] = []  # beginnings of paths under /-/ that run SQL
+own_paths: list[tuple[Callable[[str], bool], ErrorJson]] = []  # of other plugins, outside /-/: predicate, errors
 read_only_paths: list[Callable[[str], bool]] = []  # predicates: a POST to this path changes nothing
 current: ContextVar[Sender | None] = ContextVar("current", default=None)  # set during a request, for datasette.client
 BY_POST = "send less, or send it by POST to an endpoint that takes one"
@@ -49,15 +54,20 @@ def declare(
     uncounted_paths: Iterable[str] = (),
     run_sql_below: Iterable[str] = (),
     is_read_only: Callable[[str], bool] = lambda path: False,
+    is_own: Callable[[str], bool] | None = None,
+    error_json: ErrorJson | None = None,
 ) -> None:
     """Declare another plugin's paths: some keep no server awake, and below some that begin with /-/ SQL runs.
 
     Paths are those below base_url. A GET of an uncounted path neither waits nor is refused as a crawler's. A POST to a
-    path that is read only may come from a page of any origin, because it changes nothing.
+    path that is read only may come from a page of any origin, because it changes nothing. is_own: predicate of paths
+    outside /-/ that run no SQL; error_json makes the JSON of errors there.
     """
     uncounted.update(uncounted_paths)
     sql_paths.extend(run_sql_below)
     read_only_paths.append(is_read_only)
+    if is_own and error_json:
+        own_paths.append((is_own, error_json))
 
 
 def path_below(base_url: str, scope: dict) -> str:
@@ -71,7 +81,17 @@ def runs_sql(path: str) -> bool:
 
     Paths under /-/ are about the server itself and run none, except those declared.
     """
-    return not path.startswith("/-/") or path.startswith(tuple(sql_paths))
+    return not is_outside_databases(path) or path.startswith(tuple(sql_paths))
+
+
+def is_outside_databases(path: str) -> bool:
+    """True if a path is under /-/, or a plugin has declared that it is its own."""
+    return path.startswith("/-/") or own_error_json(path) is not None
+
+
+def own_error_json(path: str) -> ErrorJson | None:
+    """What makes the JSON of errors at a path that a plugin has declared as its own, None for other paths."""
+    return next((error_json for is_own, error_json in own_paths if is_own(path)), None)
 
 
 def takes_a_turn(datasette, method: str, path: str) -> bool:
@@ -80,7 +100,7 @@ def takes_a_turn(datasette, method: str, path: str) -> bool:
     A request that is not a GET waits only where SQL can be its purpose: at a database, or at a declared path. Its body
     is read before, which would keep another plugin's own path from reading a body while it arrives.
     """
-    if method in READING or path.startswith("/-/"):
+    if method in READING or is_outside_databases(path):
         return runs_sql(path)
     name = path.split("/")[1]
     routes = {database.route or database.name for database in datasette.databases.values()}
@@ -123,7 +143,8 @@ def gate_around(datasette):
                 elif refusal is None:
                     refusal = await respond(app, scope, receive, sender, waits, clock)
                 if refusal:
-                    await send_refusal(refusal, path.endswith(".json"), datasette.cors, sender)
+                    form = own_error_json(path) or (datasettes_error if path.endswith(".json") else None)
+                    await send_refusal(refusal, form, datasette.cors, sender)
 
         return gated
 
@@ -215,11 +236,28 @@ def too_much(name: str, size: int, unit: str, limit: int, key: str) -> str:
     return f"{name} of {size} {unit}; at most {limit} are accepted (plugins.datasette-guard.limits.{key})"
 
 
-async def send_refusal(refusal: Refusal, as_json: bool, cors: bool, send) -> None:
-    """Send a refusal: as JSON for a path that ends in .json, else as text."""
+def own_error(datasette, request, exception: Exception) -> Response | None:
+    """The response to an exception at a path that a plugin has declared as its own, None at other paths."""
+    error_json = own_error_json(path_below(datasette.setting("base_url"), request.scope))
+    if error_json is None:
+        return None
+    status, sentence = int(HTTPStatus.INTERNAL_SERVER_ERROR), "this server has failed; its log says why"
+    if isinstance(exception, Base400):
+        status, sentence = int(exception.status), str(exception)
+    else:
+        log.error("%s %s", request.method, request.path, exc_info=exception)
+    return Response.json(error_json(sentence, status), status=status, headers=HEADERS if datasette.cors else {})
+
+
+def datasettes_error(sentence: str, status: int) -> dict:
+    return {"ok": False, "error": sentence, "status": status}
+
+
+async def send_refusal(refusal: Refusal, form: ErrorJson | None, cors: bool, send) -> None:
+    """Send a refusal: as JSON in a form, or as text."""
     status = int(refusal.status)
-    body = json.dumps({"ok": False, "error": refusal.sentence, "status": status}) if as_json else refusal.sentence
-    headers = {"Content-Type": "application/json" if as_json else "text/plain; charset=utf-8"}
+    body = json.dumps(form(refusal.sentence, status)) if form else refusal.sentence
+    headers = {"Content-Type": "application/json" if form else "text/plain; charset=utf-8"}
     if cors:
         headers |= HEADERS
     pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]

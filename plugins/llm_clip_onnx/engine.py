@@ -48,7 +48,7 @@ class Engine:
         self.path, self.bounds, self.image_threads = path, bounds, image_threads or towers.available_cores()
         self.manifest = model_dir.read_manifest(path)
         self._text, self._image = Lazy(self._open_text), Lazy(self._open_image)
-        self._cache: LRUCache[str, tuple[int, NDArray[np.float32]]] = LRUCache(
+        self._cache: LRUCache[str, tuple[int, NDArray[np.float32], int]] = LRUCache(
             CACHE_BYTES, getsizeof=lambda entry: entry[0]
         )
         self._cache_lock = threading.Lock()
@@ -174,6 +174,23 @@ class Engine:
             return self._embed_one_image(item, orient, render)
         raise InputError(f"{type(item).__name__} is neither text nor image bytes; expected str or bytes")
 
+    def embed_counted(self, text: str) -> tuple[NDArray[np.float32], int]:
+        """The embedding of a text as of embed_item, and how many ids the tower was given, its padding among them."""
+        if not isinstance(text, str):
+            raise InputError(f"{type(text).__name__} is not text; expected a str")
+        with self._cache_lock:
+            known = self._cache.get(text)
+        if known is not None:
+            return known[1:]
+        read, tower = self._text.get()
+        ids = read(text)
+        embedding = towers.run_text(tower, ids[None])[0]
+        embedding.setflags(write=False)
+        if len(text) <= MAX_CACHED_CHARACTERS:
+            with self._cache_lock:
+                self._cache[text] = (embedding.nbytes + 4 * len(text) + ENTRY_BYTES, embedding, len(ids))
+        return embedding, len(ids)
+
     def label_set(self, name: str) -> Classifier:
         """The classifier of a label set that was baked, read once. No text tower is needed.
 
@@ -227,19 +244,7 @@ class Engine:
         return embeddings
 
     def _embed_one_text(self, text: str) -> NDArray[np.float32]:
-        if not isinstance(text, str):
-            raise InputError(f"{type(text).__name__} is not text; expected a str")
-        with self._cache_lock:
-            known = self._cache.get(text)
-        if known is not None:
-            return known[1]
-        read, tower = self._text.get()
-        embedding = towers.run_text(tower, read(text)[None])[0]
-        embedding.setflags(write=False)
-        if len(text) <= MAX_CACHED_CHARACTERS:
-            with self._cache_lock:
-                self._cache[text] = (embedding.nbytes + 4 * len(text) + ENTRY_BYTES, embedding)
-        return embedding
+        return self.embed_counted(text)[0]
 
     def _embed_one_image(
         self, image: bytes | Image.Image, orient: str | None, render: Render | None = None

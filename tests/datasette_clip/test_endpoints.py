@@ -379,7 +379,7 @@ def test_a_preflight_is_answered_for_any_origin(server):
     assert response.status_code == 204
     assert response.headers["access-control-allow-origin"] == "*"
     assert "POST" in response.headers["access-control-allow-methods"]
-    assert response.headers["access-control-allow-headers"] == "Authorization, Content-Type"
+    assert response.headers["access-control-allow-headers"] == "Authorization, Content-Type, *"
     for answer in (httpx.post(server + EMBED, content=JPEG), httpx.post(server + EMBED, content=b"abc")):
         assert answer.headers["access-control-allow-origin"] == "*"
 
@@ -409,7 +409,7 @@ def test_a_private_instance_answers_preflights_and_clients_with_the_token(demo_d
     asking = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
     assert ask(datasette, "OPTIONS", EMBED, headers=asking).status_code == 204
     refused = ask(datasette, "POST", EMBED, content=JPEG)
-    assert (refused.status_code, refused.json()["ok"]) == (403, False)
+    assert (refused.status_code, refused.json()["ok"], refused.headers["www-authenticate"]) == (401, False, "Bearer")
     assert refused.headers["access-control-allow-origin"] == "*"
     with_token = {"Authorization": "Bearer secret"}
     assert ask(datasette, "POST", EMBED, content=JPEG, headers=with_token).status_code == 200

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from datasette.app import Datasette
 
-READ_ONLY = ["/-/clip/embed.json", "/-/clip/classify.json", "/-/clip/classify", "/-/clip/compare"]
+READ_ONLY = ["/v1/embeddings", "/-/clip/embed.json", "/-/clip/classify.json", "/-/clip/classify", "/-/clip/compare"]
 READ_ONLY += ["/-/clip/search/photos/emoji", "/-/clip/search/photos/emoji.json"]  # also if no such collection exists
 FROM_ELSEWHERE = {"origin": "https://notebook.example", "sec-fetch-site": "cross-site", "cookie": "a=b"}
 

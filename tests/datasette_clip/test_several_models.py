@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -21,6 +22,7 @@ from datasette_clip.model import get_engine, text_opening
 from datasette_clip.pages import search
 from datasette_clip.pages.search import languages_of
 from llm_clip_onnx.engine import Engine, engines_of_process
+from llm_clip_onnx.vectors import unit
 from nasty import photo, saved
 from serving import DATASETTES_LIMIT, environment, serving
 
@@ -100,6 +102,36 @@ def test_where_no_model_is_named_it_is_clip(server, engines):
     answer = server.get("/-/clip/embed.json?text=red").json()
     assert answer["model"] == "clip"
     np.testing.assert_array_equal(np.float32(answer["results"][0]["embedding"]), engines["clip"].embed_item("red"))
+
+
+def test_openais_form_has_each_model(server, engines):
+    listed = [model["id"] for model in server.get("/v1/models").json()["data"]]
+    assert {"clip", "float32", "tiny"} <= {*listed}
+    assert {"one", "two", "twin"}.isdisjoint(listed)
+    for model in ("clip", "float32", "tiny"):
+        expected = unit(engines[model].embed_item("red").astype(np.float64)).astype(np.float32)
+        answer = server.post("/v1/embeddings", json={"input": "red", "model": model}).json()
+        assert answer["model"] == model
+        np.testing.assert_array_equal(np.float32(answer["data"][0]["embedding"]), expected)
+        assert server.get(f"/v1/models/{model}").json()["id"] == model
+    unknown = server.post("/v1/embeddings", json={"input": "red", "model": "ada-002"})
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
+    damaged = server.post("/v1/embeddings", json={"input": "red", "model": "damaged"})
+    assert (damaged.status_code, damaged.json()["error"]["type"]) == (503, "server_error")
+
+
+def test_a_model_whose_folder_has_a_space_is_found_by_its_name_in_a_url(tiny_dir, tmp_path, monkeypatch):
+    for name in ("my model", "猫"):
+        shutil.copytree(tiny_dir, tmp_path / name)
+    monkeypatch.setenv("CLIP_MODEL_DIR", str(tmp_path))
+
+    async def ask() -> list[str]:
+        datasette = Datasette(memory=True)
+        listed = (await datasette.client.get("/v1/models")).json()["data"]
+        paths = [f"/v1/models/{quote(model['id'])}" for model in listed]
+        return [(await datasette.client.get(path)).json()["id"] for path in paths]
+
+    assert sorted(asyncio.run(ask())) == ["my model", "猫"]
 
 
 def test_one_query_may_use_two_models_of_which_one_stays_open(server, engines):

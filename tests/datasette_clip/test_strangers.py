@@ -57,8 +57,10 @@ def file(demo_engine, tmp_path_factory) -> str:
 def urls() -> list[str]:
     """Every URL of ours. A new one in `paths` must be added here."""
     known = {"ABOUT", "HEALTH", "EMBED", "CLASSIFY", "COMPARE", "SEARCH", "THUMBNAIL", "VIEWER", "ORIGINAL", "STATIC"}
+    known |= {"EMBEDDINGS", "MODELS"}
     assert {name for name in vars(paths) if name.isupper()} == known | {"COLLECTION", "READ_ONLY"}
     plain = [paths.ABOUT, paths.HEALTH, paths.COMPARE, paths.CLASSIFY, paths.SEARCH, f"{paths.ABOUT}.json"]
+    plain += [paths.EMBEDDINGS, paths.MODELS, f"{paths.MODELS}/clip"]
     plain += [f"{paths.EMBED}.json?text=red", f"{paths.CLASSIFY}.json?text=red&labels=a&labels=b"]
     for database in ("ids", "_memory"):
         found = f"{paths.SEARCH}/{database}/{SECRET}"
@@ -113,6 +115,18 @@ def test_a_stranger_sees_nothing_of_a_private_collection(private, serve, file):
             if is_ours and ".json?" in url:
                 assert response.json()["ok"] is False  # an error there is JSON, not a page
     assert found == []
+
+
+def test_a_stranger_embeds_nothing_on_a_private_instance(serve):
+    with serve(PRIVATE["instance"]) as address:
+        asked = [httpx.get(url) for url in (address + paths.MODELS, f"{address}{paths.MODELS}/clip")]
+        asked += [httpx.post(address + paths.EMBEDDINGS, json={"input": "red"})]
+        asked += [
+            httpx.post(f"{address}{path}.json", json={"texts": ["red"]}) for path in (paths.EMBED, paths.CLASSIFY)
+        ]
+        for response in asked:
+            assert (response.status_code, "you may not see" in response.text) == (403, True), response.url
+            assert "[" not in response.text  # no list, of numbers or of models
 
 
 def test_thumbnails_that_are_private_are_not_shown(serve):

@@ -214,7 +214,7 @@ def test_a_private_instance_shows_its_model_to_nobody(demo_dir, monkeypatch):
         ),
         (
             {"limits": {"item": 3}},
-            "plugins.datasette-clip.limits.item is not a key of this plugin; expected embedding, items, prompts, text_bytes, models_bytes",
+            "plugins.datasette-clip.limits.item is not a key of this plugin; expected embedding, items, inputs, prompts, text_bytes, models_bytes",
         ),
         (
             {"limits": {"items": 0}},

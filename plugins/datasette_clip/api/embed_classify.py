@@ -16,13 +16,13 @@ import numpy as np
 from datasette.utils.asgi import Response
 from numpy.typing import NDArray
 
-from datasette_guard import CORS_HEADERS, collect_soon, may
+from datasette_guard import CORS_HEADERS, collect_soon
 from llm_clip_onnx import vectors, zero_shot
 from llm_clip_onnx.errors import InputError, VectorError, shortened
 
 from .. import labels
 from ..config import Config, config_of
-from ..failures import WITH_SENTENCE, failure_json, failure_of, options_response, unknown_method
+from ..failures import WITH_SENTENCE, failure_json, failure_of, refused
 from ..items import (
     CLASSIFY_OPTIONS,
     EMBED_OPTIONS,
@@ -54,15 +54,9 @@ async def classify_json(datasette, request) -> Response:
 
 async def respond(datasette, request, endpoint: Endpoint) -> Response:
     """The JSON response of an endpoint to a request, or an error in JSON."""
-    if request.method == "OPTIONS":
-        return options_response()
-    if not await may(datasette, request.actor, "view-instance"):
-        sentence = "this instance is private; expected a token that it knows (Authorization: Bearer ...)"
-        content = failure_json(sentence, HTTPStatus.FORBIDDEN)
-    elif sentence := unknown_method(request, "endpoint") or "":
-        content = failure_json(sentence, HTTPStatus.METHOD_NOT_ALLOWED)
-    else:
-        content = await embed_response(datasette, request, endpoint)
+    if response := await refused(datasette, request):
+        return response
+    content = await embed_response(datasette, request, endpoint)
     headers = CORS_HEADERS if datasette.cors else {}
     return Response.json(content, status=content.get("status", HTTPStatus.OK), headers=headers)
 

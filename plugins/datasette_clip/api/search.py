@@ -40,7 +40,6 @@ from clip_collections.query import Term
 from datasette_guard import CORS_HEADERS, Sentence, collect_soon, may, telling
 from llm_clip_onnx import vectors
 from llm_clip_onnx.errors import InputError, VectorError, cited, cited_json, shortened
-from llm_clip_onnx.images.signatures import BOM
 
 from ..collection_refs import CollectionRef, visible_collection
 from ..config import Config, config_of
@@ -62,7 +61,7 @@ from ..items import (
     base64url,
     is_form,
     is_json,
-    json_kind,
+    json_object,
     media_type,
     read_form,
     receive_body,
@@ -152,13 +151,7 @@ def search_fields(query_string: str, content_type: str, chunks: list[bytes], con
     if not is_json(kind, body):
         fields.add_item(Item("body", "image", body))
         return fields
-    try:
-        values = json.loads(body.removeprefix(BOM))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"the body is no JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise InputError(f'the body is {json_kind(values)}; expected {{"q": ...}}')
-    for name, value in values.items():
+    for name, value in json_object(body, '{"q": ...}').items():
         for text in field_values(name, value):
             fields.add(name, text)
     return fields
