@@ -75,6 +75,7 @@ URLS = {
     "/-/clip/health": "200 if the model is ready, else 503 and the reason; does not keep the server awake",
     "/-/clip/embed.json": "the embeddings of the texts and images that are sent, by POST or GET",
     "/-/clip/classify.json": "the labels that fit each image best, by POST or GET",
+    "/-/clip/v/SHA256/text.FORM": "the embedding of the text `q`, [for caches](#for-caches); FORM is json, npy or f32",
     "/v1/embeddings": "the embeddings of texts in [OpenAI's form](openai.md), by POST",
     "/v1/models": "the models, in OpenAI's form",
     "/v1/models/MODEL": "one of them",

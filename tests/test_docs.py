@@ -102,7 +102,8 @@ def test_every_url_answers(demo_engine, monkeypatch, tmp_path):
     datasette = Datasette([str(tmp_path / "DATABASE.db")], memory=True, metadata={"plugins": {"datasette-clip": clip}})
     needed = {"/-/clip/embed.json": {"text": "a"}, "/-/clip/classify.json": {"text": "a"}}
     needed |= {f"/-/clip/{name}/DATABASE/COLLECTION": {"id": "a"} for name in ("thumbnail", "original", "view")}
-    named = {"MODEL": "clip"}
+    needed |= {"/-/clip/v/SHA256/text.FORM": {"q": "a"}}
+    named = {"SHA256": demo_engine.manifest.sha256, "FORM": "json", "MODEL": "clip"}
     for url in facts.URLS:
         called = re.sub(r"[A-Z0-9]+\b", lambda name: named.get(name[0], name[0]), url)
         status = 405 if "by POST" in facts.URLS[url] and "GET" not in facts.URLS[url] else 200

@@ -14,7 +14,7 @@ from datasette import hookimpl
 from llm_clip_onnx import models
 
 from . import paths, static_files
-from .api import embed_classify, health, openai, original, thumbnail
+from .api import embed_classify, health, openai, original, text_url, thumbnail
 from .api import search as search_api
 from .collection_refs import is_internal
 from .compression import compressed
@@ -109,6 +109,7 @@ def register_routes():
         (rf"^{paths.STATIC}/(?P<hash>[0-9a-f]+)/(?P<name>[\w.-]+)$", static_files.static_file),
         (rf"^{paths.HEALTH}$", health.health),
         (rf"^{paths.EMBED}\.json$", embed_classify.embed_json),
+        (rf"^{paths.TEXT_URL}/(?P<sha256>[0-9a-f]+)/text\.(?P<form>json|npy|f32)$", text_url.text_at_url),
         (rf"^{paths.EMBEDDINGS}$", openai.embeddings),
         (rf"^{paths.MODELS}$", openai.list_models),
         (rf"^{paths.MODELS}/(?P<model>[^/]+)$", openai.list_models),

@@ -10,6 +10,7 @@ ABOUT, HEALTH = "/-/clip", "/-/clip/health"
 EMBED, CLASSIFY, COMPARE = "/-/clip/embed", "/-/clip/classify", "/-/clip/compare"
 SEARCH, THUMBNAIL = "/-/clip/search", "/-/clip/thumbnail"  # SEARCH itself lists the collections
 VIEWER, ORIGINAL = "/-/clip/view", "/-/clip/original"  # of one row, by ?id=
+TEXT_URL = "/-/clip/v"  # below it the sha256 of a model, then text.json and others
 EMBEDDINGS, MODELS = "/v1/embeddings", "/v1/models"  # what OpenAI's clients call
 STATIC = "/-/clip/static"  # below it the hash of all static files, then a file's name
 COLLECTION = "/(?P<database>[^/.]+)/(?P<collection>[^/.]+)"  # each tilde-encoded, as in Datasette's own URLs

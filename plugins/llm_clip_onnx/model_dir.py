@@ -27,6 +27,7 @@ import json
 import math
 import os
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 
 from .errors import ModelDirError, cited, shortened
@@ -198,6 +199,7 @@ class Tower:
         )
 
 
+READING = 1  # raise it with each change of how a text or an image is read
 OPTIONAL = ("tokens", "id", "logit_bias", "images")  # keys that manifest.json has only where they are not null
 
 
@@ -234,6 +236,13 @@ class Manifest:
     def even_cosine(self) -> float | None:
         """The cosine at which a sigmoid's probability is 0.5; None for a softmax."""
         return None if self.logit_bias is None else -self.logit_bias / self.logit_scale
+
+    @cached_property
+    def sha256(self) -> str:
+        """A digest of all that an embedding depends on: the files, and how they are given texts and images."""
+        tokens, files = self.tokens and self.tokens.to_dict(), {name: file.sha256 for name, file in self.files.items()}
+        facts = [READING, self.context_length, self.preprocess.to_dict(), tokens, sorted(files.items())]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict:
         """The facts as manifest.json has them."""

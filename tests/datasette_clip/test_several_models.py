@@ -104,7 +104,7 @@ def test_where_no_model_is_named_it_is_clip(server, engines):
     np.testing.assert_array_equal(np.float32(answer["results"][0]["embedding"]), engines["clip"].embed_item("red"))
 
 
-def test_openais_form_has_each_model(server, engines):
+def test_openais_form_and_urls_for_caches_have_each_model(server, engines):
     listed = [model["id"] for model in server.get("/v1/models").json()["data"]]
     assert {"clip", "float32", "tiny"} <= {*listed}
     assert {"one", "two", "twin"}.isdisjoint(listed)
@@ -113,6 +113,8 @@ def test_openais_form_has_each_model(server, engines):
         answer = server.post("/v1/embeddings", json={"input": "red", "model": model}).json()
         assert answer["model"] == model
         np.testing.assert_array_equal(np.float32(answer["data"][0]["embedding"]), expected)
+        numbers = server.get(f"/-/clip/v/{engines[model].manifest.sha256}/text.f32?q=red").content
+        assert numbers == engines[model].embed_item("red").tobytes()
         assert server.get(f"/v1/models/{model}").json()["id"] == model
     unknown = server.post("/v1/embeddings", json={"input": "red", "model": "ada-002"})
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")

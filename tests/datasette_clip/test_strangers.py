@@ -57,9 +57,10 @@ def file(demo_engine, tmp_path_factory) -> str:
 def urls() -> list[str]:
     """Every URL of ours. A new one in `paths` must be added here."""
     known = {"ABOUT", "HEALTH", "EMBED", "CLASSIFY", "COMPARE", "SEARCH", "THUMBNAIL", "VIEWER", "ORIGINAL", "STATIC"}
-    known |= {"EMBEDDINGS", "MODELS"}
+    known |= {"EMBEDDINGS", "MODELS", "TEXT_URL"}
     assert {name for name in vars(paths) if name.isupper()} == known | {"COLLECTION", "READ_ONLY"}
     plain = [paths.ABOUT, paths.HEALTH, paths.COMPARE, paths.CLASSIFY, paths.SEARCH, f"{paths.ABOUT}.json"]
+    plain += [f"{paths.TEXT_URL}/{'0' * 64}/text.json?q=red"]
     plain += [paths.EMBEDDINGS, paths.MODELS, f"{paths.MODELS}/clip"]
     plain += [f"{paths.EMBED}.json?text=red", f"{paths.CLASSIFY}.json?text=red&labels=a&labels=b"]
     for database in ("ids", "_memory"):
@@ -117,9 +118,10 @@ def test_a_stranger_sees_nothing_of_a_private_collection(private, serve, file):
     assert found == []
 
 
-def test_a_stranger_embeds_nothing_on_a_private_instance(serve):
+def test_a_stranger_embeds_nothing_on_a_private_instance(serve, demo_engine):
     with serve(PRIVATE["instance"]) as address:
-        asked = [httpx.get(url) for url in (address + paths.MODELS, f"{address}{paths.MODELS}/clip")]
+        text_url = f"{address}{paths.TEXT_URL}/{demo_engine.manifest.sha256}/text.json?q=red"
+        asked = [httpx.get(url) for url in (text_url, address + paths.MODELS, f"{address}{paths.MODELS}/clip")]
         asked += [httpx.post(address + paths.EMBEDDINGS, json={"input": "red"})]
         asked += [
             httpx.post(f"{address}{path}.json", json={"texts": ["red"]}) for path in (paths.EMBED, paths.CLASSIFY)

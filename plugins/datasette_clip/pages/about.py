@@ -51,7 +51,7 @@ async def report(datasette) -> dict:
         return facts | {"open_towers": []}
     facts |= {"open_towers": engine.open_towers, "logit_scale": round(engine.manifest.logit_scale, 4)}
     facts |= {"levels": engine.levels, "described": {name: t.summary for name, t in engine.manifest.towers.items()}}
-    return facts | engine.manifest.to_dict()
+    return facts | engine.manifest.to_dict() | {"sha256": engine.manifest.sha256}
 
 
 def served_models(config: Config) -> dict:
@@ -78,6 +78,7 @@ def model_facts(id: str, manifests: Mapping[str, Manifest]) -> dict:
     return {
         "id": id,
         "source": manifest.source.id,
+        "sha256": manifest.sha256,
         "embed_dim": manifest.embed_dim,
         "context_length": manifest.context_length,
         "image_side": manifest.preprocess.crop,
